@@ -1,0 +1,218 @@
+//! What is said about calls: the facts that come in ([`CallLegs`]) and the evidence that they add up to ([`Call`]).
+
+use super::{AccountId, LegId, Millis, SessionId};
+use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// A short list of texts; nearly always none or one.
+pub type Texts = SmallVec<[CompactString; 1]>;
+
+/// Where facts about a call come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum CallSource {
+    /// A telephony-session notification.
+    Webhook,
+    /// A call-log record.
+    CallLog,
+    /// A telephony-session REST object.
+    SessionLookup,
+    /// A source that this version doesn't know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Only voice is judged (design R7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Media {
+    /// A voice call.
+    Voice,
+    /// A fax: for good, once a session has shown itself one.
+    Fax,
+    /// Anything else.
+    #[serde(other)]
+    Other,
+}
+
+/// Seen from the leg's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Direction {
+    /// The owner was called.
+    Inbound,
+    /// The owner called.
+    Outbound,
+    /// Not said.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What one notification, call-log record or session look-up says about a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallLegs {
+    /// The account.
+    pub account_id: AccountId,
+    /// `telephonySessionId`; `legacy:` and the legacy session id for a record that lacks it.
+    pub session_id: SessionId,
+    /// Legacy `sessionId`; `None` where it is `"0"` (conference), blank or absent.
+    pub legacy_session_id: Option<CompactString>,
+    /// Where it came from.
+    pub source: CallSource,
+    /// Order within the session; webhooks only.
+    pub sequence: Option<i64>,
+    /// When it happened, by RingCentral's clock; for a call-log record when the call began.
+    pub occurred_at: Millis,
+    /// When it was received, by our clock.
+    pub received_at: Millis,
+    /// `origin.type`.
+    pub origin: Option<CompactString>,
+    /// Voice, fax or other.
+    pub media: Media,
+    /// It describes the whole session, and the session is over.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// Call log: start and duration.
+    pub ended_at: Option<Millis>,
+    /// The parties that it speaks of.
+    pub legs: SmallVec<[Leg; 1]>,
+}
+
+/// What one notification or record says of one party, or of one leg of a call-log record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leg {
+    /// Party id; for a call-log leg without one `log:`, the record's id, `:` and its position.
+    pub leg_id: LegId,
+    /// Seen from its owner.
+    pub direction: Direction,
+    /// Extension that owns it; `None` for a party outside the account.
+    pub extension_id: Option<CompactString>,
+    /// Calling side.
+    pub from: Endpoint,
+    /// Called side.
+    pub to: Endpoint,
+    /// Party status as it came.
+    pub status: Option<CompactString>,
+    /// Status reason as it came.
+    pub reason: Option<CompactString>,
+    /// Call log: `legType` as it came.
+    pub leg_type: Option<CompactString>,
+    /// Session that this party moved to or came from; a record's transfer target or transferee.
+    pub peer_session_id: Option<CompactString>,
+    /// A recording exists or runs on it.
+    pub recorded: bool,
+}
+
+/// One side of a leg, as RingCentral gave it. All `None`: the side was missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Phone number, short extension number or a word; never normalised here.
+    pub number: Option<CompactString>,
+    /// Extension id, when given.
+    pub extension_id: Option<CompactString>,
+    /// Short extension number, when given apart from `number` (call log).
+    pub extension_number: Option<CompactString>,
+}
+
+/// The evidence: all that is known of one telephony session. Nothing in it is ever taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Legacy ids that it is known by, sorted.
+    pub legacy_session_ids: Texts,
+    /// `origin.type`.
+    pub origin: Option<CompactString>,
+    /// First event, by RingCentral's clock.
+    pub started_at: Millis,
+    /// Newest event, by RingCentral's clock.
+    pub last_event_at: Millis,
+    /// Voice or fax.
+    pub media: Media,
+    /// Newest end that a finished record or a look-up gave, by RingCentral's clock.
+    pub final_end: Option<Millis>,
+    /// What gave `final_end`.
+    #[serde(default)]
+    pub final_by: Option<CallSource>,
+    /// Highest sequence seen.
+    pub highest_sequence: Option<i64>,
+    /// Sequences below it that have not been seen, at most 64.
+    pub missing_sequences: SmallVec<[i64; 4]>,
+    /// Sessions linked with it directly, seen or not, sorted.
+    pub links: SmallVec<[SessionId; 1]>,
+    /// Its legs, in order of appearance, at most 4,096. Shared, since most of them outlive a change of one.
+    pub legs: Vec<Arc<CallLeg>>,
+    /// Legs and values beyond the bounds; more than 0 makes the call external.
+    pub legs_dropped: i32,
+}
+
+/// One leg, accumulated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallLeg {
+    /// As in [`CallLegs`].
+    pub leg_id: LegId,
+    /// Seen from its owner.
+    pub direction: Direction,
+    /// Extension that owns it.
+    pub extension_id: Option<CompactString>,
+    /// Calling side.
+    pub from: Side,
+    /// Called side.
+    pub to: Side,
+    /// It was answered; false: attempted only.
+    pub answered: bool,
+    /// It has reached a terminal status; stays so.
+    pub over: bool,
+    /// A recording exists or ran.
+    pub recorded: bool,
+    /// First seen, by RingCentral's clock.
+    pub joined_at: Millis,
+    /// When it was over, by RingCentral's clock.
+    pub left_at: Option<Millis>,
+    /// Newest webhook event of it, by RingCentral's clock; `None`: only the call log or a look-up speaks of it.
+    pub last_webhook_at: Option<Millis>,
+}
+
+/// All that was ever said of one side of a leg, as it came; each list sorted, at most 16 values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Side {
+    /// Phone numbers, short numbers, words.
+    pub numbers: Texts,
+    /// Extension ids.
+    pub extension_ids: Texts,
+    /// Short numbers given as such.
+    pub extension_numbers: Texts,
+}
+
+impl Endpoint {
+    /// Nothing is said of this side.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.number.is_none() && self.extension_id.is_none() && self.extension_number.is_none()
+    }
+}
+
+impl Side {
+    /// Nothing was ever said of this side.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty() && self.extension_ids.is_empty() && self.extension_numbers.is_empty()
+    }
+}
+
+/// Facts about a session that have waited for 10 minutes for a verdict to contain them (topic `open-calls`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenCall {
+    /// The account.
+    pub account_id: AccountId,
+    /// The session.
+    pub session_id: SessionId,
+    /// Record time of its newest event.
+    pub touched_at: Millis,
+    /// Record time of the event that ended it; `None`: it isn't over.
+    pub over_since: Option<Millis>,
+    /// Offset of the newest event that it contains.
+    pub position: i64,
+    /// The evidence so far.
+    pub call: Call,
+}

@@ -1,0 +1,57 @@
+//! What stands on the topics: the records of `schemas/` as Rust types, and their bytes.
+//!
+//! Pure data. Nothing here reads a clock, a file or a socket, and nothing here judges.
+
+mod accounts;
+mod calls;
+mod codec;
+mod id;
+pub mod json;
+mod verdict;
+
+pub use accounts::*;
+pub use calls::*;
+pub use codec::{CodecError, Decoded, Record, decode, decode_event, encode, encode_event};
+pub use id::{AccountId, E164, IdError, LEGACY, LegId, SessionId};
+pub use verdict::*;
+
+/// Milliseconds since 1970 UTC.
+pub type Millis = i64;
+
+/// One event of the input log (topic `events`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Facts about a call.
+    CallLegs(CallLegs),
+    /// A reason to query the directory again.
+    DirectoryChanged(DirectoryChanged),
+    /// Numbers for the snapshot.
+    NumbersObserved(NumbersObserved),
+    /// The account's snapshot is complete.
+    SnapshotCompleted(SnapshotCompleted),
+    /// The customer's settings.
+    AccountSettings(AccountSettings),
+    /// The customer is gone.
+    AccountRemoved(AccountRemoved),
+    /// Judge a call again.
+    Rejudge(Rejudge),
+    /// Time passes.
+    Tick(Tick),
+}
+
+impl Event {
+    /// The account that it is about; `None` for a [`Tick`], which is about a partition.
+    #[must_use]
+    pub fn account_id(&self) -> Option<&AccountId> {
+        match self {
+            Self::CallLegs(e) => Some(&e.account_id),
+            Self::DirectoryChanged(e) => Some(&e.account_id),
+            Self::NumbersObserved(e) => Some(&e.account_id),
+            Self::SnapshotCompleted(e) => Some(&e.account_id),
+            Self::AccountSettings(e) => Some(&e.account_id),
+            Self::AccountRemoved(e) => Some(&e.account_id),
+            Self::Rejudge(e) => Some(&e.account_id),
+            Self::Tick(_) => None,
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! callsieve: one explained verdict, internal or external, for each of a company's RingCentral calls.
+//!
+//! The layers, each using only those below it: `cli`, `roles`, (`ringcentral`, `simulate`, `log`, `state`), `judge`, `event`.
+//! ARCHITECTURE.md tells the whole.
+
+pub mod event;
