@@ -4,3 +4,5 @@
 //! ARCHITECTURE.md tells the whole.
 
 pub mod event;
+pub mod log;
+pub mod state;
