@@ -79,13 +79,31 @@ impl DatabaseError {
     #[must_use]
     pub fn new(operation: &'static str, path: &Path, source: rocksdb::Error) -> Self {
         let path = path.to_path_buf();
-        let words: &str = source.as_ref();
-        match source.kind() {
-            ErrorKind::Corruption => Self::Corrupt { operation, path, source },
-            // RocksDB has no kind of its own for these two; the words are those of the operating system, and of its lock file.
-            ErrorKind::IOError if words.contains("No space left") || words.contains("quota exceeded") => Self::DiskFull { operation, path, source },
-            ErrorKind::IOError if words.contains("LOCK") && words.contains("lock") => Self::Locked { path },
-            _ => Self::Other { operation, path, source },
+        match Fault::of(&source.kind(), source.as_ref()) {
+            Fault::Corrupt => Self::Corrupt { operation, path, source },
+            Fault::Full => Self::DiskFull { operation, path, source },
+            Fault::Locked => Self::Locked { path },
+            Fault::Other => Self::Other { operation, path, source },
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    Corrupt,
+    Full,
+    Locked,
+    Other,
+}
+
+impl Fault {
+    /// RocksDB has no kind of its own for a full disk and for a lock; the words are those of the operating system.
+    fn of(kind: &ErrorKind, words: &str) -> Self {
+        match kind {
+            ErrorKind::Corruption => Self::Corrupt,
+            ErrorKind::IOError if words.contains("No space left") || words.contains("quota exceeded") => Self::Full,
+            ErrorKind::IOError if words.contains("While lock file") || words.contains("lock hold by current process") => Self::Locked,
+            _ => Self::Other,
         }
     }
 }
@@ -426,10 +444,20 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_called_so() {
-        // RocksDB's words, as its Env makes them; a full device isn't at hand in a test.
-        let words = "IO error: No space left on device: While appending to file: /data/000012.log: No space left on device";
-        assert!(words.starts_with("IO error") && words.contains("No space left"));
+    fn faults_are_told_apart_by_rocksdbs_words() {
+        for (kind, words, fault) in [
+            (ErrorKind::IOError, "IO error: No space left on device: While appending to file: /d/12.log: No space left on device", Fault::Full),
+            (ErrorKind::IOError, "IO error: While lock file: /d/LOCK: Resource temporarily unavailable", Fault::Locked),
+            (
+                ErrorKind::IOError,
+                "IO error: lock hold by current process, acquire time 1 acquiring thread 2: /d/LOCK: No locks available",
+                Fault::Locked,
+            ),
+            (ErrorKind::IOError, "IO error: While open a file for appending: /d/LOCKS/1.log: Permission denied", Fault::Other),
+            (ErrorKind::Corruption, "Corruption: block checksum mismatch", Fault::Corrupt),
+        ] {
+            assert_eq!(Fault::of(&kind, words), fault, "{words}");
+        }
     }
 
     #[test]
