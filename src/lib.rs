@@ -5,3 +5,5 @@
 
 pub mod event;
 pub mod judge;
+pub mod log;
+pub mod state;
