@@ -6,4 +6,5 @@
 pub mod event;
 pub mod judge;
 pub mod log;
+pub mod roles;
 pub mod state;

@@ -206,11 +206,9 @@ impl Side {
     /// False when a value had no room.
     fn take_in(&mut self, said: &Endpoint) -> bool {
         let mut kept = true;
-        for (values, value) in [
-            (&mut self.numbers, &said.number),
-            (&mut self.extension_ids, &said.extension_id),
-            (&mut self.extension_numbers, &said.extension_number),
-        ] {
+        for (values, value) in
+            [(&mut self.numbers, &said.number), (&mut self.extension_ids, &said.extension_id), (&mut self.extension_numbers, &said.extension_number)]
+        {
             if let Some(value) = value {
                 kept &= add(values, value);
             }
@@ -252,7 +250,8 @@ fn is_terminal(status: &str) -> bool {
 }
 
 fn is_answered(leg: &Leg, source: CallSource) -> bool {
-    let is_one_of = |text: &Option<CompactString>, words: &[&str]| text.as_deref().is_some_and(|text| words.iter().any(|w| text.eq_ignore_ascii_case(w)));
+    let is_one_of =
+        |text: &Option<CompactString>, words: &[&str]| text.as_deref().is_some_and(|text| words.iter().any(|w| text.eq_ignore_ascii_case(w)));
     match source {
         CallSource::CallLog => is_one_of(&leg.reason, &["Accepted", "Call connected"]),
         _ => is_one_of(&leg.status, &["Answered", "Hold", "Parked"]),

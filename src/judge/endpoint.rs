@@ -70,7 +70,10 @@ pub fn participants(call: &Call) -> impl Iterator<Item = &CompactString> {
 /// What a new fact must change to be material for a session that has its verdict (design §1): nothing else of it is ever published.
 #[must_use]
 pub fn material(session: &SessionId, call: &Call, home: Country) -> BTreeSet<(Identity, Option<CompactString>, bool)> {
-    endpoints(std::iter::once((session, call)), home).into_iter().map(|found| (found.identity, found.extension_id, found.is_extension_number)).collect()
+    endpoints(std::iter::once((session, call)), home)
+        .into_iter()
+        .map(|found| (found.identity, found.extension_id, found.is_extension_number))
+        .collect()
 }
 
 struct Place<'a> {

@@ -238,44 +238,25 @@ impl<'v, V: View> Step<'v, V> {
             return Ok(self.sessions[*at].after.clone());
         }
         let before = self.view.session(&key.0, &key.1)?;
-        let Some(removed) = state.removed_position else { return Ok(before) };
-        let after = Session {
-            open: before.open.clone().filter(|row| row.record.position > removed),
-            verdict: before.verdict.clone().filter(|verdict| verdict.position > removed),
-        };
-        if after != before {
-            if before.verdict.is_some() && after.verdict.is_none() {
+        let mut after = before.clone();
+        if let Some(removed) = state.removed_position {
+            if after.verdict.take_if(|verdict| verdict.position <= removed).is_some() {
                 self.outputs.push(Output::VerdictGone(key.0.clone(), key.1.clone()));
             }
-            if before.open.as_ref().is_some_and(|row| row.on_topic) && after.open.is_none() {
+            if after.open.take_if(|row| row.record.position <= removed).is_some_and(|row| row.on_topic) {
                 self.outputs.push(Output::OpenGone(key.0.clone(), key.1.clone()));
             }
-            self.set_session(&key.0, &key.1, after.clone(), || Ok(before))?;
         }
+        self.sessions.push(SessionChange { account_id: key.0.clone(), session_id: key.1.clone(), before, after: after.clone() });
+        self.session_index.insert(key, self.sessions.len() - 1);
         Ok(after)
     }
 
-    fn set_session(
-        &mut self,
-        account: &AccountId,
-        session: &SessionId,
-        after: Session,
-        before: impl FnOnce() -> Result<Session, ViewError>,
-    ) -> Result<(), ViewError> {
-        let key = (account.clone(), session.clone());
-        if let Some(at) = self.session_index.get(&key) {
+    /// Sets the rows of a session that was read before.
+    fn put_session(&mut self, account: &AccountId, session: &SessionId, after: Session) {
+        if let Some(at) = self.session_index.get(&(account.clone(), session.clone())) {
             self.sessions[*at].after = after;
-            return Ok(());
         }
-        let before = before()?;
-        self.session_index.insert(key, self.sessions.len());
-        self.sessions.push(SessionChange { account_id: account.clone(), session_id: session.clone(), before, after });
-        Ok(())
-    }
-
-    fn put_session(&mut self, account: &AccountId, session: &SessionId, after: Session) -> Result<(), ViewError> {
-        let view = self.view;
-        self.set_session(account, session, after, || view.session(account, session))
     }
 
     fn number(&mut self, state: &AccountState, number: &str) -> Result<Option<Arc<CompanyNumber>>, ViewError> {
@@ -312,7 +293,7 @@ impl<'v, V: View> Step<'v, V> {
         match (&session.open, &session.verdict) {
             (Some(row), _) => self.add_facts(&state, &session_id, &session, row.clone(), facts),
             (None, Some(verdict)) => self.reopen(&state, &session_id, &session, verdict.clone(), facts),
-            (None, None) if facts.source == CallSource::SessionLookup && facts.is_final && facts.legs.is_empty() => Ok(()),
+            (None, None) if facts.source == CallSource::SessionLookup && facts.is_final && facts.legs.is_empty() => {}
             (None, None) => {
                 let record = OpenCall {
                     account_id: account.clone(),
@@ -323,9 +304,9 @@ impl<'v, V: View> Step<'v, V> {
                     call: Call::new(facts),
                 };
                 let row = OpenRow { record, unpublished_since: None, on_topic: false, gated: false, deadline: Millis::MAX };
-                self.add_facts(&state, &session_id, &session, Arc::new(row), facts)
+                self.add_facts(&state, &session_id, &session, Arc::new(row), facts);
             }
-        }?;
+        }
         Ok(None)
     }
 
@@ -336,14 +317,7 @@ impl<'v, V: View> Step<'v, V> {
         Ok(known.into_iter().find(|known| known.as_legacy().is_none()).unwrap_or_else(|| session.clone()))
     }
 
-    fn add_facts(
-        &mut self,
-        state: &AccountState,
-        session_id: &SessionId,
-        session: &Session,
-        row: Arc<OpenRow>,
-        facts: &CallLegs,
-    ) -> Result<(), ViewError> {
+    fn add_facts(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, row: Arc<OpenRow>, facts: &CallLegs) {
         let was_fax = row.record.call.media == Media::Fax;
         let is_new = row.deadline == Millis::MAX;
         let mut after = OpenRow::clone(&row);
@@ -362,22 +336,15 @@ impl<'v, V: View> Step<'v, V> {
         }
         let due = after.record.over_since.map_or(after.record.touched_at + IDLE_LIMIT, |since| since + settle(&after.record.call));
         after.deadline = after.deadline.min(due).min(flush_at(&after));
-        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(after)), verdict: session.verdict.clone() })
+        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(after)), verdict: session.verdict.clone() });
     }
 
     /// A judged session takes in what is material and nothing else (design §1).
-    fn reopen(
-        &mut self,
-        state: &AccountState,
-        session_id: &SessionId,
-        session: &Session,
-        verdict: Arc<CallVerdict>,
-        facts: &CallLegs,
-    ) -> Result<(), ViewError> {
+    fn reopen(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, verdict: Arc<CallVerdict>, facts: &CallLegs) {
         let (before, mut after) = (&verdict.call, verdict.call.clone());
         after.take_in(session_id, facts);
         if after == *before {
-            return Ok(());
+            return;
         }
         let settings = settings(state);
         let home = home(&settings);
@@ -389,7 +356,7 @@ impl<'v, V: View> Step<'v, V> {
             || material(session_id, &after, home) != material(session_id, before, home)
             || recorded(&after) != recorded(before);
         if !is_material {
-            return Ok(());
+            return;
         }
         let record = OpenCall {
             account_id: state.account_id.clone(),
@@ -400,11 +367,11 @@ impl<'v, V: View> Step<'v, V> {
             call: before.clone(),
         };
         let row = OpenRow { record, unpublished_since: None, on_topic: false, gated: false, deadline: Millis::MAX };
-        self.add_facts(state, session_id, session, Arc::new(row), facts)
+        self.add_facts(state, session_id, session, Arc::new(row), facts);
     }
 
     /// Design R7: no verdict, and one that it has already is withdrawn. The row stays, so that later facts are known for a fax's.
-    fn set_fax(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, mut row: OpenRow, was_fax: bool) -> Result<(), ViewError> {
+    fn set_fax(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, mut row: OpenRow, was_fax: bool) {
         if session.verdict.is_some() {
             self.outputs.push(Output::VerdictGone(state.account_id.clone(), session_id.clone()));
         }
@@ -412,7 +379,7 @@ impl<'v, V: View> Step<'v, V> {
         // Sessions that were judged with it, or waited for it, are looked at as soon as time passes.
         let due = if was_fax { fax_forgotten_at(&row) } else { self.at.time };
         row.deadline = if was_fax { row.deadline.min(due) } else { due }.min(flush_at(&row));
-        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(row)), verdict: None })
+        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(row)), verdict: None });
     }
 
     // ---- time ----
@@ -466,7 +433,7 @@ impl<'v, V: View> Step<'v, V> {
         if after.unpublished_since.is_none() && row.unpublished_since.is_some() {
             self.outputs.push(Output::Open(after.clone()));
         }
-        self.put_session(account, session_id, Session { open: Some(after), verdict: session.verdict })?;
+        self.put_session(account, session_id, Session { open: Some(after), verdict: session.verdict });
         Ok(true)
     }
 
@@ -475,7 +442,8 @@ impl<'v, V: View> Step<'v, V> {
         let session = self.session(state, session_id)?;
         let Some(row) = session.open.as_deref() else { return Ok(()) };
         let row = OpenRow { gated: false, deadline: row.deadline.min(until), ..row.clone() };
-        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(row)), verdict: session.verdict })
+        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(row)), verdict: session.verdict });
+        Ok(())
     }
 
     /// Those who were linked with a session that turned out a fax are judged without it; in the end it is forgotten.
@@ -485,7 +453,7 @@ impl<'v, V: View> Step<'v, V> {
             if row.on_topic {
                 self.outputs.push(Output::OpenGone(state.account_id.clone(), session_id.clone()));
             }
-            self.put_session(&state.account_id, session_id, Session::default())?;
+            self.put_session(&state.account_id, session_id, Session::default());
             return Ok(Some(forgotten_at));
         }
         for neighbour in self.neighbours(&state.account_id, session_id, &row.record.call)? {
@@ -552,7 +520,9 @@ impl<'v, V: View> Step<'v, V> {
 
         if rows().any(|row| self::over_at(row, now).is_none()) {
             return Ok(match (row, over_at) {
-                (Some(_), Some(at)) if at + LONGEST_WAIT <= now => self.publish(state, &members, Some(start), Some(EndedBy::ConversationOpen), replay)?,
+                (Some(_), Some(at)) if at + LONGEST_WAIT <= now => {
+                    self.publish(state, &members, Some(start), Some(EndedBy::ConversationOpen), replay)?
+                }
                 (Some(_), Some(at)) => Closing::Waits(at + LONGEST_WAIT),
                 (Some(row), None) => Closing::Waits(row.record.touched_at + IDLE_LIMIT),
                 (None, _) => Closing::Waits(Millis::MAX),
@@ -571,7 +541,7 @@ impl<'v, V: View> Step<'v, V> {
         }
         if !row.gated {
             let gated = Arc::new(OpenRow { gated: true, ..OpenRow::clone(&row) });
-            self.put_session(&state.account_id, start, Session { open: Some(gated), verdict: first.session.verdict.clone() })?;
+            self.put_session(&state.account_id, start, Session { open: Some(gated), verdict: first.session.verdict.clone() });
         }
         Ok(Closing::Waits(at + LONGEST_WAIT))
     }
@@ -637,7 +607,7 @@ impl<'v, V: View> Step<'v, V> {
             if member.session.open.as_ref().is_some_and(|row| row.on_topic) {
                 self.outputs.push(Output::OpenGone(account.clone(), member.id.clone()));
             }
-            self.put_session(account, &member.id, Session { open: None, verdict })?;
+            self.put_session(account, &member.id, Session { open: None, verdict });
         }
         Ok(Closing::Done)
     }
@@ -661,7 +631,7 @@ impl<'v, V: View> Step<'v, V> {
         }
         for member in members {
             self.outputs.push(Output::VerdictGone(account.clone(), member.id.clone()));
-            self.put_session(account, &member.id, Session::default())?;
+            self.put_session(account, &member.id, Session::default());
         }
         Ok(true)
     }
@@ -669,9 +639,9 @@ impl<'v, V: View> Step<'v, V> {
     fn rejudge(&mut self, rejudge: &Rejudge) -> Result<(), ViewError> {
         let state = self.account(&rejudge.account_id)?;
         let members = self.conversation(&state, &rejudge.session_id)?;
-        let is_newest = members
-            .first()
-            .is_some_and(|member| member.id == rejudge.session_id && member.session.verdict.as_ref().is_some_and(|v| v.revision == rejudge.expected_revision));
+        let is_newest = members.first().is_some_and(|member| {
+            member.id == rejudge.session_id && member.session.verdict.as_ref().is_some_and(|v| v.revision == rejudge.expected_revision)
+        });
         // The closing of an open conversation judges anew anyway.
         if is_newest && members.iter().all(|member| member.session.open.is_none()) {
             self.publish(&state, &members, None, None, Some(()))?;

@@ -2,8 +2,8 @@
 
 use super::endpoint::{Found, Identity};
 use crate::event::{
-    AccountSettings, Call, CallVerdict, CompanyNumber, Disposition, EndedBy, EndpointKind, JudgedEndpoint, Millis, Revision, RevisionCause, SessionId,
-    Standing, StandingReason, Verdict,
+    AccountSettings, Call, CallVerdict, CompanyNumber, Disposition, EndedBy, EndpointKind, JudgedEndpoint, Millis, Revision, RevisionCause,
+    SessionId, Standing, StandingReason, Verdict,
 };
 use compact_str::CompactString;
 use std::sync::Arc;
@@ -195,7 +195,13 @@ fn people(verdict: &CallVerdict) -> Vec<(Person<'_>, Standing, StandingReason)> 
     let mut people: Vec<_> = verdict
         .endpoints
         .iter()
-        .map(|endpoint| ((endpoint.number.as_deref(), endpoint.extension_id.as_deref(), endpoint.kind == EndpointKind::Withheld), endpoint.standing, endpoint.reason))
+        .map(|endpoint| {
+            (
+                (endpoint.number.as_deref(), endpoint.extension_id.as_deref(), endpoint.kind == EndpointKind::Withheld),
+                endpoint.standing,
+                endpoint.reason,
+            )
+        })
         .collect();
     people.sort_by_key(|(person, _, reason)| (*person, *reason as u8));
     people
@@ -205,7 +211,8 @@ fn people(verdict: &CallVerdict) -> Vec<(Person<'_>, Standing, StandingReason)> 
 fn abridge(verdict: &mut CallVerdict, largest: usize) {
     let legs: usize = verdict.call.legs.iter().map(|leg| leg_size(leg)).sum();
     let endpoints: usize = verdict.endpoints.iter().map(endpoint_size).sum();
-    let rest = 2_000 + verdict.call.links.iter().chain(&verdict.linked_sessions).map(|s| s.as_str().len() + 5).sum::<usize>()
+    let rest = 2_000
+        + verdict.call.links.iter().chain(&verdict.linked_sessions).map(|s| s.as_str().len() + 5).sum::<usize>()
         + verdict.recorded_extensions.iter().chain(&verdict.call.legacy_session_ids).map(|t| t.len() + 5).sum::<usize>();
     if legs + endpoints + rest <= largest {
         return;
