@@ -222,6 +222,12 @@ pub enum LogError {
         /// What was asked for.
         expected: String,
     },
+    /// A log was to be kept in a database that forgets what it acknowledges.
+    #[error("log: {} was opened without a write-ahead log, which the embedded log needs", path.display())]
+    NoWriteAheadLog {
+        /// The database's directory.
+        path: std::path::PathBuf,
+    },
     /// The message is larger than the topic takes.
     #[error("log: a message of {bytes} bytes for {topic}; at most {most} are taken")]
     TooLarge {

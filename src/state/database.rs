@@ -229,7 +229,7 @@ impl Engine {
         base.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         base.set_track_and_verify_wals_in_manifest(true);
         // With files opened as they are needed, opening a database doesn't get slower with its size.
-        base.set_max_open_files(512);
+        base.set_max_open_files(256);
         base.set_skip_stats_update_on_db_open(true);
         // Spread the writing out of large files, so that a sync of the write-ahead log doesn't wait behind it.
         base.set_bytes_per_sync(1 << 20);
@@ -313,6 +313,12 @@ impl Database {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether what is written survives the end of the process at once.
+    #[must_use]
+    pub fn has_write_ahead_log(&self) -> bool {
+        self.write_ahead_log
     }
 
     /// RocksDB itself, for what isn't offered here; errors become [`DatabaseError`] by [`Database::error`].

@@ -62,7 +62,6 @@ pub struct EmbeddedLog {
 struct Shared {
     partitions: Vec<Arc<Partition>>,
     retention: Retention,
-    clock: Clock,
 }
 
 impl Shared {
@@ -73,12 +72,13 @@ impl Shared {
 }
 
 impl EmbeddedLog {
-    /// Opens the log in `dir`, one directory (`0`, `1`, …) per partition, and starts its threads. `engine` must have the write-ahead log on.
+    /// Opens the log in `dir`, one directory (`0`, `1`, …) per partition, and starts its threads. An `engine`
+    /// without a write-ahead log is refused.
     pub fn open(dir: &Path, engine: &Engine, options: &EmbeddedOptions) -> Result<Self, LogError> {
         let count = options.partitions.max(1);
         let partitions =
             (0..count).map(|number| Partition::open(dir, engine, number, count).map(Arc::new)).collect::<Result<Vec<Arc<Partition>>, LogError>>()?;
-        let shared = Arc::new(Shared { partitions, retention: options.retention.clone(), clock: options.clock.clone() });
+        let shared = Arc::new(Shared { partitions, retention: options.retention.clone() });
         // Built before the threads start, so that those already running are stopped and joined if a later one can't be had.
         let mut log = Self { shared, writers: Vec::new() };
         for partition in &log.shared.partitions {

@@ -92,6 +92,9 @@ impl Partition {
             .chain([Extra { name: TOMBSTONES, access: Access::Ranges }])
             .collect();
         let database = Arc::new(Database::open(&dir.join(number.to_string()), engine, &extra)?);
+        if !database.has_write_ahead_log() {
+            return Err(LogError::NoWriteAheadLog { path: database.path().to_path_buf() });
+        }
         identify(&database, number, count)?;
 
         let mut partition = Self {

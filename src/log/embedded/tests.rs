@@ -139,6 +139,14 @@ fn the_number_of_partitions_is_fixed() {
 }
 
 #[test]
+fn a_database_that_forgets_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
+    let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
+    assert!(matches!(EmbeddedLog::open(dir.path(), &engine, &options), Err(LogError::NoWriteAheadLog { .. })));
+}
+
+#[test]
 fn a_second_opener_is_refused() {
     let subject = Embedded::fresh(1);
     let error = open(subject.dir.path(), 1, &subject.clock).err().unwrap();
