@@ -45,7 +45,8 @@ pub enum DatabaseError {
     },
     /// It holds column families that this run doesn't know.
     #[error(
-        "{}: it holds {families:?}, which this run doesn't use: the directory belongs to another kind of log or to a newer callsieve; give another --data-dir",
+        "{}: it holds {families:?}, which this run doesn't use: the directory belongs to another kind of log or to a newer callsieve; \
+         give another --data-dir",
         path.display()
     )]
     UnknownFamilies {

@@ -16,8 +16,8 @@ use std::time::Duration;
 /// How long records are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
-    /// Input and dead letters, by age. Input is kept longer where the committed low-water mark says that its facts are in no published record yet, and all of it while nothing is
-    /// committed. Dropped in steps of a 64th of this time, so that storage sees few and large removals.
+    /// Input and dead letters, by age. Input is kept longer where the committed low-water mark says that its facts are in no published record yet,
+    /// and all of it while nothing is committed. Dropped in steps of a 64th of this time, so that storage sees few and large removals.
     pub events: Duration,
     /// How long a record of a compacted topic stays after a newer one with its key: time for who reads along to see both.
     pub compaction_lag: Duration,
