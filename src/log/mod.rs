@@ -262,7 +262,8 @@ pub enum LogError {
     },
 }
 
-/// A view of the topics as they stand, committed records only. For who brings a copy up, and who serves readers.
+/// A view of the topics as they stand, committed records only. For who brings a copy up, and who serves readers. Its methods may wait for the disk or
+/// the network: an async task calls them where blocking is allowed.
 pub trait Reader: Send + Sync {
     /// The first offset that is kept.
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;

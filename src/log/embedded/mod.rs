@@ -5,8 +5,8 @@
 //! writer has published; what is new is still in RocksDB's own write buffer, so no second copy is kept in memory.
 //!
 //! Appends are synced before they are answered. Commits are not: outputs and state are a function of the synced input, and the write-ahead log keeps
-//! the order of writing, so a power cut can take away only the last commits, and stepping the same input again makes the same records at the same
-//! offsets. A reader that has seen them sees nothing else afterwards.
+//! the order of writing. So a power cut can take away only the last commits, and stepping the same input again makes the same records at the same
+//! offsets, dated anew; a reader that has seen them sees nothing else afterwards. (Dead letters may change places with those that the ingress appends.)
 //!
 //! Not here: several machines, transactions over partitions (they have nothing in common), and any clock but the one given.
 
@@ -307,8 +307,6 @@ impl Log for EmbeddedWorker {
         let owned = self.owned(partition)?;
         owned.partition.check(Topic::Events, next)?;
         owned.next = next;
-        // A poll may be what comes next, and nothing new: what was there before counts as new now.
-        self.signal.ring();
         Ok(())
     }
 
