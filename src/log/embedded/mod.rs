@@ -6,7 +6,7 @@
 //!
 //! Appends are synced before they are answered. Commits are not: outputs and state are a function of the synced input, and the write-ahead log keeps
 //! the order of writing. So a power cut can take away only the last commits, and stepping the same input again makes the same records at the same
-//! offsets, dated anew; a reader that has seen them sees nothing else afterwards. (Dead letters may change places with those that the ingress appends.)
+//! offsets, dated anew; a reader that has seen them sees nothing else afterwards. (Dead letters may change places with those of the ingress.)
 //!
 //! Not here: several machines, transactions over partitions (they have nothing in common), and any clock but the one given.
 

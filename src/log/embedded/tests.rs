@@ -193,6 +193,33 @@ fn old_input_goes_but_never_past_the_low_water_mark() {
 }
 
 #[test]
+fn retention_frees_the_files_and_leaves_what_is_young() {
+    let mut subject = Embedded::fresh(1);
+    let database = subject.database(0);
+    let files = |database: &Database| {
+        let live = database.raw().live_files().unwrap();
+        live.iter().filter(|f| f.column_family_name == "log.events").count()
+    };
+    let write_out = |database: &Database| {
+        let events = database.extra("log.events").unwrap();
+        database.raw().flush_cf(events).unwrap();
+        database.raw().compact_range_cf(events, None::<&[u8]>, None::<&[u8]>);
+    };
+    now(subject.appender().append_all((0..500).map(|n| input("1", &n.to_string())).collect())).unwrap();
+    write_out(&database);
+    assert_eq!(files(&database), 1);
+    subject.at(40 * DAY);
+    now(subject.appender().append_all((500..600).map(|n| input("1", &n.to_string())).collect())).unwrap();
+    subject.worker().commit(vec![commit(&subject, 0, position(600), vec![])]).unwrap();
+    assert_eq!(subject.maintain(41 * DAY), 500);
+    assert_eq!(files(&database), 0, "the old file is gone, the young records are still in memory");
+    write_out(&database);
+    drop(database);
+    subject = subject.restarted();
+    assert_eq!(texts(&subject.all(Topic::Events)), (500..600).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
 fn offsets_go_on_when_retention_has_taken_everything() {
     let mut subject = Embedded::fresh(1);
     for _ in 0..3 {
