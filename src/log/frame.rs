@@ -7,8 +7,8 @@
 //! headers    count, then for each: length, name, length, value
 //! value      the rest; nothing for a tombstone
 //! ```
-//! Lengths and counts are LEB128, at most 5 bytes. The offset is the key under which RocksDB holds it. The timestamp stands first so that the bytes can be made
-//! by who appends, and dated by who writes.
+//! Lengths and counts are LEB128, at most 5 bytes. The offset is the key under which RocksDB holds it. The timestamp stands first so that the bytes
+//! can be made by who appends, and dated by who writes.
 
 use super::{Headers, Record};
 

@@ -213,7 +213,10 @@ pub enum LogError {
         partition: u32,
     },
     /// The directory was made for another number of partitions, or another of them.
-    #[error("log: {} holds partition {found}, and partition {expected} was expected; the number of partitions is changed by `topics repartition`", path.display())]
+    #[error(
+        "log: {} holds partition {found}, and partition {expected} was expected; the number of partitions is changed by `topics repartition`",
+        path.display()
+    )]
     WrongPartition {
         /// The database's directory.
         path: std::path::PathBuf,
@@ -221,6 +224,12 @@ pub enum LogError {
         found: String,
         /// What was asked for.
         expected: String,
+    },
+    /// A log was to be kept in a database that forgets what it acknowledges.
+    #[error("log: {} was opened without a write-ahead log, which the embedded log needs", path.display())]
+    NoWriteAheadLog {
+        /// The database's directory.
+        path: std::path::PathBuf,
     },
     /// The message is larger than the topic takes.
     #[error("log: a message of {bytes} bytes for {topic}; at most {most} are taken")]
@@ -253,7 +262,8 @@ pub enum LogError {
     },
 }
 
-/// A view of the topics as they stand, committed records only. For who brings a copy up, and who serves readers.
+/// A view of the topics as they stand, committed records only. For who brings a copy up, and who serves readers. Its methods may wait for the disk or
+/// the network: an async task calls them where blocking is allowed.
 pub trait Reader: Send + Sync {
     /// The first offset that is kept.
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
@@ -261,8 +271,8 @@ pub trait Reader: Send + Sync {
     /// The offset after the last record that readers see: the high watermark.
     fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
 
-    /// Records from `from` up to the end, at most `max` of them and about [`MAX_READ_BYTES`]. Doesn't wait. On a topic that isn't compacted, an offset that retention has
-    /// passed is [`LogError::OutOfRange`]: nothing is left out silently. On any topic, so is one beyond the end.
+    /// Records from `from` up to the end, at most `max` of them and about [`MAX_READ_BYTES`]. Doesn't wait. On a topic that isn't compacted, an
+    /// offset that retention has passed is [`LogError::OutOfRange`]: nothing is left out silently. On any topic, so is one beyond the end.
     fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError>;
 
     /// The end as it grows, for who waits for new records. What it shows can be read.
@@ -274,8 +284,8 @@ pub trait Log: Reader {
     /// The partitions that are this worker's now. Changes only within [`Log::poll`], so what was polled before can always be committed before.
     fn assigned(&self) -> Vec<u32>;
 
-    /// The next input: at most `max_records` over all partitions, in order within each. Blocks until there is some, at most for `wait`; then the answer is empty.
-    /// A partition starts at its committed position (without one, at the start of what is kept).
+    /// The next input: at most `max_records` over all partitions, in order within each. Blocks until there is some, at most for `wait`; then the
+    /// answer is empty. A partition starts at its committed position (without one, at the start of what is kept).
     fn poll(&mut self, max_records: usize, wait: Duration) -> Result<Vec<Batch>, LogError>;
 
     /// Publishes each partition's outputs and makes its position lasting, all or nothing, with the state at once or right after.
@@ -303,7 +313,8 @@ pub trait Appender: Send + Sync {
     /// Appends to the input.
     fn append(&self, input: Input) -> Appending<'_, Place>;
 
-    /// Appends many to the input; those of one account keep their order. The places are in the order of the inputs. After an error, some may be there.
+    /// Appends many to the input; those of one account keep their order. The places are in the order of the inputs. After an error, some may be
+    /// there.
     fn append_all(&self, inputs: Vec<Input>) -> Appending<'_, Vec<Place>>;
 
     /// Appends to the dead letters.

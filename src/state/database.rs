@@ -45,7 +45,8 @@ pub enum DatabaseError {
     },
     /// It holds column families that this run doesn't know.
     #[error(
-        "{}: it holds {families:?}, which this run doesn't use: the directory belongs to another kind of log or to a newer callsieve; give another --data-dir",
+        "{}: it holds {families:?}, which this run doesn't use: the directory belongs to another kind of log or to a newer callsieve; \
+         give another --data-dir",
         path.display()
     )]
     UnknownFamilies {
@@ -229,7 +230,7 @@ impl Engine {
         base.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         base.set_track_and_verify_wals_in_manifest(true);
         // With files opened as they are needed, opening a database doesn't get slower with its size.
-        base.set_max_open_files(512);
+        base.set_max_open_files(256);
         base.set_skip_stats_update_on_db_open(true);
         // Spread the writing out of large files, so that a sync of the write-ahead log doesn't wait behind it.
         base.set_bytes_per_sync(1 << 20);
@@ -315,6 +316,12 @@ impl Database {
         &self.path
     }
 
+    /// Whether what is written survives the end of the process at once.
+    #[must_use]
+    pub fn has_write_ahead_log(&self) -> bool {
+        self.write_ahead_log
+    }
+
     /// RocksDB itself, for what isn't offered here; errors become [`DatabaseError`] by [`Database::error`].
     #[must_use]
     pub fn raw(&self) -> &DB {
@@ -356,10 +363,12 @@ impl Database {
         self.db.write_opt(batch, &options).map_err(|e| self.error("writing", e))
     }
 
-    /// Writes a batch, and returns when it, and all written before it, survives a power cut too. For a database with a write-ahead log.
+    /// Writes a batch, and returns when it, and all written before it, survives a power cut too. Without a write-ahead log
+    /// there is nothing to sync, and it is like [`Database::write`].
     pub fn write_synced(&self, batch: WriteBatch) -> Result<(), DatabaseError> {
         let mut options = WriteOptions::default();
-        options.set_sync(true);
+        options.set_sync(self.write_ahead_log);
+        options.disable_wal(!self.write_ahead_log);
         self.db.write_opt(batch, &options).map_err(|e| self.error("writing", e))
     }
 
@@ -405,6 +414,62 @@ mod tests {
                 }
                 db.write(batch).unwrap();
             }
+        }
+    }
+
+    const CHILD_DIR: &str = "CALLSIEVE_TEST_DATABASE_DIR";
+
+    fn engine_that_flushes_often() -> Engine {
+        Engine::new(&DatabaseOptions { write_buffer_bytes: 2 << 20, write_ahead_log: false, ..DatabaseOptions::default() })
+    }
+
+    fn count(db: &Database, family: Family) -> Option<u64> {
+        db.get(db.family(family), b"count").unwrap().map(|v| u64::from_be_bytes(v.as_ref().try_into().unwrap()))
+    }
+
+    /// Runs in a process of its own, which the test after it kills.
+    #[test]
+    #[ignore = "the child of without_a_write_ahead_log_a_kill_leaves_whole_batches"]
+    fn child_that_writes_until_killed() {
+        let Ok(dir) = std::env::var(CHILD_DIR) else { return };
+        let db = Database::open(Path::new(&dir), &engine_that_flushes_often(), &[]).unwrap();
+        let began = count(&db, Family::Meta).unwrap_or(0);
+        for n in began + 1.. {
+            let mut batch = WriteBatch::default();
+            // The families fill at different rates, so each would be written out at its own time.
+            batch.put_cf(db.family(Family::Meta), b"count", n.to_be_bytes());
+            batch.put_cf(db.family(Family::Judged), b"count", n.to_be_bytes());
+            batch.put_cf(db.family(Family::Judged), n.to_be_bytes(), vec![7; 2_000]);
+            db.write(batch).unwrap();
+            if n == began + 5_000 {
+                println!("enough");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_write_ahead_log_a_kill_leaves_whole_batches() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut before = None;
+        for _ in 0..3 {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "state::database::tests::child_that_writes_until_killed", "--ignored", "--nocapture"])
+                .env(CHILD_DIR, dir.path())
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+            let enough = lines.map_while(Result::ok).any(|line| line.ends_with("enough"));
+            // On Unix this is SIGKILL.
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(enough, "the child didn't run");
+            let db = Database::open(dir.path(), &engine_that_flushes_often(), &[]).unwrap();
+            let now = count(&db, Family::Meta);
+            assert!(now > before, "nothing of 10 MB was written out: {now:?}");
+            assert_eq!(now, count(&db, Family::Judged), "part of a batch");
+            before = now;
         }
     }
 

@@ -16,8 +16,8 @@ use std::time::Duration;
 /// How long records are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
-    /// Input and dead letters, by age. Input is kept longer where the committed low-water mark says that its facts are in no published record yet, and all of it while nothing is
-    /// committed. Dropped in steps of a 64th of this time, so that storage sees few and large removals.
+    /// Input and dead letters, by age. Input is kept longer where the committed low-water mark says that its facts are in no published record yet,
+    /// and all of it while nothing is committed. Dropped in steps of a 64th of this time, so that storage sees few and large removals.
     pub events: Duration,
     /// How long a record of a compacted topic stays after a newer one with its key: time for who reads along to see both.
     pub compaction_lag: Duration,
@@ -104,12 +104,14 @@ fn expire(partition: &Partition, topic: Topic, now: i64, age: i64) -> Result<Mai
     let family = partition.topic(topic);
     let mut batch = WriteBatch::default();
     batch.put_cf(partition.meta(), start_key(topic), kept.to_be_bytes());
-    batch.delete_range_cf(family, start.to_be_bytes(), kept.to_be_bytes());
+    // From the very first offset, so that one removal covers those before it.
+    batch.delete_range_cf(family, 0_i64.to_be_bytes(), kept.to_be_bytes());
     // Readers learn the new start first: one that is under way then finds its records missing, and says so.
     partition.set_start(topic, kept);
-    partition.database.write(batch)?;
+    // Synced, and with it the commit that allows this: files that are gone don't come back, so a power cut must not bring back an older position.
+    partition.database.write_synced(batch)?;
     // Whole files go at once; the rest of the range goes as RocksDB compacts.
-    let (first, last) = (start.to_be_bytes(), (kept - 1).to_be_bytes());
+    let (first, last) = (0_i64.to_be_bytes(), (kept - 1).to_be_bytes());
     partition.database.raw().delete_file_in_range_cf(family, first, last).map_err(|e| partition.database.error("dropping old records in", e))?;
     Ok(Maintained { removed: u64::try_from(kept - start).unwrap_or(0), more: false })
 }

@@ -5,8 +5,8 @@
 //! writer has published; what is new is still in RocksDB's own write buffer, so no second copy is kept in memory.
 //!
 //! Appends are synced before they are answered. Commits are not: outputs and state are a function of the synced input, and the write-ahead log keeps
-//! the order of writing, so a power cut can take away only the last commits, and stepping the same input again makes the same records at the same
-//! offsets. A reader that has seen them sees nothing else afterwards.
+//! the order of writing. So a power cut can take away only the last commits, and stepping the same input again makes the same records at the same
+//! offsets, dated anew; a reader that has seen them sees nothing else afterwards. (Dead letters may change places with those of the ingress.)
 //!
 //! Not here: several machines, transactions over partitions (they have nothing in common), and any clock but the one given.
 
@@ -52,8 +52,8 @@ pub struct EmbeddedOptions {
     pub clock: Clock,
 }
 
-/// The log of one process: owns the writing threads. Dropping it answers what is under way, then closes; workers, appenders and readers that are still
-/// around get [`LogError::Closed`] where they would append, and keep the databases open.
+/// The log of one process: owns the writing threads. Dropping it answers what is under way, then closes; workers, appenders and readers that are
+/// still around get [`LogError::Closed`] where they would append, and keep the databases open.
 pub struct EmbeddedLog {
     shared: Arc<Shared>,
     writers: Vec<JoinHandle<()>>,
@@ -62,7 +62,6 @@ pub struct EmbeddedLog {
 struct Shared {
     partitions: Vec<Arc<Partition>>,
     retention: Retention,
-    clock: Clock,
 }
 
 impl Shared {
@@ -73,12 +72,12 @@ impl Shared {
 }
 
 impl EmbeddedLog {
-    /// Opens the log in `dir`, one directory (`0`, `1`, …) per partition, and starts its threads. `engine` must have the write-ahead log on.
+    /// Opens the log in `dir`, one directory (`0`, `1`, …) per partition, and starts its threads. An `engine`
+    /// without a write-ahead log is refused.
     pub fn open(dir: &Path, engine: &Engine, options: &EmbeddedOptions) -> Result<Self, LogError> {
         let count = options.partitions.max(1);
-        let partitions =
-            (0..count).map(|number| Partition::open(dir, engine, number, count).map(Arc::new)).collect::<Result<Vec<Arc<Partition>>, LogError>>()?;
-        let shared = Arc::new(Shared { partitions, retention: options.retention.clone(), clock: options.clock.clone() });
+        let partitions = open_all(dir, engine, count)?;
+        let shared = Arc::new(Shared { partitions, retention: options.retention.clone() });
         // Built before the threads start, so that those already running are stopped and joined if a later one can't be had.
         let mut log = Self { shared, writers: Vec::new() };
         for partition in &log.shared.partitions {
@@ -127,8 +126,8 @@ impl EmbeddedLog {
         EmbeddedReader { shared: self.shared.clone() }
     }
 
-    /// Drops what the [`Retention`] doesn't keep: a bounded piece of work per call, to be called every minute or so, and again at once while [`Maintained::more`] says
-    /// so. `now` is the time in milliseconds. A second call during one does nothing.
+    /// Drops what the [`Retention`] doesn't keep: a bounded piece of work per call, to be called every minute or so, and again at once while
+    /// [`Maintained::more`] says so. `now` is the time in milliseconds. A second call during one does nothing.
     pub fn maintain(&self, now: i64) -> Result<Maintained, LogError> {
         let mut done = Maintained::default();
         for partition in &self.shared.partitions {
@@ -136,6 +135,21 @@ impl EmbeddedLog {
         }
         Ok(done)
     }
+}
+
+/// Opens the partitions all at once: each replays its own write-ahead log.
+fn open_all(dir: &Path, engine: &Engine, count: u32) -> Result<Vec<Arc<Partition>>, LogError> {
+    let failed = |partition, why: String| LogError::Thread { partition, why };
+    std::thread::scope(|scope| {
+        let opening = (0..count).map(|number| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, move || Partition::open(dir, engine, number, count).map(Arc::new));
+            thread.map(|t| (number, t)).map_err(|e| failed(number, e.to_string()))
+        });
+        // Collected first, so that all have begun before one is waited for.
+        let opening = opening.collect::<Result<Vec<_>, LogError>>()?;
+        let opened = opening.into_iter().map(|(number, thread)| thread.join().unwrap_or_else(|_| Err(failed(number, "it panicked".to_owned()))));
+        opened.collect()
+    })
 }
 
 impl Drop for EmbeddedLog {
@@ -293,8 +307,6 @@ impl Log for EmbeddedWorker {
         let owned = self.owned(partition)?;
         owned.partition.check(Topic::Events, next)?;
         owned.next = next;
-        // A poll may be what comes next, and nothing new: what was there before counts as new now.
-        self.signal.ring();
         Ok(())
     }
 

@@ -92,6 +92,9 @@ impl Partition {
             .chain([Extra { name: TOMBSTONES, access: Access::Ranges }])
             .collect();
         let database = Arc::new(Database::open(&dir.join(number.to_string()), engine, &extra)?);
+        if !database.has_write_ahead_log() {
+            return Err(LogError::NoWriteAheadLog { path: database.path().to_path_buf() });
+        }
         identify(&database, number, count)?;
 
         let mut partition = Self {
@@ -108,7 +111,8 @@ impl Partition {
         for topic in Topic::ALL {
             let start = partition.meta_number(&start_key(topic))?.unwrap_or(0);
             partition.starts[topic.index()] = AtomicI64::new(start);
-            // The cleaner never removes the last record of a compacted topic, and a start is never before what it removed, so this is the next offset.
+            // The cleaner never removes the last record of a compacted topic, and a start is never before what it removed, so this is the next
+            // offset.
             let last = partition.last(topic)?;
             partition.publish_end(topic, last.as_ref().map_or(start, |(offset, _)| start.max(offset + 1)));
             partition.last_timestamp = partition.last_timestamp.max(last.map_or(0, |(_, timestamp)| timestamp));

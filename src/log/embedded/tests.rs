@@ -139,6 +139,14 @@ fn the_number_of_partitions_is_fixed() {
 }
 
 #[test]
+fn a_database_that_forgets_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
+    let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
+    assert!(matches!(EmbeddedLog::open(dir.path(), &engine, &options), Err(LogError::NoWriteAheadLog { .. })));
+}
+
+#[test]
 fn a_second_opener_is_refused() {
     let subject = Embedded::fresh(1);
     let error = open(subject.dir.path(), 1, &subject.clock).err().unwrap();
@@ -182,6 +190,33 @@ fn old_input_goes_but_never_past_the_low_water_mark() {
         assert!(subject.worker().rewind(0, 7).is_err());
         subject = subject.restarted();
     }
+}
+
+#[test]
+fn retention_frees_the_files_and_leaves_what_is_young() {
+    let mut subject = Embedded::fresh(1);
+    let database = subject.database(0);
+    let files = |database: &Database| {
+        let live = database.raw().live_files().unwrap();
+        live.iter().filter(|f| f.column_family_name == "log.events").count()
+    };
+    let write_out = |database: &Database| {
+        let events = database.extra("log.events").unwrap();
+        database.raw().flush_cf(events).unwrap();
+        database.raw().compact_range_cf(events, None::<&[u8]>, None::<&[u8]>);
+    };
+    now(subject.appender().append_all((0..500).map(|n| input("1", &n.to_string())).collect())).unwrap();
+    write_out(&database);
+    assert_eq!(files(&database), 1);
+    subject.at(40 * DAY);
+    now(subject.appender().append_all((500..600).map(|n| input("1", &n.to_string())).collect())).unwrap();
+    subject.worker().commit(vec![commit(&subject, 0, position(600), vec![])]).unwrap();
+    assert_eq!(subject.maintain(41 * DAY), 500);
+    assert_eq!(files(&database), 0, "the old file is gone, the young records are still in memory");
+    write_out(&database);
+    drop(database);
+    subject = subject.restarted();
+    assert_eq!(texts(&subject.all(Topic::Events)), (500..600).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
 #[test]
