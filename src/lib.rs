@@ -4,3 +4,4 @@
 //! ARCHITECTURE.md tells the whole.
 
 pub mod event;
+pub mod simulate;
