@@ -1348,7 +1348,9 @@ impl<'c> Script<'_, 'c> {
         let side = if from { &p.from } else { &p.to };
         let extension_id = side.extension.map(|e| e.id_text.clone());
         let name = side.name.as_deref().map(str::to_owned);
-        let Some(phone) = side.phone.as_deref().filter(|p| *p != "anonymous") else { return LogParty { name: Some("Anonymous".into()), ..LogParty::default() } };
+        let Some(phone) = side.phone.as_deref().filter(|p| *p != "anonymous") else {
+            return LogParty { name: Some("Anonymous".into()), ..LogParty::default() };
+        };
         if side.extension.is_some_and(|e| e.number == phone) {
             return LogParty { phone_number: None, extension_number: Some(phone.to_owned()), extension_id, name };
         }
@@ -1654,7 +1656,13 @@ mod tests {
                 | Shape::SinceReleasedNumber
                 | Shape::NotYetListedNumber
                 | Shape::FederatedColleague => &internal,
-                Shape::BlindTransferInside | Shape::Queue | Shape::ParkPickup | Shape::RingOut | Shape::Voicemail | Shape::CallFlip | Shape::Supervision => &both,
+                Shape::BlindTransferInside
+                | Shape::Queue
+                | Shape::ParkPickup
+                | Shape::RingOut
+                | Shape::Voicemail
+                | Shape::CallFlip
+                | Shape::Supervision => &both,
                 _ => &external,
             };
             assert_eq!(&truths, expected, "{shape:?}");

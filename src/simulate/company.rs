@@ -251,8 +251,8 @@ const FIRST_NAMES: [&str; 20] = [
     "Rosa", "Sven", "Tomás",
 ];
 const LAST_NAMES: [&str; 20] = [
-    "Abara", "Brandt", "Costa", "Dlamini", "Eriksen", "Fischer", "Gupta", "Haddad", "Ivanova", "Jansen", "Kimura", "Lopez", "Moreau", "Novak", "O'Neil",
-    "Petrov", "Rossi", "Silva", "Tanaka", "Ueda",
+    "Abara", "Brandt", "Costa", "Dlamini", "Eriksen", "Fischer", "Gupta", "Haddad", "Ivanova", "Jansen", "Kimura", "Lopez", "Moreau", "Novak",
+    "O'Neil", "Petrov", "Rossi", "Silva", "Tanaka", "Ueda",
 ];
 const COMPANY_AREAS: [&str; 4] = ["205", "650", "720", "408"];
 const OUTSIDE_AREAS: [&str; 9] = ["212", "303", "312", "415", "503", "617", "646", "702", "808"];
@@ -289,7 +289,15 @@ impl Builder {
         self.push_number(number, usage, false, from, listed_from, extension)
     }
 
-    fn push_number(&mut self, number: String, usage: &'static str, toll_free: bool, from: Millis, listed_from: Millis, extension: Option<usize>) -> usize {
+    fn push_number(
+        &mut self,
+        number: String,
+        usage: &'static str,
+        toll_free: bool,
+        from: Millis,
+        listed_from: Millis,
+        extension: Option<usize>,
+    ) -> usize {
         let id = self.id();
         let index = self.company.numbers.len();
         let holdings = vec![Holding { from, until: None, extension }];
@@ -370,7 +378,8 @@ impl Builder {
         }
         self.company.numbers[number].released = Some((at, release));
         if release == Release::Reassigned {
-            let heirs: Vec<usize> = users.iter().copied().filter(|&u| self.company.extensions[u].deleted.is_none() && self.company.extensions[u].created <= at).collect();
+            let heirs: Vec<usize> =
+                users.iter().copied().filter(|&u| self.company.extensions[u].deleted.is_none() && self.company.extensions[u].created <= at).collect();
             match heirs.choose(&mut self.rng) {
                 Some(&heir) => {
                     self.company.numbers[number].holdings.push(Holding { from: at, until: None, extension: Some(heir) });
@@ -528,11 +537,7 @@ impl Company {
     pub fn directory_notifications(&self, from: Millis, until: Millis) -> Vec<super::Notification> {
         let first = self.changes.partition_point(|c| c.at < from);
         let last = self.changes.partition_point(|c| c.at < until);
-        self.changes[first..last.max(first)]
-            .iter()
-            .enumerate()
-            .flat_map(|(n, change)| self.notifications_of(*change, (first + n) as u64))
-            .collect()
+        self.changes[first..last.max(first)].iter().enumerate().flat_map(|(n, change)| self.notifications_of(*change, (first + n) as u64)).collect()
     }
 
     fn notifications_of(&self, change: DirectoryChange, n: u64) -> Vec<super::Notification> {
@@ -545,10 +550,7 @@ impl Company {
             timestamp: change.at + 200,
             uuid: uuid(1),
             event: format!("/restapi/v1.0/account/{}/extension", self.account_id),
-            body: format!(
-                "{{\"extensions\":[{{\"extensionId\":\"{}\",\"eventType\":\"{}\"{hints}}}]}}",
-                extension.id_text, change.event_type
-            ),
+            body: format!("{{\"extensions\":[{{\"extensionId\":\"{}\",\"eventType\":\"{}\"{hints}}}]}}", extension.id_text, change.event_type),
         });
         if let Some(mut contact) = self.contact(change.extension, change.at) {
             contact["eventType"] = change.event_type.into();

@@ -37,9 +37,10 @@ fn paging(page: Page, total: usize) -> Value {
     out
 }
 
-/// `navigation`; `last` is unknown for the call log.
+/// `navigation` of a list whose address may have a query; `last` is unknown for the call log.
 pub(super) fn navigation(uri: &str, page: Page, has_next: bool, last: Option<usize>) -> Value {
-    let link = |n: usize| json!({ "uri": format!("{uri}?page={n}&perPage={}", page.per_page) });
+    let joint = if uri.contains('?') { '&' } else { '?' };
+    let link = |n: usize| json!({ "uri": format!("{uri}{joint}page={n}&perPage={}", page.per_page) });
     let mut out = Map::new();
     out.insert("firstPage".into(), link(1));
     if has_next {
@@ -64,8 +65,9 @@ fn cut(records: Vec<Value>, page: Page) -> (Vec<Value>, usize) {
 fn v1(uri: &str, records: Vec<Value>, page: Page) -> Value {
     let (records, total) = cut(records, page);
     let last = total.div_ceil(page.per_page).max(1);
+    let joint = if uri.contains('?') { '&' } else { '?' };
     json!({
-        "uri": format!("{uri}?page={}&perPage={}", page.page, page.per_page),
+        "uri": format!("{uri}{joint}page={}&perPage={}", page.page, page.per_page),
         "records": records,
         "paging": paging(page, total),
         "navigation": navigation(uri, page, page.page < last, Some(last)),
@@ -139,8 +141,10 @@ impl AccountLists<'_> {
     /// `GET /restapi/v1.0/account/{a}/extension`; `kind` filters by type.
     #[must_use]
     pub fn extensions(&self, kind: Option<&str>, page: Page) -> Value {
-        let records = self.listed().filter(|&n| kind.is_none_or(|k| self.company.extensions[n].kind.name() == k)).map(|n| self.extension(n)).collect();
-        v1(&format!("{}/extension", self.account_uri()), records, page)
+        let records =
+            self.listed().filter(|&n| kind.is_none_or(|k| self.company.extensions[n].kind.name() == k)).map(|n| self.extension(n)).collect();
+        let query = kind.map(|k| format!("?type={k}")).unwrap_or_default();
+        v1(&format!("{}/extension{query}", self.account_uri()), records, page)
     }
 
     /// One extension as the list and its own address give it.
@@ -224,7 +228,8 @@ impl AccountLists<'_> {
     pub fn phone_numbers_v1(&self, usage: Option<&str>, page: Page) -> Value {
         let shown = self.listed_numbers().filter(|(n, _)| usage.is_none_or(|u| n.usage == u));
         let records = shown.map(|(n, holder)| self.number(n, holder)).collect();
-        v1(&format!("{}/phone-number", self.account_uri()), records, page)
+        let query = usage.map(|u| format!("?usageType={u}")).unwrap_or_default();
+        v1(&format!("{}/phone-number{query}", self.account_uri()), records, page)
     }
 
     /// `GET /restapi/v2/accounts/{a}/phone-numbers`: also the inventory, but no conferencing numbers.
@@ -406,8 +411,10 @@ mod tests {
         let whole = Page { page: 1, per_page: 10_000 };
         for (number, how) in company.numbers.iter().filter_map(|n| n.released.map(|(_, how)| (n, how))) {
             let (released_at, _) = number.released.unwrap();
-            let v1_has = |at| numbers_in(&AccountLists { company: &company, base: "", at }.phone_numbers_v1(None, whole)).contains(&number.number.as_str());
-            let v2_has = |at| numbers_in(&AccountLists { company: &company, base: "", at }.phone_numbers_v2(None, whole)).contains(&number.number.as_str());
+            let v1_has =
+                |at| numbers_in(&AccountLists { company: &company, base: "", at }.phone_numbers_v1(None, whole)).contains(&number.number.as_str());
+            let v2_has =
+                |at| numbers_in(&AccountLists { company: &company, base: "", at }.phone_numbers_v2(None, whole)).contains(&number.number.as_str());
             assert!(v1_has(released_at - 1) && v2_has(released_at - 1));
             assert!(!v1_has(number.listed_from - 1) && !v2_has(number.listed_from - 1));
             assert_eq!(v1_has(released_at), how == Release::Reassigned);

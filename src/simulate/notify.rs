@@ -29,7 +29,11 @@ impl Notification {
         out.push_str("\",\"event\":\"");
         out.push_str(&self.event);
         // Writing into a String can't fail.
-        let _ = write!(out, "\",\"timestamp\":\"{}\",\"subscriptionId\":\"{subscription_id}\",\"ownerId\":\"{owner_id}\",\"body\":", Rfc3339(self.timestamp));
+        let _ = write!(
+            out,
+            "\",\"timestamp\":\"{}\",\"subscriptionId\":\"{subscription_id}\",\"ownerId\":\"{owner_id}\",\"body\":",
+            Rfc3339(self.timestamp)
+        );
         out.push_str(&self.body);
         out.push('}');
     }
@@ -53,7 +57,9 @@ impl Notification {
         }
         // The account's filter delivers the parties of its extensions under their own paths (ringcentral.md B1).
         match (filter.strip_suffix("/telephony/sessions"), self.event.strip_suffix("/telephony/sessions")) {
-            (Some(filter), Some(event)) => !filter.contains("/extension/") && event.strip_prefix(filter).is_some_and(|rest| rest.starts_with("/extension/")),
+            (Some(filter), Some(event)) => {
+                !filter.contains("/extension/") && event.strip_prefix(filter).is_some_and(|rest| rest.starts_with("/extension/"))
+            }
             _ => false,
         }
     }
