@@ -394,12 +394,14 @@ impl Builder {
     /// Replaces a user's number, hires somebody, or lets somebody leave.
     fn one_change(&mut self, at: Millis, users: &mut Vec<usize>) {
         let delay = i64::from(self.rng.random_range(0..=self.company.config.listing_delay_minutes)) * 60_000;
-        // Only who is listed with all numbers changes again, so that each number of the company is in a list at some time:
-        // one that never was could not be known to anybody.
+        // Only who is listed with all numbers changes again, and who was hired stays for two days: each number of the
+        // company is in a list that a daily refresh sees, since one that never was could not be known to anybody.
+        let start = self.company.config.start;
         let settled = |&u: &usize| {
             let extension = &self.company.extensions[u];
             let listed = extension.numbers.iter().all(|&n| self.company.numbers[n].listed_from < at);
-            extension.deleted.is_none() && !extension.hidden && extension.created < at && listed
+            let seen = extension.created == start || extension.created + 2 * 86_400_000 < at;
+            extension.deleted.is_none() && !extension.hidden && seen && listed
         };
         let present: Vec<usize> = users.iter().copied().filter(settled).collect();
         match self.rng.random_range(0..3) {
