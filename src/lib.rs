@@ -7,4 +7,5 @@ pub mod event;
 pub mod judge;
 pub mod log;
 pub mod roles;
+pub mod simulate;
 pub mod state;
