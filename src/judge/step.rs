@@ -290,6 +290,8 @@ impl<'v, V: View> Step<'v, V> {
         if recalled && contained.is_some_and(|position| self.at.offset <= position) {
             return Ok(None);
         }
+        let as_fax = self.is_known_as_fax(&state, &session_id, facts)?.then(|| CallLegs { media: Media::Fax, ..facts.clone() });
+        let facts = as_fax.as_ref().unwrap_or(facts);
         match (&session.open, &session.verdict) {
             (Some(row), _) => self.add_facts(&state, &session_id, &session, row.clone(), facts),
             (None, Some(verdict)) => self.reopen(&state, &session_id, &session, verdict.clone(), facts),
@@ -315,6 +317,16 @@ impl<'v, V: View> Step<'v, V> {
         let Some(legacy_id) = session.as_legacy() else { return Ok(session.clone()) };
         let known = self.view.with_legacy_id(account, legacy_id)?;
         Ok(known.into_iter().find(|known| known.as_legacy().is_none()).unwrap_or_else(|| session.clone()))
+    }
+
+    /// What was a fax while only its legacy id named it is one under its real name too.
+    fn is_known_as_fax(&mut self, state: &AccountState, session_id: &SessionId, facts: &CallLegs) -> Result<bool, ViewError> {
+        let Some(legacy_id) = facts.legacy_session_id.as_deref().filter(|_| session_id.as_legacy().is_none()) else { return Ok(false) };
+        let Ok(stand_in) = SessionId::legacy(legacy_id) else { return Ok(false) };
+        if !self.view.with_legacy_id(&state.account_id, legacy_id)?.contains(&stand_in) {
+            return Ok(false);
+        }
+        Ok(evidence(&self.session(state, &stand_in)?).is_some_and(|call| call.media == Media::Fax))
     }
 
     fn add_facts(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, row: Arc<OpenRow>, facts: &CallLegs) {
@@ -457,6 +469,14 @@ impl<'v, V: View> Step<'v, V> {
             return Ok(Some(forgotten_at));
         }
         for neighbour in self.neighbours(&state.account_id, session_id, &row.record.call)? {
+            if !self.has_room() {
+                return Ok(None);
+            }
+            let is_stand_in = neighbour.as_legacy().is_some_and(|legacy_id| row.record.call.legacy_session_ids.iter().any(|id| id == legacy_id));
+            if is_stand_in {
+                self.set_stand_in_fax(state, &neighbour)?;
+                continue;
+            }
             match self.close(state, &neighbour, None)? {
                 Closing::NoRoom => return Ok(None),
                 Closing::Done => {}
@@ -464,6 +484,24 @@ impl<'v, V: View> Step<'v, V> {
             }
         }
         Ok(Some(forgotten_at))
+    }
+
+    /// The session that a fax was while only its legacy id named it is one too.
+    fn set_stand_in_fax(&mut self, state: &AccountState, session_id: &SessionId) -> Result<(), ViewError> {
+        let session = self.session(state, session_id)?;
+        let Some(call) = evidence(&session).filter(|call| call.media != Media::Fax) else { return Ok(()) };
+        let record = OpenCall {
+            account_id: state.account_id.clone(),
+            session_id: session_id.clone(),
+            touched_at: self.at.time,
+            over_since: Some(self.at.time),
+            position: self.at.offset,
+            call: Call { media: Media::Fax, ..call.clone() },
+        };
+        let on_topic = session.open.as_ref().is_some_and(|row| row.on_topic);
+        let row = OpenRow { record, unpublished_since: Some(self.at.time), on_topic, gated: false, deadline: Millis::MAX };
+        self.set_fax(state, session_id, &session, row, false);
+        Ok(())
     }
 
     // ---- conversations ----

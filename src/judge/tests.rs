@@ -449,6 +449,21 @@ fn r7_a_fax_gets_no_verdict_and_one_that_it_has_is_withdrawn() {
 }
 
 #[test]
+fn r7_a_fax_that_only_its_legacy_id_names_is_one_under_its_real_name_in_any_order() {
+    let real = CallLegs { legacy_session_id: Some("4711".into()), ..said("s-1", T0, over(CUSTOMER, ALICE)) };
+    let fax = CallLegs { media: Media::Fax, ..record("legacy:4711", T0, T0 + S, vec![leg("log:1:0", CUSTOMER, ALICE, "")]) };
+    let swapped = (CallLegs { media: Media::Fax, ..real.clone() }, CallLegs { media: Media::Voice, ..fax.clone() });
+    for order in [[&real, &fax], [&fax, &real], [&swapped.0, &swapped.1], [&swapped.1, &swapped.0]] {
+        let mut fold = Fold::new();
+        for facts in order {
+            fold.event(&Event::CallLegs(facts.clone())).settle();
+        }
+        fold.finish();
+        assert_eq!((fold.verdict_of("s-1"), fold.verdict_of("legacy:4711")), (None, None));
+    }
+}
+
+#[test]
 fn r7_what_is_neither_voice_nor_fax_is_no_call() {
     let mut fold = Fold::new();
     fold.legs(CallLegs { media: Media::Other, ..said("s-1", T0, over(CUSTOMER, ALICE)) }).finish();
@@ -1099,7 +1114,7 @@ fn arb_fact(truth: usize) -> impl Strategy<Value = Fact> {
                     let legs = facts.legs.iter().map(|l| Leg { leg_id: id(l), status: None, ..l.clone() }).collect();
                     facts = CallLegs { legacy_session_id: facts.legacy_session_id.clone(), ..record(session, T0 + at * S, T0 + (at + 60) * S, legs) };
                 }
-                if kind == 2 {
+                if kind == 2 && session == "s-3" {
                     facts.media = Media::Fax;
                 }
                 Fact::Call(facts)
