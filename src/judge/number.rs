@@ -122,7 +122,8 @@ fn is_masked(text: &str) -> bool {
 
 /// The parser finds numbers in running text and spells out letters; here a text is a number as a whole or it is none.
 fn parse_phone(text: &str, home: Country) -> Option<E164> {
-    let looks_dialled = text.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | ' ' | '(' | ')' | '-' | '.' | '/' | '\u{a0}' | '\u{2010}'..='\u{2015}'));
+    let looks_dialled =
+        text.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | ' ' | '(' | ')' | '-' | '.' | '/' | '\u{a0}' | '\u{2010}'..='\u{2015}'));
     if !looks_dialled {
         return None;
     }
