@@ -4,3 +4,8 @@
 //! ARCHITECTURE.md tells the whole.
 
 pub mod event;
+pub mod judge;
+pub mod log;
+pub mod roles;
+pub mod simulate;
+pub mod state;

@@ -1,0 +1,177 @@
+//! Who took part: the distinct endpoints of a conversation, from its evidence alone (design §1, Endpoints).
+//!
+//! Whether an endpoint is the company's is judged elsewhere; here is only what it is.
+
+use super::number::{Country, Mask, NumberText, read_number};
+use crate::event::{Call, CallLeg, LegId, Millis, SessionId, Side};
+use compact_str::CompactString;
+use foldhash::HashMap;
+use std::collections::BTreeSet;
+
+/// What makes two endpoints one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Identity {
+    /// A full phone number, E.164.
+    Phone(CompactString),
+    /// A short number.
+    Short(CompactString),
+    /// An extension without any number: its id.
+    ExtensionId(CompactString),
+    /// A masked number that no endpoint of the conversation fits.
+    Masked(CompactString),
+    /// A caller who hides: the word that stood there; empty for a side that stayed empty.
+    Withheld(CompactString),
+    /// A conference, a park location or a feature code.
+    Service(CompactString),
+    /// No number at all: the text as it came.
+    Unintelligible(CompactString),
+}
+
+/// One distinct endpoint of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What it is.
+    pub identity: Identity,
+    /// Extension id that came with it somewhere; the smallest, where several did.
+    pub extension_id: Option<CompactString>,
+    /// A short number given as an extension number, with or without an id.
+    pub is_extension_number: bool,
+    /// Session in which it was first seen.
+    pub session_id: SessionId,
+    /// Leg on which it was first seen.
+    pub leg_id: LegId,
+    /// A leg of it was answered.
+    pub answered: bool,
+    /// First seen.
+    pub joined_at: Millis,
+    /// When its last leg ended; `None` while one goes on.
+    pub left_at: Option<Millis>,
+}
+
+/// The distinct endpoints of these sessions, in order of appearance.
+#[must_use]
+pub fn endpoints<'a>(sessions: impl Iterator<Item = (&'a SessionId, &'a Call)>, home: Country) -> Vec<Found> {
+    let mut collected = Collected::default();
+    for (session, call) in sessions {
+        for leg in &call.legs {
+            for side in [&leg.from, &leg.to] {
+                collected.side(side, &Place { session, call, leg }, home);
+            }
+        }
+    }
+    collected.finish()
+}
+
+/// The extension ids that took part in a session.
+pub fn participants(call: &Call) -> impl Iterator<Item = &CompactString> {
+    call.legs.iter().flat_map(|leg| leg.extension_id.iter().chain(&leg.from.extension_ids).chain(&leg.to.extension_ids))
+}
+
+/// What a new fact must change to be material for a session that has its verdict (design §1): nothing else of it is ever published.
+#[must_use]
+pub fn material(session: &SessionId, call: &Call, home: Country) -> BTreeSet<(Identity, Option<CompactString>, bool)> {
+    endpoints(std::iter::once((session, call)), home)
+        .into_iter()
+        .map(|found| (found.identity, found.extension_id, found.is_extension_number))
+        .collect()
+}
+
+struct Place<'a> {
+    session: &'a SessionId,
+    call: &'a Call,
+    leg: &'a CallLeg,
+}
+
+#[derive(Default)]
+struct Collected {
+    found: Vec<Found>,
+    index: HashMap<Identity, usize>,
+    masks: Vec<(Mask, usize)>,
+}
+
+impl Collected {
+    fn side(&mut self, side: &Side, place: &Place<'_>, home: Country) {
+        let extension_id = side.extension_ids.first();
+        for text in &side.numbers {
+            let (identity, is_short) = match read_number(text, home) {
+                NumberText::Phone(number) => (Identity::Phone(number.into()), false),
+                NumberText::Short(number) => (Identity::Short(number), true),
+                NumberText::Withheld => (Identity::Withheld(text.to_ascii_lowercase().into()), false),
+                NumberText::Service => (Identity::Service(text.clone()), false),
+                NumberText::Unintelligible => (Identity::Unintelligible(text.clone()), false),
+                NumberText::Masked(mask) => {
+                    let at = self.add(Identity::Masked(text.clone()), None, false, place);
+                    self.masks.push((mask, at));
+                    continue;
+                }
+            };
+            // An extension belongs to a number or a short number; a word that hides or names nobody has none.
+            let owner = extension_id.filter(|_| matches!(identity, Identity::Phone(_) | Identity::Short(_)));
+            self.add(identity, owner, is_short && !side.extension_numbers.is_empty(), place);
+        }
+        if !side.numbers.is_empty() {
+            return;
+        }
+        match (side.extension_numbers.first(), extension_id) {
+            (Some(number), _) => self.add(Identity::Short(number.clone()), extension_id, true, place),
+            (None, Some(id)) => self.add(Identity::ExtensionId(id.clone()), extension_id, true, place),
+            (None, None) => self.add(Identity::Withheld(CompactString::default()), None, false, place),
+        };
+    }
+
+    fn add(&mut self, identity: Identity, extension_id: Option<&CompactString>, is_extension_number: bool, place: &Place<'_>) -> usize {
+        let left_at = place.leg.left_at.or(place.call.final_end.filter(|_| place.call.end().is_some()));
+        let next = self.found.len();
+        let at = *self.index.entry(identity.clone()).or_insert(next);
+        if at == next {
+            self.found.push(Found {
+                identity,
+                extension_id: extension_id.cloned(),
+                is_extension_number,
+                session_id: place.session.clone(),
+                leg_id: place.leg.leg_id.clone(),
+                answered: place.leg.answered,
+                joined_at: place.leg.joined_at,
+                left_at,
+            });
+            return at;
+        }
+        let known = &mut self.found[at];
+        if let Some(id) = extension_id
+            && known.extension_id.as_ref().is_none_or(|known| id < known)
+        {
+            known.extension_id = Some(id.clone());
+        }
+        known.is_extension_number |= is_extension_number;
+        known.answered |= place.leg.answered;
+        known.left_at = known.left_at.zip(left_at).map(|(a, b)| a.max(b));
+        if place.leg.joined_at < known.joined_at {
+            known.joined_at = place.leg.joined_at;
+            known.session_id = place.session.clone();
+            known.leg_id = place.leg.leg_id.clone();
+        }
+        at
+    }
+
+    /// A masked number is the endpoint that it fits; then it is none of its own.
+    fn finish(mut self) -> Vec<Found> {
+        if !self.masks.is_empty() {
+            let phones: Vec<crate::event::E164> = self
+                .found
+                .iter()
+                .filter_map(|found| match &found.identity {
+                    Identity::Phone(number) => crate::event::E164::parse(number).ok(),
+                    _ => None,
+                })
+                .collect();
+            let explained: BTreeSet<usize> = self.masks.iter().filter(|(mask, _)| phones.iter().any(|n| mask.fits(n))).map(|(_, at)| *at).collect();
+            let mut at = 0;
+            self.found.retain(|_| {
+                at += 1;
+                !explained.contains(&(at - 1))
+            });
+        }
+        self.found.sort_by(|a, b| a.joined_at.cmp(&b.joined_at));
+        self.found
+    }
+}

@@ -1,0 +1,875 @@
+//! One record in, changes and outputs out: `(state view, record) → (state changes, outputs)`.
+//!
+//! A step first lets time do what is due at the record's time, then takes in the record, then goes on with work that earlier
+//! records left, as far as the bound on published records allows (design §3). Time is the partition's: the running maximum
+//! of record times, which the caller keeps.
+
+use super::endpoint::{endpoints, material, participants};
+use super::number::{Country, NumberText, read_number};
+use super::verdict::{Judgement, judge_endpoint};
+use super::view::{Changes, DueWork, OpenRow, Output, Remnant, Session, SessionChange, Settled, View, ViewError};
+use crate::event::{
+    AccountId, AccountSettings, AccountState, Call, CallLegs, CallSource, CallVerdict, CompanyNumber, EndedBy, Event, Media, Millis, NumberKind,
+    NumbersObserved, OpenCall, Rejudge, SessionId,
+};
+use compact_str::CompactString;
+use foldhash::{HashMap, HashMapExt};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+const SECOND: Millis = 1_000;
+const MINUTE: Millis = 60 * SECOND;
+const HOUR: Millis = 60 * MINUTE;
+const DAY: Millis = 24 * HOUR;
+
+/// A party can appear a moment after all known ones are over.
+pub const SETTLE: Millis = 3 * SECOND;
+/// The same, while a notification seems to be missing.
+pub const SETTLE_WITH_GAP: Millis = 30 * SECOND;
+/// A session without events for so long counts as over.
+pub const IDLE_LIMIT: Millis = 24 * HOUR;
+/// The longest wait for the snapshot, and for the rest of a conversation.
+pub const LONGEST_WAIT: Millis = 48 * HOUR;
+/// Facts that have waited so long go to `open-calls`.
+pub const OPEN_CALL_AFTER: Millis = 10 * MINUTE;
+/// A conversation is forgotten so long after its last session's end.
+pub const RETENTION: Millis = 400 * DAY;
+
+/// Records that one step may publish.
+pub const MOST_OUTPUTS: usize = 1_000;
+/// Numbers that one `NumbersObserved` may bring.
+pub const MOST_NUMBERS: usize = 1_000;
+/// Sessions that one conversation follows.
+pub const MOST_SESSIONS: usize = 256;
+/// Things that one step may look at without publishing anything.
+const MOST_LOOKS: usize = 1_000;
+const MOST_PREVIOUS_EXTENSIONS: usize = 10;
+/// A number's row is refreshed no more often.
+const REFRESH: Millis = DAY;
+
+/// Where a record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    /// Its offset.
+    pub offset: i64,
+    /// The partition's time with it.
+    pub time: Millis,
+}
+
+/// What a step did.
+#[derive(Debug, Default)]
+pub struct Stepped {
+    /// To apply to the state, in one piece with the outputs.
+    pub changes: Changes,
+    /// To publish, in order.
+    pub outputs: Vec<Output>,
+    /// Why the record cannot be taken in; it belongs to the dead letters.
+    pub refused: Option<String>,
+}
+
+/// Steps one record.
+pub fn step<V: View>(view: &V, at: At, event: &Event) -> Result<Stepped, ViewError> {
+    let mut step = Step::new(view, at);
+    if let Event::NumbersObserved(observed) = event {
+        // What it brings is published whole, so that much room is kept.
+        step.room = MOST_OUTPUTS.saturating_sub(observed.numbers.len());
+    }
+    step.pass_time()?;
+    step.room = MOST_OUTPUTS;
+    let refused = step.take_in(event)?;
+    step.go_on()?;
+    Ok(step.finish(refused))
+}
+
+/// Takes in the facts of a record that was stepped before, while a copy is brought up: nothing else happens, nothing is published.
+pub fn recall<V: View>(view: &V, at: At, event: &Event) -> Result<Stepped, ViewError> {
+    let mut step = Step::new(view, at);
+    if let Event::CallLegs(facts) = event {
+        step.call_legs(facts, true)?;
+        step.outputs.clear();
+    }
+    Ok(step.finish(None))
+}
+
+/// A session's row that `open-calls` gave to a copy: due at once, since only then what follows from it shows.
+#[must_use]
+pub fn reopened(record: OpenCall) -> OpenRow {
+    OpenRow { deadline: record.over_since.unwrap_or(record.touched_at), record, unpublished_since: None, on_topic: true, gated: false }
+}
+
+/// What became of a session that was to be closed.
+enum Closing {
+    /// Its facts are published, or needn't be.
+    Done,
+    /// Not before this time.
+    Waits(Millis),
+    /// No room left in this step.
+    NoRoom,
+}
+
+struct Member {
+    id: SessionId,
+    session: Session,
+}
+
+struct Step<'v, V> {
+    view: &'v V,
+    at: At,
+    room: usize,
+    looks: usize,
+    outputs: Vec<Output>,
+    accounts: Vec<Arc<AccountState>>,
+    numbers: HashMap<(AccountId, CompactString), (Option<Arc<CompanyNumber>>, bool)>,
+    sessions: Vec<SessionChange>,
+    session_index: HashMap<(AccountId, SessionId), usize>,
+    due: Vec<(DueWork, bool)>,
+    settled: Vec<Settled>,
+}
+
+impl<'v, V: View> Step<'v, V> {
+    fn new(view: &'v V, at: At) -> Self {
+        Self {
+            view,
+            at,
+            room: MOST_OUTPUTS,
+            looks: MOST_LOOKS,
+            outputs: Vec::new(),
+            accounts: Vec::new(),
+            numbers: HashMap::new(),
+            sessions: Vec::new(),
+            session_index: HashMap::new(),
+            due: Vec::new(),
+            settled: Vec::new(),
+        }
+    }
+
+    fn finish(self, refused: Option<String>) -> Stepped {
+        let mut numbers: Vec<_> =
+            self.numbers.into_iter().filter(|(_, (_, changed))| *changed).map(|((account, number), (row, _))| (account, number, row)).collect();
+        numbers.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        let sessions = self.sessions.into_iter().filter(|change| change.before != change.after).collect();
+        Stepped {
+            changes: Changes { accounts: self.accounts, numbers, sessions, due: self.due, settled: self.settled },
+            outputs: self.outputs,
+            refused,
+        }
+    }
+
+    fn take_in(&mut self, event: &Event) -> Result<Option<String>, ViewError> {
+        match event {
+            Event::CallLegs(facts) => self.call_legs(facts, false),
+            Event::NumbersObserved(observed) => self.numbers_observed(observed),
+            Event::SnapshotCompleted(completed) => {
+                let mut state = self.account(&completed.account_id)?.as_ref().clone();
+                if state.snapshot_completed_at.is_none() {
+                    state.snapshot_completed_at = Some(completed.completed_at);
+                    self.due.push((DueWork::Gate(completed.account_id.clone()), true));
+                }
+                self.publish_account(state);
+                Ok(None)
+            }
+            Event::AccountSettings(settings) => {
+                if Country::parse(&settings.country).is_none() {
+                    return Ok(Some(format!("the country {:?} has no numbering plan: give an ISO 3166-1 alpha-2 code such as US", settings.country)));
+                }
+                let mut state = self.account(&settings.account_id)?.as_ref().clone();
+                state.settings = Some(settings.clone());
+                self.publish_account(state);
+                Ok(None)
+            }
+            Event::AccountRemoved(removed) => {
+                let state = AccountState {
+                    account_id: removed.account_id.clone(),
+                    settings: None,
+                    snapshot_completed_at: None,
+                    numbers: 0,
+                    removed_at: Some(removed.removed_at),
+                    removed_position: Some(self.at.offset),
+                    position: self.at.offset,
+                };
+                self.due.push((DueWork::Erase(removed.account_id.clone()), true));
+                self.publish_account(state);
+                Ok(None)
+            }
+            Event::Rejudge(rejudge) => {
+                self.rejudge(rejudge)?;
+                Ok(None)
+            }
+            // A reason to query again, for the directory sync; time alone has passed before.
+            Event::DirectoryChanged(_) | Event::Tick(_) => Ok(None),
+        }
+    }
+
+    // ---- rows ----
+
+    fn account(&self, account: &AccountId) -> Result<Arc<AccountState>, ViewError> {
+        if let Some(state) = self.accounts.iter().rev().find(|state| state.account_id == *account) {
+            return Ok(state.clone());
+        }
+        Ok(self.view.account(account)?.unwrap_or_else(|| {
+            Arc::new(AccountState {
+                account_id: account.clone(),
+                settings: None,
+                snapshot_completed_at: None,
+                numbers: 0,
+                removed_at: None,
+                removed_position: None,
+                position: -1,
+            })
+        }))
+    }
+
+    fn publish_account(&mut self, mut state: AccountState) {
+        state.position = self.at.offset;
+        let state = Arc::new(state);
+        self.set_account(state.clone());
+        self.outputs.push(Output::Account(state));
+    }
+
+    fn set_account(&mut self, state: Arc<AccountState>) {
+        self.accounts.retain(|known| known.account_id != state.account_id);
+        self.accounts.push(state);
+    }
+
+    /// The rows of a session, without those from before the account's removal.
+    fn session(&mut self, state: &AccountState, session: &SessionId) -> Result<Session, ViewError> {
+        let key = (state.account_id.clone(), session.clone());
+        if let Some(at) = self.session_index.get(&key) {
+            return Ok(self.sessions[*at].after.clone());
+        }
+        let before = self.view.session(&key.0, &key.1)?;
+        let mut after = before.clone();
+        if let Some(removed) = state.removed_position {
+            if after.verdict.take_if(|verdict| verdict.position <= removed).is_some() {
+                self.outputs.push(Output::VerdictGone(key.0.clone(), key.1.clone()));
+            }
+            if after.open.take_if(|row| row.record.position <= removed).is_some_and(|row| row.on_topic) {
+                self.outputs.push(Output::OpenGone(key.0.clone(), key.1.clone()));
+            }
+        }
+        self.sessions.push(SessionChange { account_id: key.0.clone(), session_id: key.1.clone(), before, after: after.clone() });
+        self.session_index.insert(key, self.sessions.len() - 1);
+        Ok(after)
+    }
+
+    /// Sets the rows of a session that was read before.
+    fn put_session(&mut self, account: &AccountId, session: &SessionId, after: Session) {
+        if let Some(at) = self.session_index.get(&(account.clone(), session.clone())) {
+            self.sessions[*at].after = after;
+        }
+    }
+
+    fn number(&mut self, state: &AccountState, number: &str) -> Result<Option<Arc<CompanyNumber>>, ViewError> {
+        let key = (state.account_id.clone(), CompactString::new(number));
+        if let Some((row, _)) = self.numbers.get(&key) {
+            return Ok(row.clone());
+        }
+        let row = self.view.number(&key.0, number)?.filter(|row| state.removed_position.is_none_or(|removed| row.position > removed));
+        self.numbers.insert(key, (row.clone(), false));
+        Ok(row)
+    }
+
+    // ---- facts about calls ----
+
+    fn call_legs(&mut self, facts: &CallLegs, recalled: bool) -> Result<Option<String>, ViewError> {
+        let account = &facts.account_id;
+        let state = self.account(account)?;
+        if state.removed_position.is_some_and(|removed| self.at.offset <= removed) {
+            return Ok(None);
+        }
+        if facts.media == Media::Other {
+            return Ok(None);
+        }
+        if facts.occurred_at.max(facts.ended_at.unwrap_or(Millis::MIN)) <= self.at.time.saturating_sub(RETENTION) {
+            return Ok(Some(format!("session {} is older than the retention of judged calls (400 days)", facts.session_id)));
+        }
+        let session_id = self.resolve(account, &facts.session_id)?;
+        let session = self.session(&state, &session_id)?;
+        // A copy that is brought up may hold more than the log has told so far.
+        let contained = session.open.as_ref().map(|row| row.record.position).max(session.verdict.as_ref().map(|verdict| verdict.position));
+        if recalled && contained.is_some_and(|position| self.at.offset <= position) {
+            return Ok(None);
+        }
+        match (&session.open, &session.verdict) {
+            (Some(row), _) => self.add_facts(&state, &session_id, &session, row.clone(), facts),
+            (None, Some(verdict)) => self.reopen(&state, &session_id, &session, verdict.clone(), facts),
+            (None, None) if facts.source == CallSource::SessionLookup && facts.is_final && facts.legs.is_empty() => {}
+            (None, None) => {
+                let record = OpenCall {
+                    account_id: account.clone(),
+                    session_id: session_id.clone(),
+                    touched_at: self.at.time,
+                    over_since: None,
+                    position: self.at.offset,
+                    call: Call::new(facts),
+                };
+                let row = OpenRow { record, unpublished_since: None, on_topic: false, gated: false, deadline: Millis::MAX };
+                self.add_facts(&state, &session_id, &session, Arc::new(row), facts);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A session that only its legacy id names is the one that is known by that id, where there is one (design §1, Sessions).
+    fn resolve(&self, account: &AccountId, session: &SessionId) -> Result<SessionId, ViewError> {
+        let Some(legacy_id) = session.as_legacy() else { return Ok(session.clone()) };
+        let known = self.view.with_legacy_id(account, legacy_id)?;
+        Ok(known.into_iter().find(|known| known.as_legacy().is_none()).unwrap_or_else(|| session.clone()))
+    }
+
+    fn add_facts(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, row: Arc<OpenRow>, facts: &CallLegs) {
+        let was_fax = row.record.call.media == Media::Fax;
+        let is_new = row.deadline == Millis::MAX;
+        let mut after = OpenRow::clone(&row);
+        after.record.call.take_in(session_id, facts);
+        after.record.touched_at = self.at.time;
+        after.record.position = self.at.offset;
+        if is_new || after.record.call != row.record.call {
+            after.unpublished_since = after.unpublished_since.or(Some(self.at.time));
+        }
+        match after.record.call.end() {
+            None => after.record.over_since = None,
+            Some(_) => after.record.over_since = after.record.over_since.or(Some(self.at.time)),
+        }
+        if after.record.call.media == Media::Fax {
+            return self.set_fax(state, session_id, session, after, was_fax);
+        }
+        let due = after.record.over_since.map_or(after.record.touched_at + IDLE_LIMIT, |since| since + settle(&after.record.call));
+        after.deadline = after.deadline.min(due).min(flush_at(&after));
+        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(after)), verdict: session.verdict.clone() });
+    }
+
+    /// A judged session takes in what is material and nothing else (design §1).
+    fn reopen(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, verdict: Arc<CallVerdict>, facts: &CallLegs) {
+        let (before, mut after) = (&verdict.call, verdict.call.clone());
+        after.take_in(session_id, facts);
+        if after == *before {
+            return;
+        }
+        let settings = settings(state);
+        let home = home(&settings);
+        let recorded = |call: &Call| -> BTreeSet<CompactString> { participants(call).filter(|id| is_recorded(&settings, id)).cloned().collect() };
+        let is_material = after.media != before.media
+            || after.links != before.links
+            || after.legacy_session_ids != before.legacy_session_ids
+            || (after.legs_dropped > 0) != (before.legs_dropped > 0)
+            || material(session_id, &after, home) != material(session_id, before, home)
+            || recorded(&after) != recorded(before);
+        if !is_material {
+            return;
+        }
+        let record = OpenCall {
+            account_id: state.account_id.clone(),
+            session_id: session_id.clone(),
+            touched_at: self.at.time,
+            over_since: None,
+            position: self.at.offset,
+            call: before.clone(),
+        };
+        let row = OpenRow { record, unpublished_since: None, on_topic: false, gated: false, deadline: Millis::MAX };
+        self.add_facts(state, session_id, session, Arc::new(row), facts);
+    }
+
+    /// Design R7: no verdict, and one that it has already is withdrawn. The row stays, so that later facts are known for a fax's.
+    fn set_fax(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, mut row: OpenRow, was_fax: bool) {
+        if session.verdict.is_some() {
+            self.outputs.push(Output::VerdictGone(state.account_id.clone(), session_id.clone()));
+        }
+        row.gated = false;
+        // Sessions that were judged with it, or waited for it, are looked at as soon as time passes.
+        let due = if was_fax { fax_forgotten_at(&row) } else { self.at.time };
+        row.deadline = if was_fax { row.deadline.min(due) } else { due }.min(flush_at(&row));
+        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(row)), verdict: None });
+    }
+
+    // ---- time ----
+
+    fn has_room(&self) -> bool {
+        self.outputs.len() < self.room && self.looks > 0
+    }
+
+    fn pass_time(&mut self) -> Result<(), ViewError> {
+        for (account, session) in self.view.due_sessions(self.at.time, MOST_LOOKS)? {
+            if !self.has_room() || !self.fire(&account, &session)? {
+                return Ok(());
+            }
+        }
+        for (stands_under, account, session) in self.view.ended_sessions(self.at.time.saturating_sub(RETENTION), MOST_LOOKS)? {
+            if !self.has_room() || !self.forget(stands_under, &account, &session)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A session's deadline has come. False: no room in this step.
+    fn fire(&mut self, account: &AccountId, session_id: &SessionId) -> Result<bool, ViewError> {
+        self.looks -= 1;
+        let state = self.account(account)?;
+        let session = self.session(&state, session_id)?;
+        let Some(row) = session.open.clone().filter(|row| row.deadline <= self.at.time) else { return Ok(true) };
+        let waits_until = if row.record.call.media == Media::Fax {
+            match self.fire_fax(&state, session_id, &row)? {
+                Some(until) => until,
+                None => return Ok(false),
+            }
+        } else {
+            match self.close(&state, session_id, None)? {
+                Closing::NoRoom => return Ok(false),
+                Closing::Done => return Ok(true),
+                Closing::Waits(until) => until,
+            }
+        };
+        let session = self.session(&state, session_id)?;
+        let Some(row) = session.open.as_deref() else { return Ok(true) };
+        let mut after = row.clone();
+        if flush_at(&after) <= self.at.time {
+            after.unpublished_since = None;
+            after.on_topic = true;
+        }
+        // The next look lies ahead, or the same deadline would fire for ever.
+        after.deadline = waits_until.min(flush_at(&after)).max(self.at.time + 1);
+        let after = Arc::new(after);
+        if after.unpublished_since.is_none() && row.unpublished_since.is_some() {
+            self.outputs.push(Output::Open(after.clone()));
+        }
+        self.put_session(account, session_id, Session { open: Some(after), verdict: session.verdict });
+        Ok(true)
+    }
+
+    /// An open session is looked at no later than then; it waits for nothing else any more.
+    fn look_again(&mut self, state: &AccountState, session_id: &SessionId, until: Millis) -> Result<(), ViewError> {
+        let session = self.session(state, session_id)?;
+        let Some(row) = session.open.as_deref() else { return Ok(()) };
+        let row = OpenRow { gated: false, deadline: row.deadline.min(until), ..row.clone() };
+        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(row)), verdict: session.verdict });
+        Ok(())
+    }
+
+    /// Those who were linked with a session that turned out a fax are judged without it; in the end it is forgotten.
+    fn fire_fax(&mut self, state: &AccountState, session_id: &SessionId, row: &OpenRow) -> Result<Option<Millis>, ViewError> {
+        let forgotten_at = fax_forgotten_at(row);
+        if forgotten_at <= self.at.time {
+            if row.on_topic {
+                self.outputs.push(Output::OpenGone(state.account_id.clone(), session_id.clone()));
+            }
+            self.put_session(&state.account_id, session_id, Session::default());
+            return Ok(Some(forgotten_at));
+        }
+        for neighbour in self.neighbours(&state.account_id, session_id, &row.record.call)? {
+            match self.close(state, &neighbour, None)? {
+                Closing::NoRoom => return Ok(None),
+                Closing::Done => {}
+                Closing::Waits(until) => self.look_again(state, &neighbour, until)?,
+            }
+        }
+        Ok(Some(forgotten_at))
+    }
+
+    // ---- conversations ----
+
+    /// Sessions linked directly with this one, in either direction or through a legacy id; sorted.
+    fn neighbours(&self, account: &AccountId, session: &SessionId, call: &Call) -> Result<BTreeSet<SessionId>, ViewError> {
+        let mut neighbours: BTreeSet<SessionId> = call.links.iter().cloned().collect();
+        neighbours.extend(self.view.linking_to(account, session)?);
+        for legacy_id in &call.legacy_session_ids {
+            neighbours.extend(self.view.with_legacy_id(account, legacy_id)?);
+        }
+        // Links that this very step has learned.
+        for change in self.sessions.iter().filter(|change| change.account_id == *account) {
+            if let Some(call) = evidence(&change.after)
+                && call.links.contains(session)
+            {
+                neighbours.insert(change.session_id.clone());
+            }
+        }
+        neighbours.remove(session);
+        Ok(neighbours)
+    }
+
+    /// The sessions that are judged together with this one, itself first; a fax belongs to none, and leads nowhere.
+    fn conversation(&mut self, state: &AccountState, start: &SessionId) -> Result<Vec<Member>, ViewError> {
+        let mut members: Vec<Member> = Vec::new();
+        let mut seen = BTreeSet::from([start.clone()]);
+        let mut queue = VecDeque::from([start.clone()]);
+        while let Some(id) = queue.pop_front() {
+            let session = self.session(state, &id)?;
+            let Some(call) = evidence(&session).filter(|call| call.media != Media::Fax) else { continue };
+            for neighbour in self.neighbours(&state.account_id, &id, call)? {
+                if seen.insert(neighbour.clone()) {
+                    queue.push_back(neighbour);
+                }
+            }
+            members.push(Member { id, session });
+            if members.len() >= MOST_SESSIONS {
+                break;
+            }
+        }
+        Ok(members)
+    }
+
+    /// Publishes what is to be published of the conversation of `start`, if this is the time.
+    /// `replay`: a revision carries that cause.
+    fn close(&mut self, state: &AccountState, start: &SessionId, replay: Option<()>) -> Result<Closing, ViewError> {
+        let members = self.conversation(state, start)?;
+        let Some(first) = members.first().filter(|member| member.id == *start) else { return Ok(Closing::Done) };
+        let now = self.at.time;
+        let row = first.session.open.clone();
+        let over_at = row.as_deref().and_then(|row| over_at(row, now));
+        let rows = || members.iter().filter_map(|member| member.session.open.as_deref());
+
+        if rows().any(|row| self::over_at(row, now).is_none()) {
+            return Ok(match (row, over_at) {
+                (Some(_), Some(at)) if at + LONGEST_WAIT <= now => {
+                    self.publish(state, &members, Some(start), Some(EndedBy::ConversationOpen), replay)?
+                }
+                (Some(_), Some(at)) => Closing::Waits(at + LONGEST_WAIT),
+                (Some(row), None) => Closing::Waits(row.record.touched_at + IDLE_LIMIT),
+                (None, _) => Closing::Waits(Millis::MAX),
+            });
+        }
+        let ready = rows().map(|row| ready_at(row, now)).max().unwrap_or(Millis::MIN);
+        if ready > now {
+            return Ok(Closing::Waits(ready));
+        }
+        if state.snapshot_completed_at.is_some() {
+            return self.publish(state, &members, None, None, replay);
+        }
+        let Some((row, at)) = row.zip(over_at) else { return Ok(Closing::Waits(Millis::MAX)) };
+        if at + LONGEST_WAIT <= now {
+            return self.publish(state, &members, Some(start), None, replay);
+        }
+        if !row.gated {
+            let gated = Arc::new(OpenRow { gated: true, ..OpenRow::clone(&row) });
+            self.put_session(&state.account_id, start, Session { open: Some(gated), verdict: first.session.verdict.clone() });
+        }
+        Ok(Closing::Waits(at + LONGEST_WAIT))
+    }
+
+    /// Judges these sessions together, and publishes those (or the one) of which something published would differ.
+    fn publish(
+        &mut self,
+        state: &AccountState,
+        members: &[Member],
+        only: Option<&SessionId>,
+        ended_by: Option<EndedBy>,
+        replay: Option<()>,
+    ) -> Result<Closing, ViewError> {
+        let most = if only.is_some() { 2 } else { 2 * members.len() };
+        if self.outputs.len() + most > self.room {
+            return Ok(Closing::NoRoom);
+        }
+        let account = &state.account_id;
+        let settings = settings(state);
+        let calls = || members.iter().filter_map(|member| evidence(&member.session).map(|call| (&member.id, call)));
+        let mut judged = Vec::new();
+        for found in endpoints(calls(), home(&settings)) {
+            use super::endpoint::Identity::{Phone, Short};
+            let row = match &found.identity {
+                Phone(number) => self.number(state, number)?,
+                // A short number is known as an extension's only.
+                Short(number) => self.number(state, number)?.filter(|row| row.kind == NumberKind::Extension),
+                _ => None,
+            };
+            judged.push(judge_endpoint(&found, row.as_deref(), settings.trust_extension_id));
+        }
+        let mut ids: Vec<SessionId> = members.iter().map(|member| member.id.clone()).collect();
+        ids.sort();
+        let recorded: BTreeSet<&CompactString> = calls().flat_map(|(_, call)| participants(call)).filter(|id| is_recorded(&settings, id)).collect();
+        let judgement = Judgement {
+            endpoints: judged,
+            members: ids,
+            recorded_extensions: recorded.into_iter().cloned().collect(),
+            settings: &settings,
+            snapshot_complete: state.snapshot_completed_at.is_some(),
+            snapshot_size: state.numbers,
+            incomplete: calls().any(|(_, call)| call.legs_dropped > 0),
+            now: self.at.time,
+            position: self.at.offset,
+        };
+        for member in members.iter().filter(|member| only.is_none_or(|only| *only == member.id)) {
+            let Some(call) = evidence(&member.session) else { continue };
+            let superseded_by = member.id.as_legacy().and_then(|legacy_id| {
+                let known_by_it = |(_, call): &(&SessionId, &Call)| call.legacy_session_ids.iter().any(|id| id == legacy_id);
+                calls().filter(|(id, _)| id.as_legacy().is_none()).filter(known_by_it).map(|(id, _)| id).min().cloned()
+            });
+            let ended_by = ended_by.or_else(|| call.end()).unwrap_or(EndedBy::IdleLimit);
+            let previous = member.session.verdict.as_deref();
+            let revised = judgement.revise(&member.id, call, ended_by, superseded_by, previous, replay.is_some());
+            let verdict = match revised {
+                Some(verdict) => {
+                    let verdict = Arc::new(verdict);
+                    self.outputs.push(Output::Verdict(verdict.clone()));
+                    Some(verdict)
+                }
+                None => member.session.verdict.clone(),
+            };
+            if member.session.open.as_ref().is_some_and(|row| row.on_topic) {
+                self.outputs.push(Output::OpenGone(account.clone(), member.id.clone()));
+            }
+            self.put_session(account, &member.id, Session { open: None, verdict });
+        }
+        Ok(Closing::Done)
+    }
+
+    /// A conversation is forgotten as a whole, 400 days after its last session's end. False: no room in this step.
+    fn forget(&mut self, stands_under: Millis, account: &AccountId, session_id: &SessionId) -> Result<bool, ViewError> {
+        self.looks -= 1;
+        let state = self.account(account)?;
+        let members = self.conversation(&state, session_id)?;
+        let is_open = members.iter().any(|member| member.session.open.is_some());
+        let last_end = members.iter().filter_map(|member| member.session.verdict.as_ref()).map(|verdict| verdict.ended_at).max();
+        let Some(last_end) = last_end else { return Ok(true) };
+        if is_open || last_end > self.at.time.saturating_sub(RETENTION) {
+            // Looked at again when the rest of the conversation may be over and old enough.
+            let later = last_end.max(self.at.time.saturating_sub(RETENTION) + DAY);
+            self.settled.push(Settled::Ended(stands_under, later, account.clone(), session_id.clone()));
+            return Ok(true);
+        }
+        if self.outputs.len() + members.len() > self.room {
+            return Ok(false);
+        }
+        for member in members {
+            self.outputs.push(Output::VerdictGone(account.clone(), member.id.clone()));
+            self.put_session(account, &member.id, Session::default());
+        }
+        Ok(true)
+    }
+
+    fn rejudge(&mut self, rejudge: &Rejudge) -> Result<(), ViewError> {
+        let state = self.account(&rejudge.account_id)?;
+        let members = self.conversation(&state, &rejudge.session_id)?;
+        let is_newest = members.first().is_some_and(|member| {
+            member.id == rejudge.session_id && member.session.verdict.as_ref().is_some_and(|v| v.revision == rejudge.expected_revision)
+        });
+        // The closing of an open conversation judges anew anyway.
+        if is_newest && members.iter().all(|member| member.session.open.is_none()) {
+            self.publish(&state, &members, None, None, Some(()))?;
+        }
+        Ok(())
+    }
+
+    // ---- numbers ----
+
+    fn numbers_observed(&mut self, observed: &NumbersObserved) -> Result<Option<String>, ViewError> {
+        if observed.numbers.len() > MOST_NUMBERS {
+            return Ok(Some(format!("{} numbers in one event: a writer splits them by {MOST_NUMBERS}", observed.numbers.len())));
+        }
+        let account = &observed.account_id;
+        let state = self.account(account)?;
+        let settings = settings(&state);
+        let home = home(&settings);
+        let mut numbers = state.numbers;
+        let mut changed: Vec<CompactString> = Vec::new();
+        for number in &observed.numbers {
+            let federated = number.contact_account_id.as_deref().filter(|contact| *contact != account.as_str());
+            let excluded = number.usage_type.as_ref().is_some_and(|usage| settings.excluded_usage_types.contains(usage));
+            if excluded || (federated.is_some() && !settings.include_federated) {
+                continue;
+            }
+            let text = match (number.kind, read_number(&number.number, home)) {
+                (NumberKind::Phone, NumberText::Phone(text)) => CompactString::from(text),
+                (NumberKind::Extension, NumberText::Short(text)) => text,
+                _ => continue,
+            };
+            let known = self.number(&state, &text)?;
+            let mut row = known.as_deref().cloned().unwrap_or_else(|| CompanyNumber {
+                account_id: account.clone(),
+                number: text.clone(),
+                kind: number.kind,
+                raw: number.number.clone(),
+                first_seen_at: observed.observed_at,
+                last_seen_at: observed.observed_at,
+                queries: Vec::new(),
+                extension_id: None,
+                previous_extension_ids: Vec::new(),
+                usage_type: None,
+                contact_account_id: federated.map(CompactString::new),
+                position: self.at.offset,
+            });
+            row.first_seen_at = row.first_seen_at.min(observed.observed_at);
+            if observed.observed_at >= row.last_seen_at + REFRESH {
+                row.last_seen_at = observed.observed_at;
+            }
+            if !row.queries.contains(&observed.query) {
+                row.queries.push(observed.query);
+            }
+            if number.extension_id.is_some() && row.extension_id != number.extension_id {
+                if let Some(previous) = std::mem::replace(&mut row.extension_id, number.extension_id.clone()) {
+                    row.previous_extension_ids.retain(|id| *id != previous);
+                    row.previous_extension_ids.push(previous);
+                    let surplus = row.previous_extension_ids.len().saturating_sub(MOST_PREVIOUS_EXTENSIONS);
+                    row.previous_extension_ids.drain(..surplus);
+                }
+            }
+            if number.usage_type.is_some() {
+                row.usage_type.clone_from(&number.usage_type);
+            }
+            if known.as_deref() == Some(&row) {
+                continue;
+            }
+            row.position = self.at.offset;
+            if known.is_none() {
+                numbers += 1;
+                if !self.view.waiting_for(account, &text, 1)?.is_empty() {
+                    self.due.push((DueWork::Number(account.clone(), text.clone()), true));
+                }
+            }
+            if !changed.contains(&text) {
+                changed.push(text.clone());
+            }
+            self.numbers.insert((account.clone(), text), (Some(Arc::new(row)), true));
+        }
+        for text in changed {
+            if let Some((Some(row), _)) = self.numbers.get(&(account.clone(), text)) {
+                self.outputs.push(Output::Number(row.clone()));
+            }
+        }
+        if numbers != state.numbers {
+            self.set_account(Arc::new(AccountState { numbers, ..state.as_ref().clone() }));
+        }
+        Ok(None)
+    }
+
+    // ---- due work ----
+
+    fn go_on(&mut self) -> Result<(), ViewError> {
+        if !self.has_room() {
+            return Ok(());
+        }
+        let mut work: Vec<DueWork> = self.view.due_work(MOST_LOOKS)?;
+        work.extend(self.due.iter().filter(|(_, is_left)| *is_left).map(|(work, _)| work.clone()));
+        work.dedup();
+        for work in work {
+            if !self.has_room() {
+                return Ok(());
+            }
+            let is_done = match &work {
+                DueWork::Gate(account) => self.open_gate(account)?,
+                DueWork::Number(account, number) => self.number_arrived(account, number)?,
+                DueWork::Erase(account) => self.erase(account)?,
+            };
+            if is_done {
+                self.due.retain(|(known, _)| *known != work);
+                self.due.push((work, false));
+            }
+        }
+        Ok(())
+    }
+
+    /// True when no session waits for the account's snapshot any more.
+    fn open_gate(&mut self, account: &AccountId) -> Result<bool, ViewError> {
+        let state = self.account(account)?;
+        if state.snapshot_completed_at.is_none() {
+            return Ok(true);
+        }
+        let waiting = self.view.gated(account, MOST_LOOKS)?;
+        let is_all = waiting.len() < MOST_LOOKS;
+        for session_id in waiting {
+            if !self.has_room() {
+                return Ok(false);
+            }
+            self.looks -= 1;
+            let closing = self.close(&state, &session_id, None)?;
+            if matches!(closing, Closing::NoRoom) {
+                return Ok(false);
+            }
+            if let Closing::Waits(until) = closing {
+                self.look_again(&state, &session_id, until)?;
+            }
+            // A verdict whose conversation is open again says "incomplete" until that closes.
+            self.settled.push(Settled::Gated(account.clone(), session_id));
+        }
+        Ok(is_all)
+    }
+
+    /// True when no verdict waits for the number any more.
+    fn number_arrived(&mut self, account: &AccountId, number: &CompactString) -> Result<bool, ViewError> {
+        let state = self.account(account)?;
+        if self.number(&state, number)?.is_none() {
+            return Ok(true);
+        }
+        let waiting = self.view.waiting_for(account, number, MOST_LOOKS)?;
+        let is_all = waiting.len() < MOST_LOOKS;
+        for session_id in waiting {
+            if !self.has_room() {
+                return Ok(false);
+            }
+            self.looks -= 1;
+            if matches!(self.close(&state, &session_id, None)?, Closing::NoRoom) {
+                return Ok(false);
+            }
+            // Of an open conversation the closing judges anew.
+            self.settled.push(Settled::Waiting(account.clone(), number.clone(), session_id));
+        }
+        Ok(is_all)
+    }
+
+    /// True when nothing is left of the account from before its removal.
+    fn erase(&mut self, account: &AccountId) -> Result<bool, ViewError> {
+        let state = self.account(account)?;
+        let Some(removed) = state.removed_position else { return Ok(true) };
+        let remnants = self.view.remnants(account, removed, MOST_OUTPUTS / 2)?;
+        let is_all = remnants.len() < MOST_OUTPUTS / 2;
+        for remnant in remnants {
+            if self.outputs.len() + 2 > self.room {
+                return Ok(false);
+            }
+            match remnant {
+                Remnant::Number(number) => {
+                    let key = (account.clone(), number);
+                    if self.numbers.get(&key).is_some_and(|(row, changed)| *changed && row.is_some()) {
+                        continue;
+                    }
+                    self.outputs.push(Output::NumberGone(key.0.clone(), key.1.clone()));
+                    self.numbers.insert(key, (None, true));
+                }
+                // Looking at it is what erases it.
+                Remnant::Session(session) => {
+                    self.session(&state, &session)?;
+                }
+            }
+        }
+        Ok(is_all)
+    }
+}
+
+/// New facts, or what the verdict was judged by.
+fn evidence(session: &Session) -> Option<&Call> {
+    session.open.as_ref().map(|row| &row.record.call).or_else(|| session.verdict.as_ref().map(|verdict| &verdict.call))
+}
+
+/// Since when the session has been over; `None` while it isn't.
+fn over_at(row: &OpenRow, now: Millis) -> Option<Millis> {
+    let idle_at = row.record.touched_at + IDLE_LIMIT;
+    row.record.over_since.or((idle_at <= now).then_some(idle_at))
+}
+
+/// When a session that is over has settled. After the idle limit nothing more is waited for.
+fn ready_at(row: &OpenRow, now: Millis) -> Millis {
+    row.record.over_since.map_or_else(|| over_at(row, now).unwrap_or(Millis::MAX), |since| since + settle(&row.record.call))
+}
+
+fn settle(call: &Call) -> Millis {
+    if call.has_gap() { SETTLE_WITH_GAP } else { SETTLE }
+}
+
+fn flush_at(row: &OpenRow) -> Millis {
+    row.unpublished_since.map_or(Millis::MAX, |since| since + OPEN_CALL_AFTER)
+}
+
+fn fax_forgotten_at(row: &OpenRow) -> Millis {
+    row.record.call.last_event_at.max(row.record.call.final_end.unwrap_or(Millis::MIN)).saturating_add(RETENTION)
+}
+
+fn settings(state: &AccountState) -> AccountSettings {
+    state.settings.clone().unwrap_or_else(|| AccountSettings::defaults(state.account_id.clone()))
+}
+
+fn home(settings: &AccountSettings) -> Country {
+    Country::parse(&settings.country).unwrap_or(Country::DEFAULT)
+}
+
+fn is_recorded(settings: &AccountSettings, extension_id: &CompactString) -> bool {
+    settings.recorded_extensions.as_ref().is_none_or(|recorded| recorded.contains(extension_id))
+}

@@ -1,0 +1,264 @@
+//! From the endpoints of a conversation to the verdicts on its sessions (design R1, R6, R8–R10).
+
+use super::endpoint::{Found, Identity};
+use crate::event::{
+    AccountSettings, Call, CallVerdict, CompanyNumber, Disposition, EndedBy, EndpointKind, JudgedEndpoint, Millis, Revision, RevisionCause,
+    SessionId, Standing, StandingReason, Verdict,
+};
+use compact_str::CompactString;
+use std::sync::Arc;
+
+/// Version of the rules; a replay compares only what the same rules judged.
+pub const RULES: &str = "1";
+
+/// Earlier revisions that a verdict lists.
+const MOST_HISTORY: usize = 20;
+
+/// Nothing published is larger (design §3, Bounded values); below it by what framing and headers take.
+const LARGEST: usize = 890_000;
+
+/// An endpoint with its standing. `number` is the snapshot's row for it, where there is one.
+#[must_use]
+pub fn judge_endpoint(found: &Found, number: Option<&CompanyNumber>, trust_extension_id: bool) -> JudgedEndpoint {
+    use StandingReason as Why;
+    let (kind, standing, reason) = match &found.identity {
+        Identity::Phone(_) if number.is_some() => (EndpointKind::Phone, Standing::Internal, Why::InSnapshot),
+        Identity::Phone(_) if trust_extension_id && found.extension_id.is_some() => (EndpointKind::Phone, Standing::Internal, Why::TrustedExtension),
+        Identity::Phone(_) => (EndpointKind::Phone, Standing::External, Why::NotInSnapshot),
+        Identity::Short(_) if found.is_extension_number || found.extension_id.is_some() || number.is_some() => {
+            (EndpointKind::Extension, Standing::Internal, Why::OwnExtension)
+        }
+        Identity::Short(_) => (EndpointKind::Unintelligible, Standing::External, Why::UnknownShortNumber),
+        Identity::ExtensionId(_) => (EndpointKind::Extension, Standing::Internal, Why::OwnExtension),
+        Identity::Withheld(_) => (EndpointKind::Withheld, Standing::External, Why::Withheld),
+        Identity::Masked(_) => (EndpointKind::Unintelligible, Standing::External, Why::Masked),
+        Identity::Unintelligible(_) => (EndpointKind::Unintelligible, Standing::External, Why::Unintelligible),
+        Identity::Service(_) => (EndpointKind::Service, Standing::Neutral, Why::Service),
+    };
+    let known = number.filter(|_| reason == Why::InSnapshot);
+    JudgedEndpoint {
+        session_id: Some(found.session_id.clone()),
+        leg_id: found.leg_id.clone(),
+        number: match &found.identity {
+            Identity::ExtensionId(_) => None,
+            Identity::Withheld(text) if text.is_empty() => None,
+            Identity::Phone(text)
+            | Identity::Short(text)
+            | Identity::Masked(text)
+            | Identity::Withheld(text)
+            | Identity::Service(text)
+            | Identity::Unintelligible(text) => Some(text.clone()),
+        },
+        extension_id: found.extension_id.clone(),
+        kind,
+        standing,
+        reason,
+        answered: found.answered,
+        joined_at: found.joined_at,
+        left_at: found.left_at,
+        known_since: known.map(|number| number.first_seen_at),
+        known_by: known.map(|number| number.queries.iter().map(|query| CompactString::const_new(query.symbol())).collect()).unwrap_or_default(),
+    }
+}
+
+/// What all sessions of a conversation share.
+#[derive(Debug)]
+pub struct Judgement<'a> {
+    /// Every distinct endpoint, in order of appearance.
+    pub endpoints: Vec<JudgedEndpoint>,
+    /// The sessions judged together, sorted.
+    pub members: Vec<SessionId>,
+    /// Participants set to record, sorted.
+    pub recorded_extensions: Vec<CompactString>,
+    /// The account's settings.
+    pub settings: &'a AccountSettings,
+    /// The account's first snapshot is complete.
+    pub snapshot_complete: bool,
+    /// Numbers in the snapshot.
+    pub snapshot_size: i64,
+    /// Some session of it has lost legs or values to the bounds.
+    pub incomplete: bool,
+    /// Partition time.
+    pub now: Millis,
+    /// Offset of the record that is stepped.
+    pub position: i64,
+}
+
+impl Judgement<'_> {
+    /// Design R1, R9: external unless every endpoint is the company's, and at least one is judged at all.
+    fn verdict(&self) -> Verdict {
+        let mut judged = self.endpoints.iter().filter(|endpoint| endpoint.standing != Standing::Neutral).peekable();
+        let internal = judged.peek().is_some() && judged.all(|endpoint| endpoint.standing == Standing::Internal);
+        if internal && !self.incomplete { Verdict::Internal } else { Verdict::External }
+    }
+
+    /// The revision of one session that follows `previous`; `None` when nothing published would differ.
+    #[must_use]
+    pub fn revise(
+        &self,
+        session: &SessionId,
+        call: &Call,
+        ended_by: EndedBy,
+        superseded_by: Option<SessionId>,
+        previous: Option<&CallVerdict>,
+        replay: bool,
+    ) -> Option<CallVerdict> {
+        let verdict = self.verdict();
+        let mut revised = CallVerdict {
+            account_id: self.settings.account_id.clone(),
+            session_id: session.clone(),
+            revision: previous.map_or(1, |p| p.revision.saturating_add(1)),
+            verdict,
+            disposition: match verdict {
+                Verdict::Internal if self.settings.filter_internal => Disposition::Disregard,
+                _ => Disposition::Ingest,
+            },
+            previous_verdict: previous.map(|p| p.verdict),
+            cause: RevisionCause::CallEnded,
+            ended_by,
+            snapshot_complete: self.snapshot_complete,
+            started_at: call.started_at,
+            ended_at: call.last_event_at.max(call.final_end.unwrap_or(Millis::MIN)),
+            decided_at: self.now,
+            endpoints: self.endpoints.clone(),
+            linked_sessions: self.members.iter().filter(|member| *member != session).cloned().collect(),
+            recorded_extensions: self.recorded_extensions.clone(),
+            snapshot_size: self.snapshot_size,
+            rules: CompactString::const_new(RULES),
+            history: previous.map(history).unwrap_or_default(),
+            superseded_by,
+            endpoints_omitted: 0,
+            position: self.position,
+            call: call.clone(),
+        };
+        for endpoint in &mut revised.endpoints {
+            if endpoint.session_id.as_ref() == Some(session) {
+                endpoint.session_id = None;
+            }
+        }
+        abridge(&mut revised, LARGEST);
+        if let Some(previous) = previous {
+            let cause = difference(previous, &revised)?;
+            revised.cause = if replay { RevisionCause::Replay } else { cause };
+        }
+        Some(revised)
+    }
+}
+
+fn history(previous: &CallVerdict) -> Vec<Revision> {
+    let mut history = previous.history.clone();
+    history.push(Revision {
+        revision: previous.revision,
+        verdict: previous.verdict,
+        disposition: previous.disposition,
+        cause: previous.cause,
+        decided_at: previous.decided_at,
+    });
+    let surplus = history.len().saturating_sub(MOST_HISTORY);
+    history.drain(..surplus);
+    history
+}
+
+/// Why there is a revision: what differs of that which a revision is published for (design §1); `None` when nothing does.
+fn difference(old: &CallVerdict, new: &CallVerdict) -> Option<RevisionCause> {
+    if old.superseded_by != new.superseded_by {
+        return Some(RevisionCause::Superseded);
+    }
+    if old.linked_sessions != new.linked_sessions {
+        return Some(RevisionCause::SessionsLinked);
+    }
+    let (before, after) = (people(old), people(new));
+    let same_people = before.len() == after.len() && before.iter().zip(&after).all(|(a, b)| a.0 == b.0);
+    if !same_people || old.endpoints_omitted != new.endpoints_omitted {
+        return Some(RevisionCause::LateLeg);
+    }
+    if old.snapshot_complete != new.snapshot_complete {
+        return Some(RevisionCause::SnapshotCompleted);
+    }
+    if before != after {
+        return Some(RevisionCause::SnapshotGrew);
+    }
+    if old.call.links != new.call.links || old.call.legacy_session_ids != new.call.legacy_session_ids {
+        return Some(RevisionCause::SessionsLinked);
+    }
+    if old.recorded_extensions != new.recorded_extensions || old.verdict != new.verdict {
+        return Some(RevisionCause::LateLeg);
+    }
+    // Only the settings can have changed it.
+    (old.disposition != new.disposition).then_some(RevisionCause::Unknown)
+}
+
+type Person<'a> = (Option<&'a str>, Option<&'a str>, bool);
+
+/// Who took part, and how each was judged, in an order of its own: appearance is no part of the comparison.
+fn people(verdict: &CallVerdict) -> Vec<(Person<'_>, Standing, StandingReason)> {
+    let mut people: Vec<_> = verdict
+        .endpoints
+        .iter()
+        .map(|endpoint| {
+            (
+                (endpoint.number.as_deref(), endpoint.extension_id.as_deref(), endpoint.kind == EndpointKind::Withheld),
+                endpoint.standing,
+                endpoint.reason,
+            )
+        })
+        .collect();
+    people.sort_by_key(|(person, _, reason)| (*person, *reason as u8));
+    people
+}
+
+/// Makes a verdict fit: first its explanation is cut, internal endpoints before external ones, then its evidence. (Lists of ids
+/// that no real call has are cut before, so that there is room for both.)
+fn abridge(verdict: &mut CallVerdict, largest: usize) {
+    let mut room = largest / 8;
+    let fitting = verdict.recorded_extensions.iter().take_while(|id| take(&mut room, id.len() + 5)).count();
+    verdict.recorded_extensions.truncate(fitting);
+    let legs: usize = verdict.call.legs.iter().map(|leg| leg_size(leg)).sum();
+    let endpoints: usize = verdict.endpoints.iter().map(endpoint_size).sum();
+    let rest = 2_000
+        + verdict.call.links.iter().chain(&verdict.linked_sessions).map(|s| s.as_str().len() + 5).sum::<usize>()
+        + verdict.recorded_extensions.iter().chain(&verdict.call.legacy_session_ids).map(|t| t.len() + 5).sum::<usize>();
+    if legs + endpoints + rest <= largest {
+        return;
+    }
+    // A stable sort: of those that are external the first ones stay.
+    verdict.endpoints.sort_by_key(|endpoint| endpoint.standing != Standing::External);
+    let mut room = largest.saturating_sub(legs + rest).max(largest / 4);
+    let fitting = verdict.endpoints.iter().take_while(|endpoint| take(&mut room, endpoint_size(endpoint))).count();
+    verdict.endpoints_omitted = i32::try_from(verdict.endpoints.len() - fitting).unwrap_or(i32::MAX);
+    let kept: usize = verdict.endpoints[..fitting].iter().map(endpoint_size).sum();
+    verdict.endpoints.truncate(fitting);
+
+    let mut room = largest.saturating_sub(kept + rest);
+    let fitting = verdict.call.legs.iter().take_while(|leg| take(&mut room, leg_size(leg))).count();
+    let dropped = i32::try_from(verdict.call.legs.len() - fitting).unwrap_or(i32::MAX);
+    verdict.call.legs.truncate(fitting);
+    verdict.call.legs_dropped = verdict.call.legs_dropped.saturating_add(dropped);
+}
+
+fn take(room: &mut usize, size: usize) -> bool {
+    match room.checked_sub(size) {
+        Some(left) => {
+            *room = left;
+            true
+        }
+        None => false,
+    }
+}
+
+/// At most what Avro makes of it: a text with its length, a number in 10 bytes.
+fn endpoint_size(endpoint: &JudgedEndpoint) -> usize {
+    let text = |text: &Option<CompactString>| text.as_ref().map_or(0, |text| text.len());
+    70 + endpoint.session_id.as_ref().map_or(0, |s| s.as_str().len())
+        + endpoint.leg_id.as_str().len()
+        + text(&endpoint.number)
+        + text(&endpoint.extension_id)
+        + endpoint.known_by.iter().map(|symbol| symbol.len() + 2).sum::<usize>()
+}
+
+fn leg_size(leg: &Arc<crate::event::CallLeg>) -> usize {
+    let side = |side: &crate::event::Side| {
+        side.numbers.iter().chain(&side.extension_ids).chain(&side.extension_numbers).map(|text| text.len() + 3).sum::<usize>() + 12
+    };
+    60 + leg.leg_id.as_str().len() + leg.extension_id.as_ref().map_or(0, |id| id.len()) + side(&leg.from) + side(&leg.to)
+}

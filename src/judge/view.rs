@@ -1,0 +1,140 @@
+//! What the core sees of the state, and the values in which it says what becomes of it.
+//!
+//! The rows are the tables of design §2; every index that the view offers can be derived from them.
+
+use crate::event::{AccountId, AccountState, CallVerdict, CompanyNumber, Millis, OpenCall, SessionId};
+use compact_str::CompactString;
+use std::sync::Arc;
+
+/// The state could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("state: {0}")]
+pub struct ViewError(pub String);
+
+/// A session that holds facts which no verdict contains, or that is a fax.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenRow {
+    /// What is known of it.
+    pub record: OpenCall,
+    /// Partition time of the oldest fact that neither a verdict nor `open-calls` contains.
+    pub unpublished_since: Option<Millis>,
+    /// Its key on `open-calls` has a value.
+    pub on_topic: bool,
+    /// It waits for the account's snapshot, and is to be looked at when that is complete.
+    pub gated: bool,
+    /// Partition time at which it is to be looked at next: never later than the first thing that time brings about.
+    pub deadline: Millis,
+}
+
+/// All that the state holds of one session: new facts, the newest verdict, both or neither.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Session {
+    /// New facts on top of the verdict's evidence, which they contain.
+    pub open: Option<Arc<OpenRow>>,
+    /// The newest verdict, as published.
+    pub verdict: Option<Arc<CallVerdict>>,
+}
+
+/// Work that one record could not finish.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DueWork {
+    /// The snapshot is complete: sessions that waited for it.
+    Gate(AccountId),
+    /// The account is removed: what is left of it.
+    Erase(AccountId),
+    /// The number is the company's: verdicts that waited for it.
+    Number(AccountId, CompactString),
+}
+
+/// Something of an account from before its removal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remnant {
+    /// A number.
+    Number(CompactString),
+    /// A session.
+    Session(SessionId),
+}
+
+/// The state of one partition, as the core reads it. Lists come in key order, at most `limit` long.
+pub trait View {
+    /// The account's row.
+    fn account(&self, account: &AccountId) -> Result<Option<Arc<AccountState>>, ViewError>;
+    /// A number of the snapshot.
+    fn number(&self, account: &AccountId, number: &str) -> Result<Option<Arc<CompanyNumber>>, ViewError>;
+    /// A session's rows.
+    fn session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError>;
+    /// Sessions that name this one as their link.
+    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Vec<SessionId>, ViewError>;
+    /// Sessions known by this legacy id.
+    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<Vec<SessionId>, ViewError>;
+    /// Sessions whose [`OpenRow::deadline`] is at or before `until`, earliest first.
+    fn due_sessions(&self, until: Millis, limit: usize) -> Result<Vec<(AccountId, SessionId)>, ViewError>;
+    /// Judged sessions that ended at or before `until`, earliest first, with the time they stand under.
+    fn ended_sessions(&self, until: Millis, limit: usize) -> Result<Vec<(Millis, AccountId, SessionId)>, ViewError>;
+    /// Judged sessions whose verdict has this number as external.
+    fn waiting_for(&self, account: &AccountId, number: &str, limit: usize) -> Result<Vec<SessionId>, ViewError>;
+    /// Sessions that wait for the account's snapshot, or were judged without it.
+    fn gated(&self, account: &AccountId, limit: usize) -> Result<Vec<SessionId>, ViewError>;
+    /// What is left of the account from events up to `position`.
+    fn remnants(&self, account: &AccountId, position: i64, limit: usize) -> Result<Vec<Remnant>, ViewError>;
+    /// Work that earlier records left.
+    fn due_work(&self, limit: usize) -> Result<Vec<DueWork>, ViewError>;
+}
+
+/// What becomes of one session. Indices follow from the rows: what `after` implies is there, what only `before` implied is not.
+#[derive(Debug, Clone)]
+pub struct SessionChange {
+    /// The account.
+    pub account_id: AccountId,
+    /// The session.
+    pub session_id: SessionId,
+    /// As it was.
+    pub before: Session,
+    /// As it is.
+    pub after: Session,
+}
+
+/// An index entry that its row still implies, but that has done its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// The session need not be judged again for this number: its open conversation will be.
+    Waiting(AccountId, CompactString, SessionId),
+    /// The session need not be looked at for the snapshot.
+    Gated(AccountId, SessionId),
+    /// The session's conversation ends later: it stands under the second time instead of the first.
+    Ended(Millis, Millis, AccountId, SessionId),
+}
+
+/// What a step makes of the state.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Accounts with their new rows.
+    pub accounts: Vec<Arc<AccountState>>,
+    /// Numbers with their new rows; `None`: erased.
+    pub numbers: Vec<(AccountId, CompactString, Option<Arc<CompanyNumber>>)>,
+    /// Sessions.
+    pub sessions: Vec<SessionChange>,
+    /// Work that is left (true) or done (false).
+    pub due: Vec<(DueWork, bool)>,
+    /// Index entries that go although their row stays.
+    pub settled: Vec<Settled>,
+}
+
+/// A record for an output topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// `account-states`.
+    Account(Arc<AccountState>),
+    /// `company-numbers`.
+    Number(Arc<CompanyNumber>),
+    /// `company-numbers`, tombstone.
+    NumberGone(AccountId, CompactString),
+    /// `call-verdicts`.
+    Verdict(Arc<CallVerdict>),
+    /// `call-verdicts`, tombstone: forgotten, or a fax.
+    VerdictGone(AccountId, SessionId),
+    /// `open-calls`.
+    Open(Arc<OpenRow>),
+    /// `open-calls`, tombstone.
+    OpenGone(AccountId, SessionId),
+}

@@ -1,0 +1,399 @@
+//! The ordered log: what every implementation offers, and the little they share.
+//!
+//! Two ends and a view. A [`Log`] is a worker's end: it polls input and commits outputs, position and state together. An
+//! [`Appender`] is the ingress's end. A [`Reader`] sees topics as they stand. The log knows keys and bytes; it knows no
+//! call and no Avro. [`embedded`] keeps it in RocksDB on one machine.
+
+pub mod embedded;
+mod frame;
+mod position;
+
+#[cfg(test)]
+mod contract;
+
+pub use position::{Position, PositionError};
+
+use crate::state::database::{Database, DatabaseError};
+use rocksdb::WriteBatch;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The largest message that [`Appender`] takes, key, value and headers together: the default of Kafka's `message.max.bytes`.
+pub const MAX_INPUT_BYTES: usize = 1 << 20;
+/// One [`Reader::read`] or [`Log::poll`] stops after the record that brings it to so many bytes, however many records were asked for.
+pub const MAX_READ_BYTES: usize = 8 << 20;
+
+/// A topic. All have the same number of partitions, and a partition of one belongs to the same accounts as that of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Topic {
+    /// The input: all that the processor may learn, in order.
+    Events,
+    /// The snapshots of company numbers.
+    CompanyNumbers,
+    /// The newest verdict of each call.
+    CallVerdicts,
+    /// Settings and gate of each account.
+    AccountStates,
+    /// Facts that have waited for their verdict.
+    OpenCalls,
+    /// What couldn't be read, as it came.
+    DeadLetters,
+}
+
+impl Topic {
+    /// All of them; the place in this list is [`Topic::index`].
+    pub const ALL: [Self; 6] = [Self::Events, Self::CompanyNumbers, Self::CallVerdicts, Self::AccountStates, Self::OpenCalls, Self::DeadLetters];
+
+    /// Its name without the prefix (`callsieve.`) that a deployment gives to all topics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::CompanyNumbers => "company-numbers",
+            Self::CallVerdicts => "call-verdicts",
+            Self::AccountStates => "account-states",
+            Self::OpenCalls => "open-calls",
+            Self::DeadLetters => "dead-letters",
+        }
+    }
+
+    /// Whether it keeps the newest record of each key for ever, and may drop older ones; else records are dropped by age.
+    #[must_use]
+    pub const fn is_compacted(self) -> bool {
+        matches!(self, Self::CompanyNumbers | Self::CallVerdicts | Self::AccountStates | Self::OpenCalls)
+    }
+
+    /// 0 to 5, stable on disk.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl std::fmt::Display for Topic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Names and values beside a record's value: trace context, causes of dead letters. In order; a name may come twice.
+pub type Headers = Vec<(String, Vec<u8>)>;
+
+/// A record as it stands on a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the partition. Grows; compaction and transactions leave holes.
+    pub offset: i64,
+    /// When it was appended, in milliseconds since 1970. Never smaller than that of the record before it.
+    pub timestamp: i64,
+    /// What it is about; empty when it has none.
+    pub key: Vec<u8>,
+    /// What it says; `None` is a tombstone: the key is gone.
+    pub value: Option<Vec<u8>>,
+    /// See [`Headers`].
+    pub headers: Headers,
+}
+
+/// What a worker publishes with a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Where to; any but [`Topic::Events`].
+    pub topic: Topic,
+    /// What it is about.
+    pub key: Vec<u8>,
+    /// What it says; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// See [`Headers`].
+    pub headers: Headers,
+}
+
+/// What is to be appended from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// The account that it is about: its key, and by [`partition_of`] its partition.
+    pub account: String,
+    /// What it says.
+    pub value: Vec<u8>,
+    /// See [`Headers`].
+    pub headers: Headers,
+}
+
+/// Where a record came to stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The partition.
+    pub partition: u32,
+    /// The offset in it.
+    pub offset: i64,
+}
+
+/// Input of one partition, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The partition.
+    pub partition: u32,
+    /// At least one record; each offset is larger than the one before it.
+    pub records: Vec<Record>,
+}
+
+/// Part of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// What is there; offsets that compaction removed are skipped.
+    pub records: Vec<Record>,
+    /// Where to read on. Equal to the end, when all was read.
+    pub next: i64,
+}
+
+/// What a partition's worker has done, to be made lasting at once.
+pub struct Commit {
+    /// The partition.
+    pub partition: u32,
+    /// How far the input is read, with all that the outputs and the state contain.
+    pub position: Position,
+    /// What is published, in order.
+    pub outputs: Vec<Output>,
+    /// What changes in the state, made with the handles of `database`.
+    pub state: WriteBatch,
+    /// Where the state is. For the embedded log, this is the log's own database of that partition.
+    pub database: Arc<Database>,
+}
+
+/// Why the log didn't do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogError {
+    /// The disk has a say.
+    #[error("log: {0}")]
+    Database(#[from] DatabaseError),
+    /// A stored record, or what is stored about the log, makes no sense.
+    #[error("log: partition {partition}: {what} is corrupt: {why}")]
+    Corrupt {
+        /// The partition.
+        partition: u32,
+        /// Which record or entry.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is nothing at that offset (any more): retention has passed it, or it was never written.
+    #[error("log: {topic} partition {partition} has the offsets {start} to {end}, not {asked}")]
+    OutOfRange {
+        /// The topic.
+        topic: Topic,
+        /// The partition.
+        partition: u32,
+        /// The offset that was asked for.
+        asked: i64,
+        /// The first offset that is kept.
+        start: i64,
+        /// The offset that the next record will get.
+        end: i64,
+    },
+    /// There is no such partition.
+    #[error("log: there is no partition {partition}, only 0 to {}", partitions.saturating_sub(1))]
+    NoSuchPartition {
+        /// The partition.
+        partition: u32,
+        /// How many there are.
+        partitions: u32,
+    },
+    /// The partition isn't this worker's.
+    #[error("log: partition {partition} isn't assigned to this worker")]
+    NotAssigned {
+        /// The partition.
+        partition: u32,
+    },
+    /// The partition has another worker.
+    #[error("log: partition {partition} already has a worker in this process")]
+    Taken {
+        /// The partition.
+        partition: u32,
+    },
+    /// The directory was made for another number of partitions, or another of them.
+    #[error(
+        "log: {} holds partition {found}, and partition {expected} was expected; the number of partitions is changed by `topics repartition`",
+        path.display()
+    )]
+    WrongPartition {
+        /// The database's directory.
+        path: std::path::PathBuf,
+        /// What it holds ("3 of 8").
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+    /// A log was to be kept in a database that forgets what it acknowledges.
+    #[error("log: {} was opened without a write-ahead log, which the embedded log needs", path.display())]
+    NoWriteAheadLog {
+        /// The database's directory.
+        path: std::path::PathBuf,
+    },
+    /// The message is larger than the topic takes.
+    #[error("log: a message of {bytes} bytes for {topic}; at most {most} are taken")]
+    TooLarge {
+        /// The topic.
+        topic: Topic,
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        most: usize,
+    },
+    /// A commit doesn't fit the log: its database isn't the partition's, or it writes to the input.
+    #[error("log: a commit to partition {partition} that {why}")]
+    WrongCommit {
+        /// The partition.
+        partition: u32,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The log is being closed.
+    #[error("log: it is closed")]
+    Closed,
+    /// The system gives no thread.
+    #[error("log: no thread for partition {partition}: {why}")]
+    Thread {
+        /// The partition.
+        partition: u32,
+        /// The system's words.
+        why: String,
+    },
+}
+
+/// A view of the topics as they stand, committed records only. For who brings a copy up, and who serves readers. Its methods may wait for the disk or
+/// the network: an async task calls them where blocking is allowed.
+pub trait Reader: Send + Sync {
+    /// The first offset that is kept.
+    fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
+
+    /// The offset after the last record that readers see: the high watermark.
+    fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
+
+    /// Records from `from` up to the end, at most `max` of them and about [`MAX_READ_BYTES`]. Doesn't wait. On a topic that isn't compacted, an
+    /// offset that retention has passed is [`LogError::OutOfRange`]: nothing is left out silently. On any topic, so is one beyond the end.
+    fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError>;
+
+    /// The end as it grows, for who waits for new records. What it shows can be read.
+    fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError>;
+}
+
+/// A worker's end of the log: input in, outputs and position out. Its methods block; it is for a thread of its own.
+pub trait Log: Reader {
+    /// The partitions that are this worker's now. Changes only within [`Log::poll`], so what was polled before can always be committed before.
+    fn assigned(&self) -> Vec<u32>;
+
+    /// The next input: at most `max_records` over all partitions, in order within each. Blocks until there is some, at most for `wait`; then the
+    /// answer is empty. A partition starts at its committed position (without one, at the start of what is kept).
+    fn poll(&mut self, max_records: usize, wait: Duration) -> Result<Vec<Batch>, LogError>;
+
+    /// Publishes each partition's outputs and makes its position lasting, all or nothing, with the state at once or right after.
+    ///
+    /// With several partitions, Kafka does all of them or none, the embedded log each for itself (they have nothing in common). So after an error
+    /// the worker drops what it has in memory, asks for [`Log::committed`] and rewinds.
+    fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError>;
+
+    /// The position committed last; `None` if there never was one.
+    fn committed(&mut self, partition: u32) -> Result<Option<Position>, LogError>;
+
+    /// Lets the next poll begin at `next`, between the start of what is kept and the end.
+    fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError>;
+
+    /// Appends to the input of an assigned partition, outside any commit (a `Tick`), and returns its offset when it is durable.
+    fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError>;
+}
+
+/// What an [`Appender`] returns: resolves when the records are durable.
+pub type Appending<'a, T> = Pin<Box<dyn Future<Output = Result<T, LogError>> + Send + 'a>>;
+
+/// The ingress's end of the log. An answer means that the record survives a power cut. No answer (an error, or the future was dropped) means that
+/// it may or may not be there: to append it again is right, duplicates are harmless.
+pub trait Appender: Send + Sync {
+    /// Appends to the input.
+    fn append(&self, input: Input) -> Appending<'_, Place>;
+
+    /// Appends many to the input; those of one account keep their order. The places are in the order of the inputs. After an error, some may be
+    /// there.
+    fn append_all(&self, inputs: Vec<Input>) -> Appending<'_, Vec<Place>>;
+
+    /// Appends to the dead letters.
+    fn append_dead_letter(&self, letter: Input) -> Appending<'_, Place>;
+}
+
+/// The partition of an account: murmur2 of the text, as Kafka's Java client chooses it for a key.
+///
+/// The key of an output (`account/session`) isn't what decides; all that is about an account stands in the account's partition.
+#[must_use]
+pub fn partition_of(account: &str, partitions: u32) -> u32 {
+    (murmur2(account.as_bytes()) & 0x7fff_ffff) % partitions.max(1)
+}
+
+/// MurmurHash2, 32 bits, with the seed of Kafka's `Utils.murmur2`.
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let mut hash = 0x9747_b28c ^ length;
+    let mut words = data.chunks_exact(4);
+    for word in &mut words {
+        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ k;
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        for (i, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * i);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn murmur2_is_that_of_kafkas_java_client() {
+        // The cases of Kafka's own UtilsTest.
+        for (text, hash) in [
+            ("21", -973_932_308),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(murmur2(text.as_bytes()), u32::from_ne_bytes(i32::to_ne_bytes(hash)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_partition_is_the_masked_hash_modulo_their_number() {
+        for (account, partitions, partition) in
+            [("abc", 12, 479_470_107 % 12), ("21", 12, (-973_932_308_i32 & 0x7fff_ffff).cast_unsigned() % 12), ("x", 1, 0), ("x", 0, 0)]
+        {
+            assert_eq!(partition_of(account, partitions), partition, "{account} of {partitions}");
+        }
+    }
+
+    #[test]
+    fn accounts_spread_over_the_partitions() {
+        let mut counts = [0; 8];
+        for account in 400_000_000..400_008_000 {
+            counts[partition_of(&account.to_string(), 8) as usize] += 1;
+        }
+        assert!(counts.iter().all(|c| (800..1200).contains(c)), "{counts:?}");
+    }
+
+    #[test]
+    fn topics_have_their_place_and_their_name() {
+        for (index, topic) in Topic::ALL.into_iter().enumerate() {
+            assert_eq!(topic.index(), index);
+        }
+        let compacted: Vec<&str> = Topic::ALL.into_iter().filter(|t| t.is_compacted()).map(Topic::name).collect();
+        assert_eq!(compacted, ["company-numbers", "call-verdicts", "account-states", "open-calls"]);
+    }
+}

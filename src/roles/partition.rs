@@ -1,0 +1,147 @@
+//! One partition of the processor: its state, its time, and what a batch makes of them.
+
+use crate::event::{Event, Millis, decode_event, encode};
+use crate::judge::{At, OPEN_CALL_AFTER, Output, step};
+use crate::log::{Output as Published, Position, Record, Topic};
+use crate::state::{Store, TableError};
+use std::collections::VecDeque;
+
+/// How often, in partition time, the place of an event is noted for the low-water mark.
+const MARK_EVERY: Millis = 10_000;
+
+/// Why a partition cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum PartitionError {
+    /// The state cannot be read or written.
+    #[error(transparent)]
+    State(#[from] TableError),
+    /// The core could not read the state.
+    #[error(transparent)]
+    View(#[from] crate::judge::ViewError),
+    /// What is to be published cannot be encoded.
+    #[error(transparent)]
+    Codec(#[from] crate::event::CodecError),
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] crate::log::LogError),
+    /// What the output topics hold makes no sense.
+    #[error("{topic} has a record that cannot be restored, at offset {offset}: {why}")]
+    Restore {
+        /// The topic.
+        topic: Topic,
+        /// Where.
+        offset: i64,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// A partition under way.
+pub struct Partition {
+    /// Its number.
+    pub id: u32,
+    /// Its state.
+    pub store: Store,
+    position: Position,
+    /// Times and offsets of events, oldest first: facts younger than a mark stand at or after its offset.
+    marks: VecDeque<(Millis, i64)>,
+}
+
+impl Partition {
+    /// A partition whose state contains everything before `position`.
+    #[must_use]
+    pub fn new(id: u32, store: Store, position: Position) -> Self {
+        Self { id, store, position, marks: VecDeque::from([(Millis::MIN, position.low_water)]) }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Whether a record that moves time on to `now` would bring something about.
+    #[must_use]
+    pub fn is_due(&self, now: Millis) -> bool {
+        self.store.has_due_work() || self.store.next_deadline().is_some_and(|at| at <= now.max(self.position.partition_time))
+    }
+
+    /// Whether something is due that no time needs to pass for.
+    #[must_use]
+    pub fn has_due_work(&self) -> bool {
+        self.store.has_due_work() || self.store.next_deadline().is_some_and(|at| at <= self.position.partition_time)
+    }
+
+    /// Steps records; what is to be published is added to `published`, what changes stays in the store for its next batch.
+    pub fn step(&mut self, records: &[Record], published: &mut Vec<Published>) -> Result<(), PartitionError> {
+        for record in records {
+            self.position.partition_time = self.position.partition_time.max(record.timestamp);
+            let at = At { offset: record.offset, time: self.position.partition_time };
+            match record.value.as_deref().map(decode_event) {
+                Some(Ok(event)) => self.step_event(at, &event, record, published)?,
+                Some(Err(error)) => published.push(dead_letter(self.id, record, &error.to_string())),
+                None => published.push(dead_letter(self.id, record, "it has no value")),
+            }
+            self.position.next = record.offset + 1;
+            self.note(at);
+        }
+        self.position.low_water = self.low_water();
+        Ok(())
+    }
+
+    fn step_event(&mut self, at: At, event: &Event, record: &Record, published: &mut Vec<Published>) -> Result<(), PartitionError> {
+        let stepped = step(&self.store, at, event)?;
+        self.store.apply(stepped.changes);
+        for output in &stepped.outputs {
+            published.push(publish(output)?);
+        }
+        if let Some(cause) = stepped.refused {
+            published.push(dead_letter(self.id, record, &cause));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, at: At) {
+        if self.marks.back().is_none_or(|(time, _)| at.time >= time.saturating_add(MARK_EVERY)) {
+            self.marks.push_back((at.time, at.offset));
+        }
+    }
+
+    /// A fact that nothing published contains is at most [`OPEN_CALL_AFTER`] older than the earliest deadline that has not been
+    /// worked off, since a session's deadline is never later than the time at which its facts go to `open-calls`. So the events
+    /// before the newest mark that is older still are all contained. A bound of a few seconds' events costs nothing to keep.
+    fn low_water(&mut self) -> i64 {
+        let front = self.position.partition_time.min(self.store.next_deadline().unwrap_or(Millis::MAX));
+        let contained = front.saturating_sub(OPEN_CALL_AFTER);
+        while self.marks.len() > 1 && self.marks[1].0 <= contained {
+            self.marks.pop_front();
+        }
+        self.marks.front().map_or(self.position.next, |(_, offset)| *offset).min(self.position.next)
+    }
+}
+
+/// An output as a record for its topic.
+fn publish(output: &Output) -> Result<Published, PartitionError> {
+    let of = |topic, key: String, value| Published { topic, key: key.into_bytes(), value, headers: Vec::new() };
+    Ok(match output {
+        Output::Account(state) => of(Topic::AccountStates, state.account_id.to_string(), Some(encode(state.as_ref())?)),
+        Output::Number(row) => of(Topic::CompanyNumbers, format!("{}/{}", row.account_id, row.number), Some(encode(row.as_ref())?)),
+        Output::NumberGone(account, number) => of(Topic::CompanyNumbers, format!("{account}/{number}"), None),
+        Output::Verdict(verdict) => {
+            of(Topic::CallVerdicts, format!("{}/{}", verdict.account_id, verdict.session_id), Some(encode(verdict.as_ref())?))
+        }
+        Output::VerdictGone(account, session) => of(Topic::CallVerdicts, format!("{account}/{session}"), None),
+        Output::Open(row) => of(Topic::OpenCalls, format!("{}/{}", row.record.account_id, row.record.session_id), Some(encode(&row.record)?)),
+        Output::OpenGone(account, session) => of(Topic::OpenCalls, format!("{account}/{session}"), None),
+    })
+}
+
+/// A record that cannot be taken in, as it came, with its cause and place in the headers.
+fn dead_letter(partition: u32, record: &Record, cause: &str) -> Published {
+    let mut headers = record.headers.clone();
+    headers.push(("callsieve.cause".into(), cause.as_bytes().to_vec()));
+    headers.push(("callsieve.topic".into(), Topic::Events.name().into()));
+    headers.push(("callsieve.partition".into(), partition.to_string().into_bytes()));
+    headers.push(("callsieve.offset".into(), record.offset.to_string().into_bytes()));
+    Published { topic: Topic::DeadLetters, key: record.key.clone(), value: record.value.clone(), headers }
+}

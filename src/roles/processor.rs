@@ -1,0 +1,128 @@
+//! The processor's worker: poll a batch, step every record, commit outputs with the position and the state.
+
+use super::bring_up::{bring_up, output_topics, write_first_output, write_position};
+use super::partition::{Partition, PartitionError};
+use crate::event::{Event, Millis, Tick, encode_event};
+use crate::log::{Commit, Log, Topic};
+use crate::state::database::Database;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Records of one batch, at most: what bounds the memory and the latency of a commit.
+const BATCH: usize = 5_000;
+/// How long a poll waits, and so how late a deadline is noticed on an idle partition.
+const WAIT: Duration = Duration::from_millis(100);
+/// Deadlines bring at most one tick in so much time.
+const TICK_EVERY: Millis = 1_000;
+/// How often the ends of the output topics are noted.
+const LOOK_UP_EVERY: Millis = 5_000;
+
+/// A worker: owns some partitions of a log.
+pub struct Worker<L> {
+    log: L,
+    partitions: BTreeMap<u32, Partition>,
+    clock: fn() -> Millis,
+    ticked_at: BTreeMap<u32, Millis>,
+    looked_up_at: Millis,
+}
+
+impl<L: Log> Worker<L> {
+    /// Opens the log's assigned partitions, each in the database that `database` gives, and brings them up.
+    pub fn open(
+        mut log: L,
+        clock: fn() -> Millis,
+        mut database: impl FnMut(u32) -> Result<Arc<Database>, PartitionError>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, PartitionError> {
+        let mut partitions = BTreeMap::new();
+        for id in log.assigned() {
+            let partition = bring_up(&mut log, id, database(id)?, progress)?;
+            log.rewind(id, partition.position().next)?;
+            partitions.insert(id, partition);
+        }
+        Ok(Self { log, partitions, clock, ticked_at: BTreeMap::new(), looked_up_at: Millis::MIN })
+    }
+
+    /// Works until `stop`. What is polled is committed before it returns.
+    pub fn run(&mut self, stop: &AtomicBool) -> Result<(), PartitionError> {
+        while !stop.load(Ordering::Acquire) {
+            self.turn(WAIT)?;
+        }
+        Ok(())
+    }
+
+    /// One turn of the loop. Returns how many records it stepped.
+    pub fn turn(&mut self, wait: Duration) -> Result<usize, PartitionError> {
+        let due_now = self.partitions.values().any(Partition::has_due_work);
+        let batches = self.log.poll(BATCH, if due_now { Duration::ZERO } else { wait })?;
+        let mut commits = Vec::with_capacity(batches.len());
+        let mut stepped = 0;
+        let looks_up = (self.clock)() >= self.looked_up_at.saturating_add(LOOK_UP_EVERY);
+        for batch in &batches {
+            let Some(partition) = self.partitions.get_mut(&batch.partition) else { continue };
+            let mut outputs = Vec::new();
+            // Before this batch publishes anything, so the copy contains all that is before these ends.
+            let ends = if looks_up { ends(&self.log, batch.partition)? } else { Vec::new() };
+            partition.step(&batch.records, &mut outputs)?;
+            stepped += batch.records.len();
+            count(&outputs, batch.records.len());
+            let database = partition.store.database().clone();
+            let mut state = partition.store.take_batch()?;
+            write_position(&database, &mut state, partition.position());
+            for (topic, end) in ends {
+                write_first_output(&database, &mut state, topic, end);
+            }
+            commits.push(Commit { partition: batch.partition, position: partition.position(), outputs, state, database });
+        }
+        if !commits.is_empty() {
+            if looks_up {
+                self.looked_up_at = (self.clock)();
+            }
+            self.log.commit(commits)?;
+        }
+        self.tick()?;
+        Ok(stepped)
+    }
+
+    /// Lets time pass where nothing else does: a partition with due work, or with a deadline that the clock has passed.
+    fn tick(&mut self) -> Result<(), PartitionError> {
+        let now = (self.clock)();
+        for (id, partition) in &self.partitions {
+            let last = self.ticked_at.get(id).copied().unwrap_or(Millis::MIN);
+            let is_idle = self.log.end(Topic::Events, *id)? <= partition.position().next;
+            let is_wanted = partition.has_due_work() || (partition.is_due(now) && now >= last.saturating_add(TICK_EVERY));
+            if is_idle && is_wanted {
+                self.log.append(*id, b"", &encode_event(&Event::Tick(Tick { at: now }))?)?;
+                self.ticked_at.insert(*id, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The partitions under way.
+    pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.values()
+    }
+
+    /// The log, for who drives the worker by hand.
+    pub fn log(&mut self) -> &mut L {
+        &mut self.log
+    }
+}
+
+fn ends<L: Log>(log: &L, partition: u32) -> Result<Vec<(Topic, i64)>, PartitionError> {
+    output_topics().into_iter().map(|topic| Ok((topic, log.end(topic, partition)?))).collect()
+}
+
+fn count(outputs: &[crate::log::Output], records: usize) {
+    metrics::counter!("callsieve_records_total").increment(records as u64);
+    for output in outputs {
+        match (output.topic, &output.value) {
+            (Topic::CallVerdicts, Some(_)) => metrics::counter!("callsieve_verdicts_total").increment(1),
+            (Topic::DeadLetters, _) => metrics::counter!("callsieve_dead_letters_total", "source" => "processor").increment(1),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,694 @@
+//! The state of one partition, as its worker sees it: what is in RocksDB, and on top of it what the batch under way has changed.
+//!
+//! The rows are the truth; every index is derived from them here, in one place ([`Store::apply`]), whether a step changed a row or
+//! a copy is being brought up. Deadlines of open calls are kept in memory only, and read from the open rows when the store opens.
+
+use super::database::{Database, DatabaseError, Family};
+use super::keys;
+use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
+use crate::event::{AccountId, AccountState, Call, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode};
+use crate::judge::{Changes, DueWork, MOST_SESSIONS, OpenRow, Remnant, Session, SessionChange, Settled, View, ViewError, reopened};
+use compact_str::CompactString;
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use rocksdb::{ReadOptions, WriteBatch};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+type SessionKey = (AccountId, SessionId);
+type NumberKey = (AccountId, CompactString);
+
+/// Rows that are kept in memory beyond the batch; more are forgotten, the clean ones.
+const MOST_CACHED: usize = 200_000;
+
+/// A table's rows in memory: those that were read, and those that the batch has changed.
+struct Cache<K, V> {
+    rows: HashMap<K, V>,
+    changed: HashSet<K>,
+}
+
+impl<K, V> Default for Cache<K, V> {
+    fn default() -> Self {
+        Self { rows: HashMap::new(), changed: HashSet::new() }
+    }
+}
+
+/// A session in memory. What was never written needs no deletion, and most calls begin and end within few batches.
+#[derive(Clone)]
+struct CachedSession {
+    session: Session,
+    /// The open row stands on disk.
+    open_is_stored: bool,
+    /// The verdict, as it stands on disk.
+    stored_verdict: Option<Arc<CallVerdict>>,
+}
+
+/// An index: entries that the batch has added (true) or removed (false), over those in RocksDB.
+struct Index {
+    family: Family,
+    changed: BTreeMap<Vec<u8>, bool>,
+}
+
+impl Index {
+    fn new(family: Family) -> Self {
+        Self { family, changed: BTreeMap::new() }
+    }
+
+    /// Entries that begin with `prefix` and are not above `until`, in order.
+    fn read(&self, database: &Database, prefix: &[u8], until: Option<&[u8]>, limit: usize) -> Result<Vec<Vec<u8>>, DatabaseError> {
+        let is_above = |key: &[u8]| until.is_some_and(|until| key > until);
+        let mut added = self
+            .changed
+            .range(prefix.to_vec()..)
+            .take_while(|(key, _)| key.starts_with(prefix) && !is_above(key))
+            .filter(|(_, is_there)| **is_there)
+            .map(|(key, _)| key.clone())
+            .peekable();
+        let mut stored = database.iterate(database.family(self.family), upto(prefix));
+        stored.seek(prefix);
+        let mut found: Vec<Vec<u8>> = Vec::new();
+        while found.len() < limit {
+            let next = stored.key().filter(|key| !is_above(key));
+            let Some(key) = next else {
+                database.finished(&stored)?;
+                found.extend(added.by_ref().take(limit - found.len()));
+                break;
+            };
+            match added.peek() {
+                Some(new) if new.as_slice() <= key => {
+                    let is_same = new.as_slice() == key;
+                    found.extend(added.next());
+                    if is_same {
+                        stored.next();
+                    }
+                }
+                _ => {
+                    if self.changed.get(key) != Some(&false) {
+                        found.push(key.to_vec());
+                    }
+                    stored.next();
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn set(&mut self, key: Vec<u8>, is_there: bool) {
+        self.changed.insert(key, is_there);
+    }
+
+    fn write(&mut self, database: &Database, batch: &mut WriteBatch) {
+        let family = database.family(self.family);
+        for (key, is_there) in std::mem::take(&mut self.changed) {
+            if is_there {
+                batch.put_cf(family, key, []);
+            } else {
+                batch.delete_cf(family, key);
+            }
+        }
+    }
+}
+
+/// The state of one partition.
+pub struct Store {
+    database: Arc<Database>,
+    accounts: RefCell<Cache<AccountId, Option<Arc<AccountState>>>>,
+    numbers: RefCell<Cache<NumberKey, Option<Arc<CompanyNumber>>>>,
+    sessions: RefCell<Cache<SessionKey, CachedSession>>,
+    lists: RefCell<Cache<Vec<u8>, Vec<SessionId>>>,
+    waiting: Index,
+    retention: Index,
+    gated: Index,
+    due: BTreeSet<DueWork>,
+    due_changed: BTreeMap<DueWork, bool>,
+    deadlines: BTreeSet<(Millis, AccountId, SessionId)>,
+    /// No judged call ended before.
+    earliest_end: Cell<Millis>,
+}
+
+impl Store {
+    /// Reads what is kept in memory: the deadlines of the open calls, and due work.
+    pub fn open(database: Arc<Database>) -> Result<Self, TableError> {
+        let mut deadlines = BTreeSet::new();
+        let mut rows = database.iterate(database.family(Family::Open), ReadOptions::default());
+        rows.seek_to_first();
+        while let Some((key, row)) = rows.item() {
+            let entry = keys::split_account(key).and_then(|(account, session)| Some((deadline_of(row)?, account, SessionId::parse(session).ok()?)));
+            deadlines.insert(entry.ok_or_else(|| TableError::Corrupt { table: Family::Open.name(), why: "an open row cannot be read".into() })?);
+            rows.next();
+        }
+        database.finished(&rows)?;
+        drop(rows);
+        let mut due = BTreeSet::new();
+        let mut rows = database.iterate(database.family(Family::Due), ReadOptions::default());
+        rows.seek_to_first();
+        while let Some(key) = rows.key() {
+            due.extend(keys::read_due_work(key));
+            rows.next();
+        }
+        database.finished(&rows)?;
+        drop(rows);
+        Ok(Self {
+            database,
+            accounts: RefCell::default(),
+            numbers: RefCell::default(),
+            sessions: RefCell::default(),
+            lists: RefCell::default(),
+            waiting: Index::new(Family::Waiting),
+            retention: Index::new(Family::Retention),
+            gated: Index::new(Family::Due),
+            due,
+            due_changed: BTreeMap::new(),
+            deadlines,
+            earliest_end: Cell::new(Millis::MIN),
+        })
+    }
+
+    /// Where the rows are.
+    #[must_use]
+    pub fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
+    /// When the next open call is to be looked at, in partition time.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.deadlines.first().map(|(at, _, _)| *at)
+    }
+
+    /// Whether there is work that only needs a record to go on with.
+    #[must_use]
+    pub fn has_due_work(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Applies what a step made of the state; it shows at once, and stands on disk when the batch is written.
+    pub fn apply(&mut self, changes: Changes) {
+        for state in changes.accounts {
+            self.put_account(state);
+        }
+        for (account, number, row) in changes.numbers {
+            let numbers = self.numbers.get_mut();
+            numbers.changed.insert((account.clone(), number.clone()));
+            numbers.rows.insert((account, number), row);
+        }
+        for change in &changes.sessions {
+            self.apply_session(change);
+        }
+        for (work, is_left) in changes.due {
+            self.set_due(work, is_left);
+        }
+        for settled in changes.settled {
+            match settled {
+                Settled::Waiting(account, number, session) => self.waiting.set(keys::waiting(&account, &number, &session), false),
+                Settled::Gated(account, session) => {
+                    // Unless the rows of this very step brought it back.
+                    self.gated.set(keys::gated(&account, session.as_str()), false);
+                }
+                Settled::Ended(from, to, account, session) => {
+                    self.retention.set(keys::ended(from, &account, &session), false);
+                    self.retention.set(keys::ended(to, &account, &session), true);
+                }
+            }
+        }
+    }
+
+    fn put_account(&mut self, state: Arc<AccountState>) {
+        let accounts = self.accounts.get_mut();
+        accounts.changed.insert(state.account_id.clone());
+        accounts.rows.insert(state.account_id.clone(), Some(state));
+    }
+
+    fn set_due(&mut self, work: DueWork, is_left: bool) {
+        if is_left {
+            self.due.insert(work.clone());
+        } else {
+            self.due.remove(&work);
+        }
+        self.due_changed.insert(work, is_left);
+    }
+
+    fn apply_session(&mut self, change: &SessionChange) {
+        let (account, id, before, after) = (&change.account_id, &change.session_id, &change.before, &change.after);
+        self.index_deadline(account, id, before, after);
+        self.index_links(account, id, evidence(before), evidence(after));
+        match (&before.verdict, &after.verdict) {
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) => {}
+            (old, new) => self.index_verdict(account, id, old.as_deref(), new.as_deref()),
+        }
+        match (is_gated(before), is_gated(after)) {
+            (was, is) if was != is => self.gated.set(keys::gated(account, id.as_str()), is),
+            _ => {}
+        }
+        let key = (account.clone(), id.clone());
+        let sessions = self.sessions.get_mut();
+        match sessions.rows.get_mut(&key) {
+            Some(cached) => cached.session = after.clone(),
+            None => {
+                let cached = CachedSession { session: after.clone(), open_is_stored: before.open.is_some(), stored_verdict: before.verdict.clone() };
+                sessions.rows.insert(key.clone(), cached);
+            }
+        }
+        sessions.changed.insert(key);
+    }
+
+    fn index_deadline(&mut self, account: &AccountId, id: &SessionId, before: &Session, after: &Session) {
+        let deadline = |session: &Session| session.open.as_ref().map(|row| row.deadline);
+        let (was, is) = (deadline(before), deadline(after));
+        if was == is {
+            return;
+        }
+        if let Some(at) = was {
+            self.deadlines.remove(&(at, account.clone(), id.clone()));
+        }
+        if let Some(at) = is {
+            self.deadlines.insert((at, account.clone(), id.clone()));
+        }
+    }
+
+    /// Links and legacy ids only accumulate, so entries go with their session alone.
+    fn index_links(&mut self, account: &AccountId, id: &SessionId, before: Option<&Call>, after: Option<&Call>) {
+        let names = |call: Option<&Call>| -> Vec<Vec<u8>> {
+            let Some(call) = call else { return Vec::new() };
+            let links = call.links.iter().map(|peer| keys::linking_to(account, peer));
+            links.chain(call.legacy_session_ids.iter().map(|legacy| keys::with_legacy_id(account, legacy))).collect()
+        };
+        if let (Some(before), Some(after)) = (before, after)
+            && before.links == after.links
+            && before.legacy_session_ids == after.legacy_session_ids
+        {
+            return;
+        }
+        let (was, is) = (names(before), names(after));
+        for key in is.iter().filter(|key| !was.contains(key)) {
+            self.change_list(key, |list| {
+                if let Err(place) = list.binary_search(id) {
+                    list.insert(place, id.clone());
+                    // More are never followed; which stay doesn't depend on the order of arrival.
+                    list.truncate(MOST_SESSIONS);
+                }
+            });
+        }
+        for key in was.iter().filter(|key| !is.contains(key)) {
+            self.change_list(key, |list| list.retain(|known| known != id));
+        }
+    }
+
+    fn change_list(&mut self, key: &[u8], change: impl FnOnce(&mut Vec<SessionId>)) {
+        // A list that cannot be read is found corrupt by the read of the next step that needs it.
+        let mut list = self.list(key).unwrap_or_default();
+        change(&mut list);
+        let lists = self.lists.get_mut();
+        lists.changed.insert(key.to_vec());
+        lists.rows.insert(key.to_vec(), list);
+    }
+
+    fn index_verdict(&mut self, account: &AccountId, id: &SessionId, old: Option<&CallVerdict>, new: Option<&CallVerdict>) {
+        let numbers = |verdict: Option<&'_ CallVerdict>| -> BTreeSet<CompactString> {
+            verdict.into_iter().flat_map(|verdict| waits_for(verdict).cloned()).collect()
+        };
+        let (was, is) = (numbers(old), numbers(new));
+        for number in was.difference(&is) {
+            self.waiting.set(keys::waiting(account, number, id), false);
+        }
+        // Also those that stay: an entry may have been settled meanwhile.
+        for number in &is {
+            self.waiting.set(keys::waiting(account, number, id), true);
+        }
+        let (was, is) = (old.map(|v| v.ended_at), new.map(|v| v.ended_at));
+        if was != is {
+            if let Some(at) = was {
+                self.retention.set(keys::ended(at, account, id), false);
+            }
+            if let Some(at) = is {
+                self.retention.set(keys::ended(at, account, id), true);
+                self.earliest_end.set(self.earliest_end.get().min(at));
+            }
+        }
+    }
+
+    /// Everything that has changed since the last call, for one atomic write. What is read afterwards still shows it.
+    pub fn take_batch(&mut self) -> Result<WriteBatch, TableError> {
+        let database = self.database.clone();
+        let mut batch = WriteBatch::default();
+
+        let accounts = self.accounts.get_mut();
+        write_rows(&database, &mut batch, Family::Accounts, accounts, |account| account.as_str().as_bytes().to_vec())?;
+        let numbers = self.numbers.get_mut();
+        write_rows(&database, &mut batch, Family::Numbers, numbers, |(account, number)| keys::in_account(account, number.as_bytes()))?;
+        if numbers.rows.len() > MOST_CACHED {
+            numbers.rows.clear();
+        }
+
+        let sessions = self.sessions.get_mut();
+        let (open, judged) = (database.family(Family::Open), database.family(Family::Judged));
+        for key in std::mem::take(&mut sessions.changed) {
+            let Some(cached) = sessions.rows.get_mut(&key) else { continue };
+            let stored = keys::in_account(&key.0, key.1.as_str().as_bytes());
+            match &cached.session.open {
+                Some(row) => batch.put_cf(open, &stored, encode_open(row)?),
+                None if cached.open_is_stored => batch.delete_cf(open, &stored),
+                None => {}
+            }
+            match (&cached.session.verdict, &cached.stored_verdict) {
+                (Some(verdict), Some(known)) if Arc::ptr_eq(verdict, known) => {}
+                (Some(verdict), _) => batch.put_cf(judged, &stored, encode_row(Family::Judged, verdict.as_ref())?),
+                (None, Some(_)) => batch.delete_cf(judged, &stored),
+                (None, None) => {}
+            }
+            // What is judged is seldom asked for again; what is open soon is.
+            if cached.session.open.is_none() {
+                sessions.rows.remove(&key);
+            } else {
+                cached.open_is_stored = true;
+                cached.stored_verdict.clone_from(&cached.session.verdict);
+            }
+        }
+        if sessions.rows.len() > MOST_CACHED {
+            sessions.rows.clear();
+        }
+
+        let lists = self.lists.get_mut();
+        let links = database.family(Family::Links);
+        for key in std::mem::take(&mut lists.changed) {
+            match lists.rows.get(&key).filter(|list| !list.is_empty()) {
+                Some(list) => batch.put_cf(links, &key, encode_list(list)),
+                None => batch.delete_cf(links, &key),
+            }
+        }
+        if lists.rows.len() > MOST_CACHED {
+            lists.rows.clear();
+        }
+
+        for index in [&mut self.waiting, &mut self.retention, &mut self.gated] {
+            index.write(&database, &mut batch);
+        }
+        let due = database.family(Family::Due);
+        for (work, is_left) in std::mem::take(&mut self.due_changed) {
+            if is_left {
+                batch.put_cf(due, keys::due_work(&work), []);
+            } else {
+                batch.delete_cf(due, keys::due_work(&work));
+            }
+        }
+        Ok(batch)
+    }
+
+    fn list(&self, key: &[u8]) -> Result<Vec<SessionId>, TableError> {
+        if let Some(list) = self.lists.borrow().rows.get(key) {
+            return Ok(list.clone());
+        }
+        let stored = self.database.get(self.database.family(Family::Links), key)?;
+        let list = stored.map(|bytes| decode_list(&bytes)).transpose()?.unwrap_or_default();
+        self.lists.borrow_mut().rows.insert(key.to_vec(), list.clone());
+        Ok(list)
+    }
+
+    // ---- bringing a copy up: what the output topics say ----
+
+    /// What `account-states` says.
+    pub fn restore_account(&mut self, mut state: AccountState) -> Result<(), ViewError> {
+        let account = state.account_id.clone();
+        let known = self.account(&account)?;
+        // The topic counts the numbers as they were when something else of the account changed; the rows themselves count.
+        state.numbers = known.as_ref().filter(|known| known.removed_position == state.removed_position).map_or(0, |known| known.numbers);
+        if state.removed_position.is_some() {
+            self.set_due(DueWork::Erase(account.clone()), true);
+        }
+        if state.snapshot_completed_at.is_some() {
+            self.set_due(DueWork::Gate(account), true);
+        }
+        self.put_account(Arc::new(state));
+        Ok(())
+    }
+
+    /// What `company-numbers` says.
+    pub fn restore_number(&mut self, account: &AccountId, number: &str, row: Option<CompanyNumber>) -> Result<(), ViewError> {
+        let key = (account.clone(), CompactString::new(number));
+        let state = self.account(account)?;
+        let removed = state.as_ref().and_then(|state| state.removed_position).unwrap_or(-1);
+        let counts = |row: Option<&CompanyNumber>| i64::from(row.is_some_and(|row| row.position > removed));
+        let known = self.number(account, number)?;
+        let difference = counts(row.as_ref()) - counts(known.as_deref());
+        if difference != 0 {
+            let mut state = state.as_deref().cloned().unwrap_or_else(|| blank(account));
+            state.numbers += difference;
+            self.put_account(Arc::new(state));
+        }
+        if row.is_some() && !self.waiting_for(account, number, 1)?.is_empty() {
+            self.set_due(DueWork::Number(account.clone(), key.1.clone()), true);
+        }
+        let numbers = self.numbers.get_mut();
+        numbers.changed.insert(key.clone());
+        numbers.rows.insert(key, row.map(Arc::new));
+        Ok(())
+    }
+
+    /// What `call-verdicts` says. Accounts and numbers are restored before, so that what the snapshot has overtaken shows as due.
+    pub fn restore_verdict(&mut self, account: &AccountId, session: &SessionId, verdict: Option<CallVerdict>) -> Result<(), ViewError> {
+        let before = self.session(account, session)?;
+        let mut after = before.clone();
+        match verdict {
+            None => after.verdict = None,
+            Some(verdict) => {
+                if before.verdict.as_ref().is_some_and(|known| known.position >= verdict.position) {
+                    return Ok(());
+                }
+                // The verdict contains the facts that stood open up to its position.
+                after.open = after.open.filter(|row| row.record.position > verdict.position);
+                for number in waits_for(&verdict) {
+                    if self.number(account, number)?.is_some() {
+                        self.set_due(DueWork::Number(account.clone(), number.clone()), true);
+                    }
+                }
+                if !verdict.snapshot_complete && self.account(account)?.is_some_and(|state| state.snapshot_completed_at.is_some()) {
+                    self.set_due(DueWork::Gate(account.clone()), true);
+                }
+                after.verdict = Some(Arc::new(verdict));
+            }
+        }
+        self.apply_session(&SessionChange { account_id: account.clone(), session_id: session.clone(), before, after });
+        Ok(())
+    }
+
+    /// What `open-calls` says.
+    pub fn restore_open(&mut self, account: &AccountId, session: &SessionId, record: Option<OpenCall>) -> Result<(), ViewError> {
+        let before = self.session(account, session)?;
+        let mut after = before.clone();
+        match record {
+            // A verdict contains it now, or it made no difference; what the copy itself knows stays until it finds the same.
+            None => after.open = after.open.map(|row| Arc::new(OpenRow { on_topic: false, ..OpenRow::clone(&row) })),
+            Some(record) => {
+                let is_newer = |position: Option<i64>| position.is_none_or(|position| record.position > position);
+                if !is_newer(before.verdict.as_ref().map(|v| v.position)) {
+                    return Ok(());
+                }
+                after.open = Some(match before.open {
+                    Some(ref row) if !is_newer(Some(row.record.position)) => Arc::new(OpenRow { on_topic: true, ..OpenRow::clone(row) }),
+                    _ => Arc::new(reopened(record)),
+                });
+            }
+        }
+        self.apply_session(&SessionChange { account_id: account.clone(), session_id: session.clone(), before, after });
+        Ok(())
+    }
+
+    /// Forgets what is in memory of clean rows, where a copy that is brought up would hold all of them.
+    pub fn shrink(&mut self) {
+        self.sessions.get_mut().rows.retain(|_, cached| cached.session.open.is_some());
+        self.numbers.get_mut().rows.clear();
+        self.lists.get_mut().rows.clear();
+    }
+}
+
+fn blank(account: &AccountId) -> AccountState {
+    AccountState {
+        account_id: account.clone(),
+        settings: None,
+        snapshot_completed_at: None,
+        numbers: 0,
+        removed_at: None,
+        removed_position: None,
+        position: -1,
+    }
+}
+
+fn evidence(session: &Session) -> Option<&Call> {
+    session.open.as_ref().map(|row| &row.record.call).or_else(|| session.verdict.as_ref().map(|verdict| &verdict.call))
+}
+
+fn is_gated(session: &Session) -> bool {
+    session.open.as_ref().is_some_and(|row| row.gated) || session.verdict.as_ref().is_some_and(|verdict| !verdict.snapshot_complete)
+}
+
+/// The numbers that would change a verdict if they were the company's.
+fn waits_for(verdict: &CallVerdict) -> impl Iterator<Item = &CompactString> {
+    let waits = |reason| matches!(reason, StandingReason::NotInSnapshot | StandingReason::UnknownShortNumber);
+    verdict.endpoints.iter().filter(move |endpoint| waits(endpoint.reason)).filter_map(|endpoint| endpoint.number.as_ref())
+}
+
+fn encode_row<T: Decoded>(family: Family, row: &T) -> Result<Vec<u8>, TableError> {
+    encode(row).map_err(|e| TableError::Corrupt { table: family.name(), why: e.to_string() })
+}
+
+fn write_rows<K: std::hash::Hash + Eq, T: Decoded>(
+    database: &Database,
+    batch: &mut WriteBatch,
+    family: Family,
+    cache: &mut Cache<K, Option<Arc<T>>>,
+    name: impl Fn(&K) -> Vec<u8>,
+) -> Result<(), TableError> {
+    let handle = database.family(family);
+    for key in std::mem::take(&mut cache.changed) {
+        match cache.rows.get(&key) {
+            Some(Some(row)) => batch.put_cf(handle, name(&key), encode_row(family, row.as_ref())?),
+            _ => batch.delete_cf(handle, name(&key)),
+        }
+    }
+    Ok(())
+}
+
+/// Sessions as bytes: their ids, with a `00` between them.
+fn encode_list(list: &[SessionId]) -> Vec<u8> {
+    let ids: Vec<&[u8]> = list.iter().map(|id| id.as_str().as_bytes()).collect();
+    ids.join(&0)
+}
+
+fn decode_list(bytes: &[u8]) -> Result<Vec<SessionId>, TableError> {
+    let read = |part: &[u8]| std::str::from_utf8(part).ok().and_then(|text| SessionId::parse(text).ok());
+    bytes
+        .split(|byte| *byte == 0)
+        .map(|part| read(part).ok_or_else(|| TableError::Corrupt { table: Family::Links.name(), why: "an id cannot be read".into() }))
+        .collect()
+}
+
+impl View for Store {
+    fn account(&self, account: &AccountId) -> Result<Option<Arc<AccountState>>, ViewError> {
+        if let Some(state) = self.accounts.borrow().rows.get(account) {
+            return Ok(state.clone());
+        }
+        let state = tables::account(&self.database, account)?.map(Arc::new);
+        self.accounts.borrow_mut().rows.insert(account.clone(), state.clone());
+        Ok(state)
+    }
+
+    fn number(&self, account: &AccountId, number: &str) -> Result<Option<Arc<CompanyNumber>>, ViewError> {
+        let key = (account.clone(), CompactString::new(number));
+        if let Some(row) = self.numbers.borrow().rows.get(&key) {
+            return Ok(row.clone());
+        }
+        let row = tables::number(&self.database, account, number)?.map(Arc::new);
+        self.numbers.borrow_mut().rows.insert(key, row.clone());
+        Ok(row)
+    }
+
+    fn session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError> {
+        let key = (account.clone(), session.clone());
+        if let Some(cached) = self.sessions.borrow().rows.get(&key) {
+            return Ok(cached.session.clone());
+        }
+        let found = Session {
+            open: tables::open_call(&self.database, account, session)?.map(Arc::new),
+            verdict: tables::verdict(&self.database, account, session)?.map(Arc::new),
+        };
+        if found.open.is_some() {
+            let cached = CachedSession { session: found.clone(), open_is_stored: true, stored_verdict: found.verdict.clone() };
+            self.sessions.borrow_mut().rows.insert(key, cached);
+        }
+        Ok(found)
+    }
+
+    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Vec<SessionId>, ViewError> {
+        Ok(self.list(&keys::linking_to(account, session))?)
+    }
+
+    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<Vec<SessionId>, ViewError> {
+        Ok(self.list(&keys::with_legacy_id(account, legacy_id))?)
+    }
+
+    fn due_sessions(&self, until: Millis, limit: usize) -> Result<Vec<(AccountId, SessionId)>, ViewError> {
+        let due = self.deadlines.iter().take_while(|(at, _, _)| *at <= until).take(limit);
+        Ok(due.map(|(_, account, session)| (account.clone(), session.clone())).collect())
+    }
+
+    fn ended_sessions(&self, until: Millis, limit: usize) -> Result<Vec<(Millis, AccountId, SessionId)>, ViewError> {
+        if self.earliest_end.get() > until {
+            return Ok(Vec::new());
+        }
+        let first = self.retention.read(&self.database, &[], None, 1).map_err(TableError::from)?;
+        self.earliest_end.set(first.first().and_then(|key| keys::split_ended(key)).map_or(Millis::MAX, |(at, _, _)| at));
+        let until = [keys::time(until).as_slice(), &[0xff]].concat();
+        let found = self.retention.read(&self.database, &[], Some(&until), limit).map_err(TableError::from)?;
+        Ok(found.iter().filter_map(|key| keys::split_ended(key)).collect())
+    }
+
+    fn waiting_for(&self, account: &AccountId, number: &str, limit: usize) -> Result<Vec<SessionId>, ViewError> {
+        let prefix = keys::waiting_prefix(account, number);
+        let found = self.waiting.read(&self.database, &prefix, None, limit).map_err(TableError::from)?;
+        Ok(found.iter().filter_map(|key| SessionId::parse(std::str::from_utf8(&key[prefix.len()..]).ok()?).ok()).collect())
+    }
+
+    fn gated(&self, account: &AccountId, limit: usize) -> Result<Vec<SessionId>, ViewError> {
+        let prefix = keys::gated(account, "");
+        let found = self.gated.read(&self.database, &prefix, None, limit).map_err(TableError::from)?;
+        Ok(found.iter().filter_map(|key| SessionId::parse(std::str::from_utf8(&key[prefix.len()..]).ok()?).ok()).collect())
+    }
+
+    fn remnants(&self, account: &AccountId, position: i64, limit: usize) -> Result<Vec<Remnant>, ViewError> {
+        let prefix = keys::account_prefix(account);
+        let mut found = Vec::new();
+        let mut seen: BTreeSet<String> = BTreeSet::new();
+        for family in [Family::Numbers, Family::Open, Family::Judged] {
+            let mut rows = self.database.iterate(self.database.family(family), upto(&prefix));
+            rows.seek(&prefix);
+            while let Some((key, value)) = rows.item() {
+                if found.len() >= limit {
+                    return Ok(found);
+                }
+                let name = std::str::from_utf8(&key[prefix.len()..]).unwrap_or_default();
+                if let Some(remnant) = self.remnant(family, account, name, value, position)?
+                    && seen.insert(format!("{}{name}", u8::from(family == Family::Numbers)))
+                {
+                    found.push(remnant);
+                }
+                rows.next();
+            }
+            self.database.finished(&rows).map_err(TableError::from)?;
+        }
+        Ok(found)
+    }
+
+    fn due_work(&self, limit: usize) -> Result<Vec<DueWork>, ViewError> {
+        Ok(self.due.iter().take(limit).cloned().collect())
+    }
+}
+
+impl Store {
+    /// A stored row that comes from before an account's removal, unless the batch under way has changed it.
+    fn remnant(&self, family: Family, account: &AccountId, name: &str, value: &[u8], position: i64) -> Result<Option<Remnant>, TableError> {
+        let corrupt = |why: String| TableError::Corrupt { table: family.name(), why };
+        if family == Family::Numbers {
+            let key = (account.clone(), CompactString::new(name));
+            let numbers = self.numbers.borrow();
+            let stored: CompanyNumber = decode(value).map_err(|e| corrupt(e.to_string()))?;
+            let is_old = match numbers.rows.get(&key) {
+                Some(row) => row.as_ref().is_some_and(|row| row.position <= position),
+                None => stored.position <= position,
+            };
+            return Ok(is_old.then_some(Remnant::Number(key.1)));
+        }
+        let Ok(id) = SessionId::parse(name) else { return Ok(None) };
+        let key = (account.clone(), id);
+        let sessions = self.sessions.borrow();
+        let is_old = match sessions.rows.get(&key) {
+            Some(CachedSession { session, .. }) => {
+                session.open.as_ref().is_some_and(|row| row.record.position <= position)
+                    || session.verdict.as_ref().is_some_and(|verdict| verdict.position <= position)
+            }
+            None if sessions.changed.contains(&key) => false,
+            None if family == Family::Open => decode_open(value)?.record.position <= position,
+            None => decode::<CallVerdict>(value).map_err(|e| corrupt(e.to_string()))?.position <= position,
+        };
+        Ok(is_old.then_some(Remnant::Session(key.1)))
+    }
+}
