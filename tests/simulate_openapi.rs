@@ -11,6 +11,9 @@
 //! - Its `site.id` of an extension has the format `uri`, its own example and all captures are plain ids. Formats are not
 //!   asserted here but `date-time`, so plain ids are sent.
 
+// The lint's exception for tests does not reach the functions that they share.
+#![allow(clippy::unwrap_used)]
+
 use callsieve::simulate::{Company, CompanyConfig, RateLimits, Server, ServerConfig, serve};
 use jsonschema::{Draft, Validator};
 use serde_json::{Map, Value, json};

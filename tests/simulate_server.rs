@@ -1,5 +1,8 @@
 //! The simulated RingCentral through its ports: sign-in, limits, paging, and webhooks with everything that may go wrong.
 
+// The lint's exception for tests does not reach the functions that they share.
+#![allow(clippy::unwrap_used)]
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use callsieve::simulate::{Clock, Company, CompanyConfig, Faults, HOUR_MS, RateLimits, Server, ServerConfig, serve};

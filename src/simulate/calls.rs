@@ -1708,4 +1708,44 @@ mod tests {
             }
         }
     }
+
+    /// Ties the truth to what a reader of the lists can know: without it, tests against the truth would fail for the generator's sake.
+    #[test]
+    fn internal_calls_show_only_numbers_that_some_list_shows_and_external_ones_another() {
+        let company = Company::generate(31, &CompanyConfig { changes_per_week: 100, days: 15, ..CompanyConfig::default() });
+        let (start, hours) = (company.config.start, 15 * 24_u32);
+        let mut listed: HashSet<String> = HashSet::new();
+        let mut documents: Vec<Value> = Vec::new();
+        for day in 0..=16 {
+            documents.extend(crate::simulate::AccountLists { company: &company, base: "", at: start + day * 24 * HOUR_MS }.all());
+        }
+        let announced = company.directory_notifications(start, start + 20 * 24 * HOUR_MS);
+        documents.extend(announced.iter().filter(|n| n.event.ends_with("entries")).map(|n| {
+            let body: Value = serde_json::from_str(&n.body).unwrap();
+            serde_json::json!({ "records": body["contacts"] })
+        }));
+        for record in documents.iter().filter_map(|d| d["records"].as_array()).flatten() {
+            let numbers = record["phoneNumbers"].as_array().into_iter().flatten().chain([record]);
+            listed.extend(numbers.filter_map(|n| n["phoneNumber"].as_str()).map(str::to_owned));
+        }
+        let mut shapes: BTreeMap<Shape, usize> = BTreeMap::new();
+        for call in company.hours(start, hours, 8) {
+            *shapes.entry(call.shape).or_default() += 1;
+            let mut strange: BTreeSet<String> = BTreeSet::new();
+            for body in bodies(&call) {
+                let party = &body["parties"][0];
+                for side in [&party["from"], &party["to"]] {
+                    let phone = side["phoneNumber"].as_str().unwrap_or("nothing");
+                    let short = phone.len() <= 6 && !side["extensionId"].is_null() || phone.starts_with('*') || phone == "conference";
+                    // The callee's short number comes before the extension id in the caller's first Setup.
+                    let early = party["status"]["code"] == "Setup" && phone.len() == 3 && phone != "911";
+                    if !short && !early && !listed.contains(phone) {
+                        strange.insert(phone.to_owned());
+                    }
+                }
+            }
+            assert_eq!(!strange.is_empty(), call.truth.external, "{:?}: {strange:?}", call.shape);
+        }
+        assert!(shapes.len() == Shape::ALL.len(), "every shape comes by itself: {shapes:?}");
+    }
 }

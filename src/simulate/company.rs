@@ -531,7 +531,7 @@ impl Company {
     #[must_use]
     pub fn direct_number(&self, extension: usize, at: Millis) -> Option<&str> {
         let numbers = self.extensions.get(extension)?.numbers.iter().map(|&n| &self.numbers[n]);
-        numbers.filter(|n| n.holding_at(at).is_some_and(|h| h.extension == Some(extension))).map(|n| n.number.as_str()).last()
+        numbers.filter(|n| n.holding_at(at).is_some_and(|h| h.extension == Some(extension))).map(|n| n.number.as_str()).next_back()
     }
 
     /// The directory's change notifications of a time span: from inclusive, until exclusive.
