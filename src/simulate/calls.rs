@@ -1067,7 +1067,9 @@ impl<'c> Script<'_, 'c> {
         let [user] = self.people();
         let caller = self.outsider();
         let session = self.session("Call");
-        let main = self.company_number(self.hour.company.main_number());
+        let numbers: Vec<&'c str> = self.hour.company.company_numbers(self.now).collect();
+        let number = if numbers.is_empty() { self.hour.company.main_number() } else { self.one_of(&numbers) };
+        let main = self.company_number(number);
         let a = self.party(session, None, "Outbound", caller.clone(), main.clone());
         self.says(a, "Setup");
         let menu = self.of_kind(ExtensionKind::IvrMenu);
