@@ -30,7 +30,7 @@ pub fn judge_endpoint(found: &Found, number: Option<&CompanyNumber>, trust_exten
         }
         Identity::Short(_) => (EndpointKind::Unintelligible, Standing::External, Why::UnknownShortNumber),
         Identity::ExtensionId(_) => (EndpointKind::Extension, Standing::Internal, Why::OwnExtension),
-        Identity::Withheld(_) => (EndpointKind::Withheld, Standing::External, Why::Withheld),
+        Identity::Withheld(_) | Identity::Empty(..) => (EndpointKind::Withheld, Standing::External, Why::Withheld),
         Identity::Masked(_) => (EndpointKind::Unintelligible, Standing::External, Why::Masked),
         Identity::Unintelligible(_) => (EndpointKind::Unintelligible, Standing::External, Why::Unintelligible),
         Identity::Service(_) => (EndpointKind::Service, Standing::Neutral, Why::Service),
@@ -40,8 +40,7 @@ pub fn judge_endpoint(found: &Found, number: Option<&CompanyNumber>, trust_exten
         session_id: Some(found.session_id.clone()),
         leg_id: found.leg_id.clone(),
         number: match &found.identity {
-            Identity::ExtensionId(_) => None,
-            Identity::Withheld(text) if text.is_empty() => None,
+            Identity::ExtensionId(_) | Identity::Empty(..) => None,
             Identity::Phone(text)
             | Identity::Short(text)
             | Identity::Masked(text)
