@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// A time as text: RFC 3339 in UTC with milliseconds, `2026-11-24T20:28:32.000Z`. RFC 3339 has the years 0000 to 9999
-/// only: what lies outside is shown as the nearest time inside (the last one is `9999-12-30T22:00:00.999Z`).
+/// only: what lies outside is shown as the nearest time inside (the last one is `9999-12-30T22:00:00.000Z`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rfc3339(pub Millis);
 
@@ -23,10 +23,12 @@ pub fn rfc3339(ms: Millis) -> Rfc3339 {
 
 /// 0000-01-01T00:00:00Z.
 const YEAR_0: Millis = -62_167_219_200_000;
+/// 9999-12-30T22:00:00Z, the last whole second of jiff, which leaves room for every offset.
+const LAST: Millis = 253_402_207_200_000;
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = self.0.clamp(YEAR_0, Timestamp::MAX.as_millisecond());
+        let ms = self.0.clamp(YEAR_0, LAST);
         let time = Timestamp::from_millisecond(ms).map_err(|_| fmt::Error)?;
         write!(f, "{time:.3}")
     }
@@ -305,5 +307,98 @@ struct List<'a, T, F>(&'a [T], F);
 impl<'a, T, J: Serialize, F: Fn(&'a T) -> J> Serialize for List<'a, T, F> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(&self.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::arbitrary;
+    use apache_avro::types::Value as Avro;
+    use proptest::prelude::*;
+    use serde_json::Value as Json;
+
+    #[test]
+    fn times_are_rfc_3339_in_utc_with_milliseconds() {
+        for (ms, text) in [
+            (1_795_552_112_000, "2026-11-24T20:28:32.000Z"),
+            (0, "1970-01-01T00:00:00.000Z"),
+            (7, "1970-01-01T00:00:00.007Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+            (951_782_400_120, "2000-02-29T00:00:00.120Z"),
+            (YEAR_0, "0000-01-01T00:00:00.000Z"),
+            (YEAR_0 - 1, "0000-01-01T00:00:00.000Z"),
+            (i64::MIN, "0000-01-01T00:00:00.000Z"),
+            (LAST + 1, "9999-12-30T22:00:00.000Z"),
+            (i64::MAX, "9999-12-30T22:00:00.000Z"),
+        ] {
+            assert_eq!(rfc3339(ms).to_string(), text, "{ms}");
+        }
+    }
+
+    /// The JSON shows what the Avro record says: every field of the schema under its name, and no other.
+    fn shows(json: &Json, avro: &Avro, at: &str) -> Result<(), TestCaseError> {
+        match (avro, json) {
+            (Avro::Union(_, inner), _) => shows(json, inner, at)?,
+            (Avro::Record(fields), Json::Object(object)) => {
+                let names: Vec<_> = fields.iter().map(|(name, _)| name).collect();
+                // (serde_json may sort the keys of an object that it reads.)
+                let mut shown: Vec<_> = object.keys().collect();
+                shown.sort_by_key(|key| names.iter().position(|name| name == key));
+                prop_assert_eq!(shown, names, "fields of {}", at);
+                for (name, value) in fields {
+                    shows(&object[name], value, &format!("{at}.{name}"))?;
+                }
+            }
+            (Avro::Array(items), Json::Array(shown)) => {
+                prop_assert_eq!(items.len(), shown.len(), "{}", at);
+                for (item, shown) in items.iter().zip(shown) {
+                    shows(shown, item, at)?;
+                }
+            }
+            (Avro::TimestampMillis(ms), Json::String(text)) => {
+                prop_assert!(text.len() == 24 && text.ends_with('Z'), "{} is {}", at, text);
+                prop_assert_eq!(text.parse::<Timestamp>().unwrap().as_millisecond(), *ms, "{}", at);
+            }
+            (Avro::Null, Json::Null) => {}
+            (Avro::Boolean(a), Json::Bool(b)) => prop_assert_eq!(a, b, "{}", at),
+            (Avro::Int(a), Json::Number(b)) => prop_assert_eq!(Some(i64::from(*a)), b.as_i64(), "{}", at),
+            (Avro::Long(a), Json::Number(b)) => prop_assert_eq!(Some(*a), b.as_i64(), "{}", at),
+            (Avro::String(a) | Avro::Enum(_, a), Json::String(b)) => prop_assert_eq!(a, b, "{}", at),
+            _ => prop_assert!(false, "{} is {} for {:?}", at, json, avro),
+        }
+        Ok(())
+    }
+
+    /// As a reader gets it.
+    fn written(json: impl Serialize) -> Json {
+        serde_json::from_slice(&serde_json::to_vec(&json).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn a_verdict_shows_its_schema_and_its_evidence_only_when_asked((avro, verdict) in arbitrary::record::<CallVerdict>()) {
+            shows(&written(VerdictJson { verdict: &verdict, evidence: true }), &avro, "CallVerdict")?;
+            let Avro::Record(mut fields) = avro else { panic!("a record") };
+            fields.retain(|(name, _)| name != "call");
+            shows(&written(VerdictJson { verdict: &verdict, evidence: false }), &Avro::Record(fields), "CallVerdict")?;
+        }
+
+        #[test]
+        fn a_number_shows_its_schema((avro, number) in arbitrary::record::<CompanyNumber>()) {
+            shows(&written(NumberJson(&number)), &avro, "CompanyNumber")?;
+        }
+
+        #[test]
+        fn an_account_shows_its_schema((avro, account) in arbitrary::record::<AccountState>()) {
+            shows(&written(AccountJson(&account)), &avro, "AccountState")?;
+        }
+
+        #[test]
+        fn an_open_call_shows_its_schema((avro, call) in arbitrary::record::<OpenCall>()) {
+            shows(&written(OpenCallJson(&call)), &avro, "OpenCall")?;
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! Pure data. Nothing here reads a clock, a file or a socket, and nothing here judges.
 
 mod accounts;
+#[cfg(test)]
+pub(crate) mod arbitrary;
 mod calls;
 mod codec;
 mod id;
@@ -20,6 +22,7 @@ pub type Millis = i64;
 
 /// One event of the input log (topic `events`).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all events are the largest one, and a box each would cost them an allocation")]
 pub enum Event {
     /// Facts about a call.
     CallLegs(CallLegs),

@@ -100,12 +100,14 @@ impl Collected {
                 NumberText::Service => (Identity::Service(text.clone()), false),
                 NumberText::Unintelligible => (Identity::Unintelligible(text.clone()), false),
                 NumberText::Masked(mask) => {
-                    let at = self.add(Identity::Masked(text.clone()), extension_id, false, place);
+                    let at = self.add(Identity::Masked(text.clone()), None, false, place);
                     self.masks.push((mask, at));
                     continue;
                 }
             };
-            self.add(identity, extension_id, is_short && !side.extension_numbers.is_empty(), place);
+            // An extension belongs to a number or a short number; a word that hides or names nobody has none.
+            let owner = extension_id.filter(|_| matches!(identity, Identity::Phone(_) | Identity::Short(_)));
+            self.add(identity, owner, is_short && !side.extension_numbers.is_empty(), place);
         }
         if !side.numbers.is_empty() {
             return;

@@ -14,3 +14,8 @@ pub use call::MOST_LEGS;
 pub use step::*;
 pub use verdict::RULES;
 pub use view::*;
+
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod tests;

@@ -207,8 +207,12 @@ fn people(verdict: &CallVerdict) -> Vec<(Person<'_>, Standing, StandingReason)> 
     people
 }
 
-/// Makes a verdict fit: first its explanation is cut, internal endpoints before external ones, then its evidence.
+/// Makes a verdict fit: first its explanation is cut, internal endpoints before external ones, then its evidence. (Lists of ids
+/// that no real call has are cut before, so that there is room for both.)
 fn abridge(verdict: &mut CallVerdict, largest: usize) {
+    let mut room = largest / 8;
+    let fitting = verdict.recorded_extensions.iter().take_while(|id| take(&mut room, id.len() + 5)).count();
+    verdict.recorded_extensions.truncate(fitting);
     let legs: usize = verdict.call.legs.iter().map(|leg| leg_size(leg)).sum();
     let endpoints: usize = verdict.endpoints.iter().map(endpoint_size).sum();
     let rest = 2_000

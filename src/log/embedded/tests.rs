@@ -374,7 +374,7 @@ const CHILD_DIR: &str = "CALLSIEVE_TEST_LOG_DIR";
 fn child_that_appends_until_killed() {
     let Ok(dir) = std::env::var(CHILD_DIR) else { return };
     let log = open(Path::new(&dir), 1, &Arc::new(AtomicI64::new(0))).unwrap();
-    let subject = Embedded { log, partitions: 1, clock: Arc::default(), dir: Arc::new(tempfile::tempdir().unwrap()) };
+    let subject = Embedded { log, partitions: 1, clock: Arc::default(), dir: Arc::new(tempfile::tempdir_in(&dir).unwrap()) };
     let mut worker = subject.worker();
     for n in 0.. {
         let place = append(&subject, "1", &n.to_string());
