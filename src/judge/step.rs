@@ -280,7 +280,7 @@ impl<'v, V: View> Step<'v, V> {
         if facts.media == Media::Other {
             return Ok(None);
         }
-        if facts.occurred_at.max(facts.ended_at.unwrap_or(Millis::MIN)) <= self.at.time.saturating_sub(RETENTION) {
+        if facts.occurred_at.max(facts.ended_at.unwrap_or(Millis::MIN)) <= self.forgotten_until() {
             return Ok(Some(format!("session {} is older than the retention of judged calls (400 days)", facts.session_id)));
         }
         let session_id = self.resolve(account, &facts.session_id)?;
@@ -389,12 +389,21 @@ impl<'v, V: View> Step<'v, V> {
         }
         row.gated = false;
         // Sessions that were judged with it, or waited for it, are looked at as soon as time passes.
-        let due = if was_fax { fax_forgotten_at(&row) } else { self.at.time };
+        let due = if was_fax { self.fax_forgotten_at(&row) } else { self.at.time };
         row.deadline = if was_fax { row.deadline.min(due) } else { due }.min(flush_at(&row));
         self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(row)), verdict: None });
     }
 
     // ---- time ----
+
+    /// What ended until then is forgotten.
+    fn forgotten_until(&self) -> Millis {
+        self.at.time.saturating_sub(self.view.kept_for())
+    }
+
+    fn fax_forgotten_at(&self, row: &OpenRow) -> Millis {
+        row.record.call.last_event_at.max(row.record.call.final_end.unwrap_or(Millis::MIN)).saturating_add(self.view.kept_for())
+    }
 
     fn has_room(&self) -> bool {
         self.outputs.len() < self.room && self.looks > 0
@@ -406,7 +415,7 @@ impl<'v, V: View> Step<'v, V> {
                 return Ok(());
             }
         }
-        for (stands_under, account, session) in self.view.ended_sessions(self.at.time.saturating_sub(RETENTION), MOST_LOOKS)? {
+        for (stands_under, account, session) in self.view.ended_sessions(self.forgotten_until(), MOST_LOOKS)? {
             if !self.has_room() || !self.forget(stands_under, &account, &session)? {
                 return Ok(());
             }
@@ -460,7 +469,7 @@ impl<'v, V: View> Step<'v, V> {
 
     /// Those who were linked with a session that turned out a fax are judged without it; in the end it is forgotten.
     fn fire_fax(&mut self, state: &AccountState, session_id: &SessionId, row: &OpenRow) -> Result<Option<Millis>, ViewError> {
-        let forgotten_at = fax_forgotten_at(row);
+        let forgotten_at = self.fax_forgotten_at(row);
         if forgotten_at <= self.at.time {
             if row.on_topic {
                 self.outputs.push(Output::OpenGone(state.account_id.clone(), session_id.clone()));
@@ -658,9 +667,9 @@ impl<'v, V: View> Step<'v, V> {
         let is_open = members.iter().any(|member| member.session.open.is_some());
         let last_end = members.iter().filter_map(|member| member.session.verdict.as_ref()).map(|verdict| verdict.ended_at).max();
         let Some(last_end) = last_end else { return Ok(true) };
-        if is_open || last_end > self.at.time.saturating_sub(RETENTION) {
+        if is_open || last_end > self.forgotten_until() {
             // Looked at again when the rest of the conversation may be over and old enough.
-            let later = last_end.max(self.at.time.saturating_sub(RETENTION) + DAY);
+            let later = last_end.max(self.forgotten_until().saturating_add(DAY));
             self.settled.push(Settled::Ended(stands_under, later, account.clone(), session_id.clone()));
             return Ok(true);
         }
@@ -894,10 +903,6 @@ fn settle(call: &Call) -> Millis {
 
 fn flush_at(row: &OpenRow) -> Millis {
     row.unpublished_since.map_or(Millis::MAX, |since| since + OPEN_CALL_AFTER)
-}
-
-fn fax_forgotten_at(row: &OpenRow) -> Millis {
-    row.record.call.last_event_at.max(row.record.call.final_end.unwrap_or(Millis::MIN)).saturating_add(RETENTION)
 }
 
 fn settings(state: &AccountState) -> AccountSettings {

@@ -2,6 +2,7 @@
 //!
 //! The rows are the tables of design §2; every index that the view offers can be derived from them.
 
+use super::step::RETENTION;
 use crate::event::{AccountId, AccountState, CallVerdict, CompanyNumber, Millis, OpenCall, SessionId};
 use compact_str::CompactString;
 use std::sync::Arc;
@@ -57,6 +58,10 @@ pub enum Remnant {
 
 /// The state of one partition, as the core reads it. Lists come in key order, at most `limit` long.
 pub trait View {
+    /// How long a conversation is kept after its last session's end; what is older still is refused. (Offline, for ever.)
+    fn kept_for(&self) -> Millis {
+        RETENTION
+    }
     /// The account's row.
     fn account(&self, account: &AccountId) -> Result<Option<Arc<AccountState>>, ViewError>;
     /// A number of the snapshot.

@@ -7,7 +7,7 @@ use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
 use crate::event::{AccountId, AccountState, Call, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode};
-use crate::judge::{Changes, DueWork, MOST_SESSIONS, OpenRow, Remnant, Session, SessionChange, Settled, View, ViewError, reopened};
+use crate::judge::{Changes, DueWork, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, View, ViewError, reopened};
 use compact_str::CompactString;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use rocksdb::{ReadOptions, WriteBatch};
@@ -124,6 +124,7 @@ pub struct Store {
     deadlines: BTreeSet<(Millis, AccountId, SessionId)>,
     /// No judged call ended before.
     earliest_end: Cell<Millis>,
+    kept_for: Millis,
 }
 
 impl Store {
@@ -161,7 +162,14 @@ impl Store {
             due_changed: BTreeMap::new(),
             deadlines,
             earliest_end: Cell::new(Millis::MIN),
+            kept_for: RETENTION,
         })
+    }
+
+    /// The same, but nothing is ever forgotten, and nothing is too old: for judging old calls offline.
+    #[must_use]
+    pub fn kept_for_ever(self) -> Self {
+        Self { kept_for: Millis::MAX, ..self }
     }
 
     /// Where the rows are.
@@ -563,6 +571,10 @@ fn decode_list(bytes: &[u8]) -> Result<Vec<SessionId>, TableError> {
 }
 
 impl View for Store {
+    fn kept_for(&self) -> Millis {
+        self.kept_for
+    }
+
     fn account(&self, account: &AccountId) -> Result<Option<Arc<AccountState>>, ViewError> {
         if let Some(state) = self.accounts.borrow().rows.get(account) {
             return Ok(state.clone());

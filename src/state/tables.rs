@@ -144,6 +144,32 @@ pub fn verdicts_by_end(
     Ok(database.finished(&ends)?)
 }
 
+/// The newest verdict of every judged session, by the end of its call, then by session id.
+pub fn each_verdict<E: From<TableError>>(database: &Database, mut take: impl FnMut(CallVerdict) -> Result<(), E>) -> Result<(), E> {
+    let mut ends = database.iterate(database.family(Family::Retention), ReadOptions::default());
+    ends.seek_to_first();
+    // Entries of one end stand by account first.
+    let mut together: Vec<(SessionId, AccountId)> = Vec::new();
+    let mut end = Millis::MIN;
+    loop {
+        let next = ends.key().and_then(keys::split_ended);
+        if next.as_ref().is_none_or(|(at, _, _)| *at != end) {
+            together.sort();
+            for (session, account) in together.drain(..) {
+                // An entry that waits for the rest of its conversation stands under a later time, too.
+                if let Some(found) = verdict(database, &account, &session)?.filter(|found| found.ended_at == end) {
+                    take(found)?;
+                }
+            }
+        }
+        let Some((at, account, session)) = next else { break };
+        end = at;
+        together.push((session, account));
+        ends.next();
+    }
+    database.finished(&ends).map_err(|e| TableError::from(e).into())
+}
+
 /// What is known of a session that has facts which no verdict contains.
 pub fn open_call(database: &Database, account: &AccountId, session: &SessionId) -> Result<Option<OpenRow>, TableError> {
     let key = keys::in_account(account, session.as_str().as_bytes());
