@@ -6,6 +6,7 @@
 pub mod event;
 pub mod judge;
 pub mod log;
+pub mod ringcentral;
 pub mod roles;
 pub mod simulate;
 pub mod state;

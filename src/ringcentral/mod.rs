@@ -1,0 +1,3 @@
+//! The vendor. Only this module knows RingCentral's JSON.
+
+pub mod documents;
