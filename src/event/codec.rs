@@ -227,3 +227,283 @@ pub fn encode_event(event: &Event) -> Result<Vec<u8>, CodecError> {
         Event::Tick(e) => encode(e),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{AccountId, CallSource, ChangeKind, Direction, DirectoryResource, Media, NumberQuery, arbitrary};
+    use apache_avro::rabin::Rabin;
+    use apache_avro::schema_compatibility::SchemaCompatibility;
+    use apache_avro::types::Value;
+    use apache_avro::{GenericSingleObjectReader, Schema as Apache};
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+    use std::collections::BTreeMap;
+    use std::fmt::Debug;
+
+    fn tick() -> Tick {
+        Tick { at: 1_795_552_112_000 }
+    }
+
+    /// What apache-avro writes we read; what we then write apache-avro reads as the same value, and we as the same record.
+    fn agrees_with_apache_avro<T: Decoded + Debug + PartialEq>() {
+        let schema = arbitrary::schema(T::RECORD);
+        let reader = GenericSingleObjectReader::builder().schema(schema.clone()).header(arbitrary::header(T::RECORD)).build().unwrap();
+        TestRunner::new(Config::with_cases(64))
+            .run(&arbitrary::value(T::RECORD), |value| {
+                let theirs = arbitrary::bytes_of(T::RECORD, &schema, &value);
+                let record: T = decode(&theirs).map_err(|e| TestCaseError::fail(e.to_string()))?;
+                let ours = encode(&record).map_err(|e| TestCaseError::fail(e.to_string()))?;
+                prop_assert_eq!(reader.read_value(&mut ours.as_slice()).unwrap(), value);
+                prop_assert_eq!(decode::<T>(&ours).unwrap(), record);
+                Ok(())
+            })
+            .unwrap_or_else(|e| panic!("{}: {e}", T::RECORD.name()));
+    }
+
+    #[test]
+    fn every_record_is_read_and_written_as_apache_avro_does() {
+        agrees_with_apache_avro::<CallLegs>();
+        agrees_with_apache_avro::<DirectoryChanged>();
+        agrees_with_apache_avro::<NumbersObserved>();
+        agrees_with_apache_avro::<SnapshotCompleted>();
+        agrees_with_apache_avro::<AccountSettings>();
+        agrees_with_apache_avro::<AccountRemoved>();
+        agrees_with_apache_avro::<Rejudge>();
+        agrees_with_apache_avro::<Tick>();
+        agrees_with_apache_avro::<CompanyNumber>();
+        agrees_with_apache_avro::<CallVerdict>();
+        agrees_with_apache_avro::<AccountState>();
+        agrees_with_apache_avro::<OpenCall>();
+    }
+
+    #[test]
+    fn every_event_of_the_input_log_comes_back() {
+        for record in Record::ALL {
+            let schema = arbitrary::schema(record);
+            TestRunner::new(Config::with_cases(16))
+                .run(&arbitrary::value(record), |value| {
+                    let bytes = arbitrary::bytes_of(record, &schema, &value);
+                    match decode_event(&bytes) {
+                        Ok(event) => prop_assert_eq!(decode_event(&encode_event(&event).unwrap()).unwrap(), event),
+                        Err(CodecError::OtherRecord { found, .. }) => {
+                            prop_assert_eq!(found, record.name());
+                            prop_assert!(["CompanyNumber", "CallVerdict", "AccountState", "OpenCall"].contains(&found));
+                        }
+                        Err(e) => prop_assert!(false, "{}", e),
+                    }
+                    Ok(())
+                })
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn the_header_is_c3_01_and_the_rabin_fingerprint_of_the_schema() {
+        for (index, record) in Record::ALL.into_iter().enumerate() {
+            assert_eq!(record as usize, index, "{record:?} stands in ALL in its own place");
+            let schema = arbitrary::schema(record);
+            assert_eq!(schema.name().unwrap().to_string(), format!("callsieve.v1.{}", record.name()));
+            assert_eq!(arbitrary::header(record), [&[0xC3, 0x01], known(record).schema.rabin_fingerprint().as_slice()].concat(), "{record:?}");
+        }
+        assert_eq!(encode(&tick()).unwrap()[..HEADER], *arbitrary::header(Record::Tick));
+    }
+
+    #[test]
+    fn what_is_not_framed_is_rejected() {
+        for bytes in [b"".as_slice(), b"\xC3", b"\xC3\x01", b"\xC3\x01\0\0\0\0\0\0\0", b"\0\0\0\0\x07abcdefgh", b"{\"account_id\":\"1\"}"] {
+            assert!(matches!(decode::<Tick>(bytes), Err(CodecError::NotFramed)), "{bytes:?}");
+            assert!(matches!(decode_event(bytes), Err(CodecError::NotFramed)), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_fingerprint_is_rejected_and_named() {
+        let mut bytes = encode(&tick()).unwrap();
+        bytes[2..HEADER].copy_from_slice(&0x0123_4567_89ab_cdef_u64.to_le_bytes());
+        assert_eq!(decode::<Tick>(&bytes).unwrap_err().to_string(), "schema fingerprint 0123456789abcdef is unknown");
+        assert!(matches!(decode_event(&bytes), Err(CodecError::UnknownSchema(0x0123_4567_89ab_cdef))));
+    }
+
+    #[test]
+    fn another_record_is_rejected_and_named() {
+        let error = decode::<Rejudge>(&encode(&tick()).unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), "the value is a Tick, not a Rejudge");
+    }
+
+    #[test]
+    fn a_datum_cut_short_anywhere_is_rejected() {
+        let removed = AccountRemoved { account_id: AccountId::parse("809646016").unwrap(), removed_at: 1_795_552_112_000 };
+        let bytes = encode(&removed).unwrap();
+        for cut in HEADER..bytes.len() {
+            let error = decode::<AccountRemoved>(&bytes[..cut]).unwrap_err();
+            assert!(matches!(error, CodecError::Broken { record: "AccountRemoved", .. }), "{cut}: {error}");
+        }
+        assert_eq!(decode::<AccountRemoved>(&bytes).unwrap(), removed);
+    }
+
+    #[test]
+    fn no_bytes_behind_a_header_panic_or_take_memory_that_is_not_there() {
+        for record in Record::ALL {
+            let header = known(record).schema.rabin_fingerprint();
+            // A length of 2^62, wherever the reader takes it for one.
+            let huge = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01];
+            let _ = decode_event(&[&[0xC3, 0x01], header.as_slice(), &huge].concat());
+            TestRunner::new(Config::with_cases(256))
+                .run(&prop::collection::vec(any::<u8>(), 0..200), |datum| {
+                    let bytes = [&[0xC3, 0x01], header.as_slice(), &datum].concat();
+                    let _ = (decode_event(&bytes), decode::<CallVerdict>(&bytes), decode::<OpenCall>(&bytes));
+                    let _ = (decode::<CompanyNumber>(&bytes), decode::<AccountState>(&bytes));
+                    Ok(())
+                })
+                .unwrap();
+        }
+    }
+
+    /// A value of the record that has this in the field.
+    fn with(record: Record, name: &str, value: &Value) -> Vec<u8> {
+        let fields = arbitrary::value(record)
+            .prop_map(|value| match value {
+                Value::Record(fields) => fields,
+                other => panic!("{other:?} is no record"),
+            })
+            .new_tree(&mut TestRunner::deterministic())
+            .unwrap();
+        let mut fields = prop::strategy::ValueTree::current(&fields);
+        fields.iter_mut().find(|(field, _)| field == name).unwrap().1 = value.clone();
+        arbitrary::bytes_of(record, &arbitrary::schema(record), &Value::Record(fields))
+    }
+
+    #[test]
+    fn an_id_out_of_its_bounds_is_rejected() {
+        let (long_account, long_session) = ("9".repeat(65), "s".repeat(257));
+        for (field, bad) in [
+            ("account_id", ""),
+            ("account_id", "8/9"),
+            ("account_id", "8\0"),
+            ("account_id", long_account.as_str()),
+            ("session_id", ""),
+            ("session_id", "s-1\n"),
+            ("session_id", "s\u{7f}"),
+            ("session_id", long_session.as_str()),
+        ] {
+            let error = decode::<Rejudge>(&with(Record::Rejudge, field, &Value::String(bad.to_owned()))).unwrap_err();
+            assert!(matches!(error, CodecError::Broken { record: "Rejudge", .. }), "{field} {bad:?}: {error}");
+        }
+    }
+
+    /// The record's field, read from bytes whose schema has a symbol that this version doesn't know.
+    fn unknown_symbol<T: Decoded>(enumeration: &str, field: &str) -> T {
+        let json = T::RECORD.schema_json();
+        let mut tree: serde_json::Value = serde_json::from_str(json).unwrap();
+        let mut symbols = 0;
+        add_symbol(&mut tree, enumeration, &mut symbols);
+        assert!(symbols > 0, "{} has no {enumeration}", T::RECORD.name());
+        let newer: Schema = tree.to_string().parse().unwrap();
+        let fresh = Value::Enum(u32::try_from(symbols).unwrap(), "FROM_THE_FUTURE".to_owned());
+        let value = arbitrary::value(T::RECORD).new_tree(&mut TestRunner::deterministic()).unwrap();
+        let Value::Record(mut fields) = prop::strategy::ValueTree::current(&value) else { panic!("a record") };
+        fields.iter_mut().find(|(name, _)| name == field).unwrap().1 = fresh;
+        let bytes = arbitrary::bytes_of(T::RECORD, &Apache::parse_str(&tree.to_string()).unwrap(), &Value::Record(fields));
+        datum(&bytes[HEADER..], &newer).unwrap()
+    }
+
+    fn add_symbol(tree: &mut serde_json::Value, enumeration: &str, symbols: &mut usize) {
+        match tree {
+            serde_json::Value::Object(object) => {
+                if object.get("name").is_some_and(|name| name == enumeration)
+                    && let Some(serde_json::Value::Array(known)) = object.get_mut("symbols")
+                {
+                    *symbols = known.len();
+                    known.push("FROM_THE_FUTURE".into());
+                }
+                object.values_mut().for_each(|inner| add_symbol(inner, enumeration, symbols));
+            }
+            serde_json::Value::Array(items) => items.iter_mut().for_each(|inner| add_symbol(inner, enumeration, symbols)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn a_symbol_that_this_version_does_not_know_is_read_as_the_catch_all() {
+        assert_eq!(unknown_symbol::<CallLegs>("CallSource", "source").source, CallSource::Unknown);
+        assert_eq!(unknown_symbol::<CallLegs>("Media", "media").media, Media::Other);
+        assert_eq!(unknown_symbol::<DirectoryChanged>("DirectoryResource", "resource").resource, DirectoryResource::Unknown);
+        assert_eq!(unknown_symbol::<DirectoryChanged>("ChangeKind", "change").change, ChangeKind::Unknown);
+        assert_eq!(unknown_symbol::<NumbersObserved>("NumberQuery", "query").query, NumberQuery::Unknown);
+        assert_eq!(unknown_symbol::<CompanyNumber>("NumberKind", "kind").kind, crate::event::NumberKind::Phone);
+        let verdict = unknown_symbol::<CallVerdict>("RevisionCause", "cause");
+        assert_eq!(verdict.cause, crate::event::RevisionCause::Unknown);
+        let verdict = unknown_symbol::<CallVerdict>("EndedBy", "ended_by");
+        assert_eq!(verdict.ended_by, crate::event::EndedBy::Unknown);
+        let verdict = unknown_symbol::<CallVerdict>("Disposition", "disposition");
+        assert_eq!(verdict.disposition, crate::event::Disposition::Ingest, "what is not known to be disregarded is ingested");
+        assert_eq!(serde_json::from_str::<Direction>("\"SIDEWAYS\"").unwrap(), Direction::Unknown);
+    }
+
+    /// Each field of a schema with all its records: its type, and whether it has a default; each enum: its symbols.
+    fn contract(schema: &serde_json::Value, found: &mut BTreeMap<String, String>) -> String {
+        let text = |of: &serde_json::Value| of.as_str().unwrap_or_default().to_owned();
+        match schema {
+            serde_json::Value::String(name) => name.clone(),
+            serde_json::Value::Array(variants) => variants.iter().map(|variant| contract(variant, found)).collect::<Vec<_>>().join("|"),
+            _ if schema["logicalType"] == "timestamp-millis" => "timestamp".to_owned(),
+            _ if schema["type"] == "array" => format!("[{}]", contract(&schema["items"], found)),
+            _ if schema["type"] == "enum" => {
+                let symbols: Vec<_> = schema["symbols"].as_array().unwrap().iter().map(text).collect();
+                let default = schema.get("default").map(|symbol| format!(" = {}", text(symbol))).unwrap_or_default();
+                found.insert(text(&schema["name"]), format!("{}{default}", symbols.join(" ")));
+                text(&schema["name"])
+            }
+            _ if schema["type"] == "record" => {
+                for field in schema["fields"].as_array().unwrap() {
+                    let of = contract(&field["type"], found);
+                    let default = field.get("default").map(|value| format!(" = {value}")).unwrap_or_default();
+                    found.insert(format!("{}.{}", text(&schema["name"]), text(&field["name"])), format!("{of}{default}"));
+                }
+                text(&schema["name"])
+            }
+            other => panic!("the schemas use no {other}"),
+        }
+    }
+
+    /// Compatibility in both directions, with every schema there ever was: no field goes or changes, a new one has a default.
+    #[test]
+    fn schemas_only_gain_fields_with_defaults() {
+        let mut now = BTreeMap::new();
+        for record in Record::ALL {
+            contract(&serde_json::from_str(record.schema_json()).unwrap(), &mut now);
+        }
+        let first: BTreeMap<_, _> =
+            include_str!("../../schemas/first-contract.txt").lines().filter(|l| !l.starts_with('#')).map(|l| l.split_once(": ").unwrap()).collect();
+        for (&name, &was) in &first {
+            let is = now.get(name).unwrap_or_else(|| panic!("{name} is gone"));
+            if name.contains('.') {
+                assert_eq!(is, was, "{name}");
+            } else {
+                let (was, was_default) = was.split_once(" = ").unwrap_or((was, ""));
+                let (is, is_default) = is.split_once(" = ").unwrap_or((is, ""));
+                assert!(is.starts_with(was), "{name}: symbols are added at the end only, so that their numbers stay");
+                assert_eq!(is_default, was_default, "{name}");
+                assert!(is == was || !is_default.is_empty(), "{name} gained a symbol and has no default for those who don't know it");
+            }
+        }
+        for (name, is) in now.iter().filter(|(name, _)| name.contains('.') && !first.contains_key(name.as_str())) {
+            assert!(is.contains(" = "), "{name} is new and has no default");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_lacks_the_newest_fields_can_read_and_be_read() {
+        for record in [Record::CallVerdict, Record::OpenCall] {
+            let now = arbitrary::schema(record);
+            let mut tree: serde_json::Value = serde_json::from_str(record.schema_json()).unwrap();
+            let fields = tree["fields"].as_array_mut().unwrap();
+            let call = fields.iter_mut().find(|field| field["name"] == "call").unwrap();
+            call["type"]["fields"].as_array_mut().unwrap().retain(|field| field["name"] != "final_by");
+            let before = Apache::parse_str(&tree.to_string()).unwrap();
+            assert_ne!(before.fingerprint::<Rabin>().bytes, now.fingerprint::<Rabin>().bytes);
+            assert!(SchemaCompatibility::mutual_read(&before, &now).is_ok(), "{record:?}");
+        }
+    }
+}

@@ -3,6 +3,8 @@
 //! Pure data. Nothing here reads a clock, a file or a socket, and nothing here judges.
 
 mod accounts;
+#[cfg(test)]
+pub(crate) mod arbitrary;
 mod calls;
 mod codec;
 mod id;
