@@ -3,6 +3,7 @@
 //! The layers, each using only those below it: `cli`, `roles`, (`ringcentral`, `simulate`, `log`, `state`), `judge`, `event`.
 //! ARCHITECTURE.md tells the whole.
 
+pub mod cli;
 pub mod event;
 pub mod judge;
 pub mod log;

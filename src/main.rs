@@ -1,1 +1,5 @@
-fn main() {}
+//! Parses arguments, calls a command, prints the error.
+
+fn main() -> std::process::ExitCode {
+    callsieve::cli::main()
+}

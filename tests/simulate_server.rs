@@ -261,7 +261,8 @@ async fn an_authorization_code_needs_its_verifier_and_works_once() {
         let target = reqwest::Url::parse(answer.headers()["location"].to_str().unwrap()).unwrap();
         let pairs: HashMap<_, _> = target.query_pairs().into_owned().collect();
         assert_eq!(pairs["state"], "a&b");
-        let form = [("grant_type", "authorization_code"), ("code", pairs["code"].as_str()), ("redirect_uri", "http://me/cb"), ("code_verifier", given)];
+        let form =
+            [("grant_type", "authorization_code"), ("code", pairs["code"].as_str()), ("redirect_uri", "http://me/cb"), ("code_verifier", given)];
         assert_eq!(token(&server, &form).await.0, expected);
         assert_eq!(token(&server, &form).await.0, StatusCode::BAD_REQUEST, "a code works once");
     }
