@@ -236,10 +236,12 @@ fn simulate(seed: u64, engine: &Engine) -> (u32, usize, BTreeMap<&'static str, u
         }
     }
     simulation.pass(2 * MINUTE, 10 * SECOND);
+    // Numbers are listed up to two hours after their first call.
+    for _ in 0..9 {
+        simulation.pass(15 * MINUTE, 5 * MINUTE);
+        lists(&mut simulation, &company);
+    }
     simulation.pass(4 * DAY, 6 * HOUR);
-    // Numbers that were listed late.
-    lists(&mut simulation, &company);
-    simulation.pass(MINUTE, 10 * SECOND);
     simulation.trouble();
     simulation.pass(MINUTE, 10 * SECOND);
 
