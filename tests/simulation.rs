@@ -95,7 +95,10 @@ impl<'a> Simulation<'a> {
             let running = self.running();
             let stepped = running.worker.turn(Duration::ZERO).expect("the worker turns");
             let is_due = running.worker.partitions().any(callsieve::roles::partition::Partition::has_due_work);
-            if stepped == 0 && !is_due && running.log.reader().end(Topic::Events, 0).unwrap() <= running.worker.partitions().next().unwrap().position().next {
+            if stepped == 0
+                && !is_due
+                && running.log.reader().end(Topic::Events, 0).unwrap() <= running.worker.partitions().next().unwrap().position().next
+            {
                 return;
             }
         }
@@ -183,8 +186,7 @@ fn simulate(seed: u64, engine: &Engine) -> (u32, usize, BTreeMap<&'static str, u
     let account = AccountId::parse(&company.account_id.to_string()).unwrap();
     let clock = Arc::new(AtomicI64::new(begins - MINUTE));
     NOW.with(|now| now.set(begins - MINUTE));
-    let mut simulation =
-        Simulation { folder: folder.path(), engine, clock, account, running: None, rng, old_copy: None, faults: BTreeMap::new() };
+    let mut simulation = Simulation { folder: folder.path(), engine, clock, account, running: None, rng, old_copy: None, faults: BTreeMap::new() };
     simulation.start();
 
     // The gate opens before, during or after the calls.
@@ -257,8 +259,7 @@ fn lists(simulation: &mut Simulation<'_>, company: &Company) {
 }
 
 fn complete(simulation: &mut Simulation<'_>) {
-    let completed =
-        SnapshotCompleted { account_id: simulation.account.clone(), sync_id: "1".into(), completed_at: now(), numbers_seen: 0 };
+    let completed = SnapshotCompleted { account_id: simulation.account.clone(), sync_id: "1".into(), completed_at: now(), numbers_seen: 0 };
     simulation.append([Event::SnapshotCompleted(completed)]);
 }
 
@@ -312,12 +313,13 @@ fn simulated_companies_get_true_verdicts_whatever_happens() {
     let hours = setting("CALLSIEVE_SIMULATION_HOURS").unwrap_or(36);
     let first = setting("CALLSIEVE_SIMULATION_SEED").unwrap_or(1);
     let companies = hours.div_ceil(u64::from(HOURS_EACH));
-    let engine =
-        Engine::new(&DatabaseOptions { cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20, background_jobs: 1, write_ahead_log: true });
+    let engine = Engine::new(&DatabaseOptions { cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20, background_jobs: 1, write_ahead_log: true });
     let (mut watched, mut sessions, mut faults) = (0, 0, BTreeMap::new());
     for seed in first..first + companies {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| simulate(seed, &engine)));
-        let Ok((hours, judged, happened)) = outcome else { panic!("seed {seed} fails: CALLSIEVE_SIMULATION_SEED={seed} CALLSIEVE_SIMULATION_HOURS=1") };
+        let Ok((hours, judged, happened)) = outcome else {
+            panic!("seed {seed} fails: CALLSIEVE_SIMULATION_SEED={seed} CALLSIEVE_SIMULATION_HOURS=1")
+        };
         watched += hours;
         sessions += judged;
         for (kind, times) in happened {
