@@ -1,5 +1,7 @@
 //! `callsieve classify`, through the binary: documents in, verdicts out, exit status and messages.
 
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "a test")]
+
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -2,6 +2,8 @@
 //! construction. `CALLSIEVE_SIMULATION_HOURS` company hours (a few by default), from `CALLSIEVE_SIMULATION_SEED` on; a failure
 //! names the seed, and that seed alone fails again.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use callsieve::event::{AccountId, CallVerdict, Event, Millis, SnapshotCompleted, Verdict, decode, encode_event};
 use callsieve::judge::number::Country;
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, EmbeddedWorker, Retention};
@@ -41,6 +43,9 @@ struct Running {
     worker: Worker<EmbeddedWorker>,
 }
 
+/// A row of the state: family, key, value.
+type Row = (Family, Vec<u8>, Vec<u8>);
+
 struct Simulation<'a> {
     folder: &'a Path,
     engine: &'a Engine,
@@ -48,7 +53,7 @@ struct Simulation<'a> {
     account: AccountId,
     running: Option<Running>,
     rng: ChaCha8Rng,
-    old_copy: Option<Vec<(Family, Vec<u8>, Vec<u8>)>>,
+    old_copy: Option<Vec<Row>>,
     faults: BTreeMap<&'static str, u32>,
 }
 
@@ -145,7 +150,7 @@ fn futures_executor<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
 }
 
-fn copy_state(database: &Database) -> Vec<(Family, Vec<u8>, Vec<u8>)> {
+fn copy_state(database: &Database) -> Vec<Row> {
     let mut copy = Vec::new();
     for family in Family::ALL {
         let mut rows = database.iterate(database.family(family), rocksdb::ReadOptions::default());
@@ -166,7 +171,7 @@ fn wipe_state(database: &Database) {
     database.write(batch).unwrap();
 }
 
-fn restore_state(database: &Database, copy: &[(Family, Vec<u8>, Vec<u8>)]) {
+fn restore_state(database: &Database, copy: &[Row]) {
     let mut batch = rocksdb::WriteBatch::default();
     for (family, key, value) in copy {
         batch.put_cf(database.family(*family), key, value);
@@ -192,7 +197,7 @@ fn simulate(seed: u64, engine: &Engine) -> (u32, usize, BTreeMap<&'static str, u
     // The gate opens before, during or after the calls.
     let gate_opens = begins + Millis::from(simulation.rng.random_range(-1..i64::from(HOURS_EACH))) * HOUR;
     let mut gate = false;
-    let loss = if seed % 3 == 0 { 0.0 } else { 0.05 };
+    let loss = if seed.is_multiple_of(3) { 0.0 } else { 0.05 };
     let faults = Faults { loss, duplication: 0.1, reorder: 0.15, max_delay_ms: 40_000 };
     let mut notifications: Vec<_> = calls.iter().flat_map(|call| call.notifications.iter().cloned()).collect();
     notifications.extend(company.directory_notifications(begins, begins + Millis::from(HOURS_EACH) * HOUR));

@@ -109,7 +109,7 @@ impl Collected {
             let (identity, is_short) = match read_number(text, home) {
                 NumberText::Phone(number) => (Identity::Phone(number.into()), false),
                 NumberText::Short(number) => (Identity::Short(number), true),
-                NumberText::Withheld => (Identity::Withheld(text.to_ascii_lowercase().into()), false),
+                NumberText::Withheld => (Identity::Withheld(text.to_ascii_lowercase()), false),
                 NumberText::Service => (Identity::Service(text.clone()), false),
                 NumberText::Unintelligible => (Identity::Unintelligible(text.clone()), false),
                 NumberText::Masked(mask) => {
@@ -184,7 +184,7 @@ impl Collected {
                 !explained.contains(&(at - 1))
             });
         }
-        self.found.sort_by(|a, b| a.joined_at.cmp(&b.joined_at));
+        self.found.sort_by_key(|a| a.joined_at);
         self.found
     }
 }

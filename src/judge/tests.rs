@@ -1048,6 +1048,7 @@ fn a_removed_account_is_erased_in_bounded_steps_and_may_come_back() {
 // ---- properties ----
 
 /// A truth: what is said about some sessions, and which numbers become known.
+#[allow(clippy::large_enum_variant, reason = "nearly all are calls")]
 #[derive(Clone)]
 enum Fact {
     Call(CallLegs),
@@ -1132,7 +1133,7 @@ fn arb_fact(truth: usize) -> impl Strategy<Value = Fact> {
 /// A way to deliver facts: each at least once, in some order, with waits in between.
 fn arb_delivery(facts: usize) -> impl Strategy<Value = Vec<(usize, Millis)>> {
     let wait = prop_oneof![6 => 0..5 * S, 3 => 0..5 * MIN, 1 => 0..30 * H];
-    (Just((0..facts).collect::<Vec<_>>()).prop_shuffle(), prop::collection::vec((0..facts.max(1), wait.clone()), facts..facts + 6)).prop_map(
+    (Just((0..facts).collect::<Vec<_>>()).prop_shuffle(), prop::collection::vec((0..facts.max(1), wait), facts..facts + 6)).prop_map(
         move |(order, extra)| {
             let mut delivery: Vec<(usize, Millis)> = order.iter().zip(&extra).map(|(n, (_, wait))| (*n, *wait)).collect();
             delivery.extend(extra.iter().skip(facts).map(|(n, wait)| (n % facts.max(1), *wait)));
@@ -1141,12 +1142,17 @@ fn arb_delivery(facts: usize) -> impl Strategy<Value = Vec<(usize, Millis)>> {
     )
 }
 
-fn arb_truth() -> impl Strategy<Value = (Vec<Fact>, Vec<(usize, Millis)>, Vec<(usize, Millis)>)> {
+type Delivery = Vec<(usize, Millis)>;
+
+fn arb_truth() -> impl Strategy<Value = (Vec<Fact>, Delivery, Delivery)> {
     (0..14usize).prop_flat_map(|truth| prop::collection::vec(arb_fact(truth), 1..14)).prop_flat_map(|facts| {
         let n = facts.len();
         (Just(facts), arb_delivery(n), arb_delivery(n))
     })
 }
+
+/// Verdict, disposition, endpoints with their standings, linked sessions, recorded extensions, legacy ids.
+type Lasting = (Verdict, Disposition, BTreeSet<String>, Vec<SessionId>, Vec<CompactString>, Vec<CompactString>);
 
 impl Fold {
     fn deliver(&mut self, fact: &Fact) {
@@ -1173,7 +1179,7 @@ impl Fold {
     }
 
     /// What must not depend on how the facts arrived: what a revision is published for, of every call.
-    fn newest(&self) -> BTreeMap<String, (Verdict, Disposition, BTreeSet<String>, Vec<SessionId>, Vec<CompactString>, Vec<CompactString>)> {
+    fn newest(&self) -> BTreeMap<String, Lasting> {
         self.state
             .sessions
             .iter()

@@ -212,7 +212,7 @@ fn abridge(verdict: &mut CallVerdict, largest: usize) {
     let mut room = largest / 8;
     let fitting = verdict.recorded_extensions.iter().take_while(|id| take(&mut room, id.len() + 5)).count();
     verdict.recorded_extensions.truncate(fitting);
-    let legs: usize = verdict.call.legs.iter().map(|leg| leg_size(leg)).sum();
+    let legs: usize = verdict.call.legs.iter().map(leg_size).sum();
     let endpoints: usize = verdict.endpoints.iter().map(endpoint_size).sum();
     let rest = 2_000
         + verdict.call.links.iter().chain(&verdict.linked_sessions).map(|s| s.as_str().len() + 5).sum::<usize>()
