@@ -10,4 +10,7 @@ pub mod processor;
 mod rate;
 pub mod service;
 mod shared;
+mod simulation;
 mod stream;
+pub mod sync;
+mod terminal;

@@ -5,9 +5,12 @@ use super::instruments;
 use super::processor::Worker;
 use super::rate::Rates;
 use super::shared::{Readiness, Shared};
+use super::simulation::Simulation;
 use crate::log::embedded::{Clock, EmbeddedLog, EmbeddedOptions, Retention, system_clock};
 use crate::state::database::{DatabaseOptions, Engine};
 use anyhow::{Context, anyhow, bail};
+use rand::Rng;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +44,12 @@ pub struct RunArgs {
     /// Notifications per second that an account may send; twice as many at once
     #[arg(long, env = "CALLSIEVE_RATE_LIMIT", default_value_t = 5_000)]
     pub rate_limit: u32,
+    /// Attach a simulated company, made from a seed, and show its verdicts on standard output
+    #[arg(long, value_name = "SEED", num_args = 0..=1, default_missing_value = "1")]
+    pub simulate: Option<u64>,
+    /// How many times faster than real time the simulated company lives
+    #[arg(long, default_value_t = 60.0, requires = "simulate")]
+    pub simulate_speed: f64,
     /// How diagnostics are written to standard error
     #[arg(long, env = "CALLSIEVE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -75,7 +84,8 @@ pub fn main(args: RunArgs) -> anyhow::Result<()> {
 
 fn write_diagnostics(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(std::io::stderr().is_terminal());
     // Refused where somebody has set one before, who then gets what is said here.
     let _ = match format {
         LogFormat::Text => subscriber.try_init(),
@@ -83,18 +93,38 @@ fn write_diagnostics(format: LogFormat) {
     };
 }
 
-async fn run(args: RunArgs) -> anyhow::Result<()> {
+async fn run(mut args: RunArgs) -> anyhow::Result<()> {
     let mut interrupts = Interrupts::new()?;
+    if args.simulate.is_some() && args.verification_token.is_none() {
+        // The simulated RingCentral is told a secret, as a real one would be.
+        args.verification_token = Some(format!("{:032x}", rand::rng().random::<u128>()));
+    }
     let mut service = Service::start(&args).await?;
-    let ended = tokio::select! {
-        () = interrupts.next() => Ok(()),
-        ended = service.failure() => Err(ended),
-    };
+    let mut simulation = None;
+    let ended = until_ended(&mut service, &mut interrupts, &args, &mut simulation).await;
     if ended.is_ok() {
         tracing::info!("stopping");
     }
+    if let Some(simulation) = simulation {
+        simulation.stop().await;
+    }
     let stopped = service.stop().await;
     ended.and(stopped)
+}
+
+/// Attaches the simulated company, if one is wanted, and waits for an interrupt or a failure.
+async fn until_ended(service: &mut Service, interrupts: &mut Interrupts, args: &RunArgs, simulation: &mut Option<Simulation>) -> anyhow::Result<()> {
+    if let Some(seed) = args.simulate {
+        let token = args.verification_token.as_deref().unwrap_or_default();
+        tokio::select! {
+            attached = Simulation::attach(service, seed, args.simulate_speed, token) => *simulation = Some(attached?),
+            () = interrupts.next() => return Ok(()),
+        }
+    }
+    tokio::select! {
+        () = interrupts.next() => Ok(()),
+        ended = service.failure() => Err(ended),
+    }
 }
 
 /// SIGINT and SIGTERM.
@@ -210,6 +240,18 @@ impl Service {
         &self.log
     }
 
+    /// How many partitions the log has.
+    #[must_use]
+    pub fn partitions(&self) -> u32 {
+        u32::try_from(self.shared.databases.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Becomes true when the service is to end.
+    #[must_use]
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
     /// Waits for the processor or the server to fail. Cancelled, it has changed nothing.
     pub async fn failure(&mut self) -> anyhow::Error {
         tokio::select! {
@@ -259,6 +301,9 @@ fn check(args: &RunArgs) -> anyhow::Result<()> {
     let is_loopback = args.listen.ip().is_loopback();
     if args.api_token.is_none() && !is_loopback {
         bail!("--listen {} can be reached from outside, so --api-token (or CALLSIEVE_API_TOKEN) is needed", args.listen);
+    }
+    if args.simulate.is_some() && !(args.simulate_speed > 0.0 && args.simulate_speed.is_finite()) {
+        bail!("--simulate-speed is a factor above 0, not {}", args.simulate_speed);
     }
     for (name, token) in [("--api-token", &args.api_token), ("--verification-token", &args.verification_token)] {
         if token.as_ref().is_some_and(String::is_empty) {
