@@ -1,5 +1,7 @@
 //! `callsieve classify`, through the binary: documents in, verdicts out, exit status and messages.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are no test functions to clippy")]
+
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
