@@ -1,6 +1,6 @@
 //! `callsieve classify`, through the binary: documents in, verdicts out, exit status and messages.
 
-#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests are no test functions to clippy")]
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
