@@ -1,5 +1,7 @@
 //! kill -9 of the running service at any moment: what it acknowledged is there, and no verdict is lost or doubled.
 
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests are no test functions to clippy")]
+
 mod common;
 
 use callsieve::simulate::HOUR_MS;
