@@ -278,6 +278,27 @@ async fn the_api_needs_its_token_and_without_one_a_loopback_address() {
 }
 
 #[tokio::test]
+async fn a_data_directory_has_one_service_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Running::start(directory.path(), &["--partitions", "3"]);
+    let second = |more: &[&str]| {
+        let arguments = ["run", "--listen", "127.0.0.1:0", "--data-dir"];
+        std::process::Command::new(env!("CARGO_BIN_EXE_callsieve")).args(arguments).arg(directory.path()).args(more).output().unwrap()
+    };
+    let refused = second(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(directory.path().to_str().unwrap()), "{refused:?}");
+    assert_eq!(service.terminate(), Some(0));
+    let refused = second(&["--partitions", "4"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("repartition"), "{refused:?}");
+    let service = Running::start(directory.path(), &[]);
+    service.ready().await;
+    let metrics = reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("callsieve_lag_records{partition=\"2\"} 0"), "{metrics}");
+}
+
+#[tokio::test]
 async fn the_simulated_company_is_synchronised_and_its_calls_are_judged() {
     let directory = tempfile::tempdir().unwrap();
     let service = Running::start(directory.path(), &["--simulate", "5", "--simulate-speed", "240"]);
@@ -290,5 +311,13 @@ async fn the_simulated_company_is_synchronised_and_its_calls_are_judged() {
     let (_, numbers) = get(&format!("{accounts}/{account}/numbers?kind=PHONE&query=FORWARDING_NUMBERS&limit=1000")).await;
     let numbers = numbers["numbers"].as_array().unwrap();
     assert!(!numbers.is_empty() && numbers.iter().all(|n| n["number"].as_str().unwrap().starts_with('+')), "{numbers:?}");
+    assert_eq!(service.terminate(), Some(0));
+
+    // A second run goes on where the company was.
+    let service = Running::start(directory.path(), &["--simulate", "5", "--simulate-speed", "240"]);
+    service.ready().await;
+    let mut live = Stream::open(&format!("{}/api/v1/accounts/{account}/verdicts/stream", service.base), None).await;
+    let sent = live.next(PATIENCE).await.unwrap();
+    assert_eq!(sent.data["revision"], 1, "{}", sent.data);
     assert_eq!(service.terminate(), Some(0));
 }

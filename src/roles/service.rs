@@ -6,11 +6,13 @@ use super::processor::Worker;
 use super::rate::Rates;
 use super::shared::{Readiness, Shared};
 use super::simulation::Simulation;
+use crate::event::{AccountId, Millis};
 use crate::log::embedded::{Clock, EmbeddedLog, EmbeddedOptions, Retention, system_clock};
 use crate::state::database::{DatabaseOptions, Engine};
+use crate::state::tables;
 use anyhow::{Context, anyhow, bail};
 use rand::Rng;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -246,6 +248,28 @@ impl Service {
         u32::try_from(self.shared.databases.len()).unwrap_or(u32::MAX)
     }
 
+    /// When the newest judged call of an account ended, once the state is brought up; `None` while there is none.
+    ///
+    /// # Errors
+    /// If the state can't be read, or the processor ends before it is ready.
+    pub async fn newest_end(&self, account: &AccountId) -> anyhow::Result<Option<Millis>> {
+        let mut readiness = self.readiness();
+        let ready = *readiness.wait_for(|at| !matches!(at, Readiness::BringingUp { .. })).await.context("waiting for the processor")?;
+        if ready != Readiness::Ready {
+            bail!("the processor stopped before it was ready");
+        }
+        let (database, account) = (self.shared.database(account), account.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let mut newest = None;
+            tables::verdicts_by_end(&database, &account, None, |verdict| {
+                newest = Some(verdict.ended_at);
+                false
+            })
+            .map(|()| newest)
+        });
+        Ok(read.await.context("reading the state was cut off")??)
+    }
+
     /// Becomes true when the service is to end.
     #[must_use]
     pub fn stopping(&self) -> watch::Receiver<bool> {
@@ -319,7 +343,7 @@ fn check(args: &RunArgs) -> anyhow::Result<()> {
 async fn open_log(args: &RunArgs, clock: &Clock) -> anyhow::Result<EmbeddedLog> {
     let dir = log_dir(&args.data_dir);
     std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let partitions = args.partitions.unwrap_or_else(|| partitions_in(&dir).max(1));
+    let partitions = settle_partitions(&args.data_dir, args.partitions)?;
     let options = EmbeddedOptions { partitions, retention: Retention::default(), clock: clock.clone() };
     tokio::task::spawn_blocking(move || EmbeddedLog::open(&dir, &Engine::new(&DatabaseOptions::default()), &options))
         .await
@@ -327,7 +351,33 @@ async fn open_log(args: &RunArgs, clock: &Clock) -> anyhow::Result<EmbeddedLog> 
         .with_context(|| format!("opening {}", args.data_dir.display()))
 }
 
-/// How many partitions the directory has: each has a folder, named by its number.
+/// How many partitions there are: as when the directory was first used, which a file beside the log remembers. It is written before
+/// the log is made, since a log that is cut off while it is made has fewer folders than partitions.
+fn settle_partitions(data_dir: &Path, wanted: Option<u32>) -> anyhow::Result<u32> {
+    let path = data_dir.join("partitions");
+    let found = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text.trim().parse::<u32>().ok().filter(|count| *count > 0).with_context(|| format!("{} holds no number", path.display()))?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(partitions_in(&log_dir(data_dir))).filter(|count| *count > 0),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    let count = found.or(wanted).unwrap_or(1);
+    if wanted.is_some_and(|wanted| wanted != count) {
+        bail!("{} has {count} partitions; their number is changed by `topics repartition`", data_dir.display());
+    }
+    write_whole(&path, &format!("{count}\n")).with_context(|| format!("writing {}", path.display()))?;
+    Ok(count)
+}
+
+/// Writes a small file so that it is there whole or not at all.
+fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    let next = path.with_extension("new");
+    let mut file = std::fs::File::create(&next)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&next, path)
+}
+
+/// How many folders the log has: one per partition, named by its number.
 fn partitions_in(dir: &Path) -> u32 {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

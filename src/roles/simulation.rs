@@ -3,13 +3,15 @@
 use super::service::Service;
 use super::sync::{append, first_pass, own_account};
 use super::terminal::Terminal;
-use crate::event::{AccountId, AccountSettings, Event};
+use crate::event::json::rfc3339;
+use crate::event::{AccountId, AccountSettings, Event, Millis};
 use crate::judge::number::Country;
 use crate::log::embedded::system_clock;
 use crate::log::{Reader, Topic, partition_of};
 use crate::ringcentral::client::{Access, Client};
-use crate::simulate::{Clock, Company, CompanyConfig, HOUR_MS, Server, ServerConfig, serve};
-use anyhow::Context;
+use crate::simulate::{Clock, Company, CompanyConfig, Server, ServerConfig, serve};
+use anyhow::{Context, ensure};
+use jiff::Timestamp;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -28,9 +30,12 @@ impl Simulation {
     /// Starts the company and its RingCentral, subscribes to it, synchronises it, and lets its calls come.
     pub async fn attach(service: &Service, seed: u64, speed: f64, verification_token: &str) -> anyhow::Result<Self> {
         let clock = system_clock();
-        let origin = clock();
-        let start = origin - i64::from(HISTORY_HOURS + 2) * HOUR_MS;
-        let company = Arc::new(Company::generate(seed, &CompanyConfig { start, days: 365, ..CompanyConfig::default() }));
+        // The same company at every start, so that its calls are the same, too: what an earlier run has taken in comes again as it was.
+        let started_at = first_of_last_year(clock());
+        let company = Arc::new(Company::generate(seed, &CompanyConfig { start: started_at, days: 730, ..CompanyConfig::default() }));
+        let account = AccountId::parse(&company.account_id_text)?;
+        // An earlier run may have been faster than time; its company goes on where it was.
+        let origin = clock().max(service.newest_end(&account).await?.map_or(0, |end| end + 1));
         let config = ServerConfig {
             clock: Clock::Running { origin, speed },
             calls_per_hour: CALLS_PER_HOUR,
@@ -47,7 +52,8 @@ impl Simulation {
             client_secret: credentials.client_secret,
             jwt: credentials.jwt,
         })?;
-        let account = own_account(&client).await?;
+        let own = own_account(&client).await?;
+        ensure!(own == account, "the simulated RingCentral says that its account is {own}, not {account}");
         let base = format!("http://{}", reachable(service.address()));
         let partition = partition_of(account.as_str(), service.partitions());
         let reader = service.log().reader();
@@ -74,6 +80,13 @@ impl Simulation {
     }
 }
 
+/// The first of January of the year before, in UTC.
+fn first_of_last_year(now: Millis) -> Millis {
+    let year: i64 = rfc3339(now).to_string()[..4].parse().unwrap_or(1970);
+    let first = format!("{:04}-01-01T00:00:00Z", (year - 1).max(0)).parse::<Timestamp>();
+    first.map_or(0, Timestamp::as_millisecond)
+}
+
 /// The defaults with the filter on, so that both dispositions show.
 fn filtering(account: AccountId, now: i64) -> AccountSettings {
     AccountSettings { filter_internal: true, updated_at: now, ..AccountSettings::defaults(account) }
@@ -87,4 +100,14 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_company_begins_with_the_year_before() {
+        assert_eq!(first_of_last_year(1_767_600_000_000), 1_735_689_600_000);
+    }
 }
