@@ -62,7 +62,10 @@ impl Promised {
 /// Sends a request, checks the answer, and gives its status and body.
 async fn ask(promised: &Promised, base: &str, operation: (&str, &str), path: &str, body: Option<&str>) -> (u16, String) {
     let method = Method::from_bytes(operation.0.to_uppercase().as_bytes()).unwrap();
-    let mut request = reqwest::Client::new().request(method, format!("{base}{path}")).header("verification-token", TOKEN);
+    let mut request = reqwest::Client::new()
+        .request(method, format!("{base}{path}"))
+        .header("verification-token", TOKEN)
+        .header("content-type", "application/json");
     if let Some(body) = body {
         request = request.body(body.to_owned());
     }
@@ -122,6 +125,9 @@ async fn what_is_answered_is_as_described() {
     let (long, large) = ("x".repeat(257), "x".repeat(300_000));
     let settings = r#"{"filter_internal":true,"recorded_extensions":["1"],"queries":["DIRECTORY"]}"#;
     let stream = "/api/v1/accounts/{account}/verdicts/stream";
+    let documents = "/api/v1/accounts/{account}/documents";
+    let numbers =
+        r#"{"uri":"https://x/restapi/v1.0/account/77/phone-number","records":[{"id":1,"phoneNumber":"+12055550101","usageType":"DirectNumber"}]}"#;
     let rows: Vec<((&str, &str), String, Option<&str>, u16)> = vec![
         (("get", "/healthz"), "/healthz".into(), None, 200),
         (("get", "/readyz"), "/readyz".into(), None, 200),
@@ -159,6 +165,10 @@ async fn what_is_answered_is_as_described() {
         (("put", "/api/v1/accounts/{account}/settings"), format!("{api}/settings"), Some(r#"{"nope":1}"#), 400),
         (("put", "/api/v1/accounts/{account}/settings"), format!("{api}/settings"), Some(r#"{"country":"XX"}"#), 422),
         (("put", "/api/v1/accounts/{account}/settings"), format!("{api}/settings"), Some(&large), 413),
+        (("post", documents), "/api/v1/accounts/77/documents?complete=true".into(), Some(numbers), 200),
+        (("post", documents), "/api/v1/accounts/77/documents".into(), Some("{\"records\":"), 422),
+        (("post", documents), "/api/v1/accounts/78/documents".into(), Some(numbers), 422),
+        (("post", documents), "/api/v1/accounts/77/documents?complete=perhaps".into(), Some(numbers), 400),
         (("post", "/webhooks/ringcentral/{account}"), "/webhooks/ringcentral/7".into(), Some("no json"), 200),
         (("post", "/webhooks/ringcentral/{account}"), "/webhooks/ringcentral/a%20b".into(), Some("{}"), 404),
     ];
@@ -171,6 +181,17 @@ async fn what_is_answered_is_as_described() {
         }
     }
     assert_eq!(asked, promised.operations(), "each operation has answered once at least");
+
+    // An account that only webhooks and documents tell of has its numbers, and they are complete.
+    until("the snapshot is complete", async || {
+        let accounts = get(&format!("{base}/api/v1/accounts")).await.1;
+        let of_77 = accounts["accounts"].as_array().into_iter().flatten().find(|account| account["account_id"] == "77").cloned();
+        of_77.is_some_and(|account| account["snapshot_completed_at"].is_string() && account["numbers"] == 1)
+    })
+    .await;
+    // A page in a browser may send text unasked.
+    let unasked = reqwest::Client::new().post(format!("{base}/api/v1/accounts/77/documents")).header("content-type", "text/plain").body(numbers);
+    assert_eq!(unasked.send().await.unwrap().status(), 415);
 
     let mut verdicts = Stream::open(&format!("{base}{api}/verdicts/stream?from=start&evidence=true"), None).await;
     let sent = verdicts.next(Duration::from_secs(10)).await.unwrap();

@@ -738,7 +738,7 @@ impl<'v, V: View> Step<'v, V> {
                 position: self.at.offset,
             });
             row.first_seen_at = row.first_seen_at.min(observed.observed_at);
-            if observed.observed_at >= row.last_seen_at + REFRESH {
+            if observed.observed_at >= row.last_seen_at.saturating_add(REFRESH) {
                 row.last_seen_at = observed.observed_at;
             }
             if !row.queries.contains(&observed.query) {

@@ -3,7 +3,7 @@
 use super::problem::{Problem, as_problems};
 use super::shared::{Readiness, Shared, blocking, is_secret};
 use super::stream::{self, parse_place};
-use super::{ingress, instruments};
+use super::{documents, ingress, instruments};
 use crate::event::json::{AccountJson, NumberJson, OpenCallJson, Rfc3339, VerdictJson};
 use crate::event::{
     AccountId, AccountSettings, CallVerdict, CompanyNumber, Disposition, Event, Media, Millis, NumberKind, NumberQuery, SessionId, Verdict,
@@ -51,6 +51,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/accounts/{account}/numbers", get(numbers))
         .route("/accounts/{account}/verdicts/stream", get(verdicts))
         .route("/accounts/{account}/settings", put(settings).layer(DefaultBodyLimit::max(SETTINGS_LIMIT)))
+        .route("/accounts/{account}/documents", post(documents::receive).layer(DefaultBodyLimit::max(documents::LIMIT)))
         .route_layer(middleware::from_fn_with_state(shared.clone(), authorise));
     Router::new()
         .nest("/api/v1", api)
@@ -98,13 +99,13 @@ fn is_loopback_host(headers: &HeaderMap) -> bool {
 // ---- what is asked for ----
 
 /// The account of the path.
-struct OfAccount(AccountId);
+pub(super) struct OfAccount(pub(super) AccountId);
 
 /// The account and the session of the path.
 struct OfSession(AccountId, SessionId);
 
 /// Query parameters.
-struct Wanted<T>(T);
+pub(super) struct Wanted<T>(pub(super) T);
 
 fn account_of(text: &str) -> Result<AccountId, Problem> {
     AccountId::parse(text).map_err(|error| Problem::bad_request(error.to_string()))

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod bring_up;
+mod documents;
 pub mod ingress;
 mod instruments;
 pub mod partition;

@@ -9,6 +9,9 @@ use std::collections::VecDeque;
 /// How often, in partition time, the place of an event is noted for the low-water mark.
 const MARK_EVERY: Millis = 10_000;
 
+/// The end of the year 9999.
+const LATEST: Millis = 253_402_300_799_999;
+
 /// Why a partition cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum PartitionError {
@@ -75,7 +78,8 @@ impl Partition {
     /// Steps records; what is to be published is added to `published`, what changes stays in the store for its next batch.
     pub fn step(&mut self, records: &[Record], published: &mut Vec<Published>) -> Result<(), PartitionError> {
         for record in records {
-            self.position.partition_time = self.position.partition_time.max(record.timestamp);
+            // A writer may date records as it likes; what no clock shows must not stop time for ever.
+            self.position.partition_time = self.position.partition_time.max(record.timestamp.clamp(0, LATEST));
             let at = At { offset: record.offset, time: self.position.partition_time };
             match record.value.as_deref().map(decode_event) {
                 Some(Ok(event)) => self.step_event(at, &event, record, published)?,
