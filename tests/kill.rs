@@ -1,4 +1,5 @@
 //! kill -9 of the running service at any moment: what it acknowledged is there, and no verdict is lost or doubled.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;
 

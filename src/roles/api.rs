@@ -219,7 +219,7 @@ impl SettingsBody {
         Ok(AccountSettings {
             account_id,
             filter_internal: self.filter_internal,
-            country: self.country.to_ascii_uppercase().into(),
+            country: self.country.to_ascii_uppercase(),
             trust_extension_id: self.trust_extension_id,
             recorded_extensions: self.recorded_extensions.clone(),
             queries: self.queries.iter().map(query).collect::<Result<_, _>>()?,
