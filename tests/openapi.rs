@@ -123,6 +123,7 @@ async fn what_is_answered_is_as_described() {
     let (long, large) = ("x".repeat(257), "x".repeat(300_000));
     let settings = r#"{"filter_internal":true,"recorded_extensions":["1"],"queries":["DIRECTORY"]}"#;
     let stream = "/api/v1/accounts/{account}/verdicts/stream";
+    #[allow(clippy::type_complexity, reason = "a table: operation, path, body, status")]
     let rows: Vec<((&str, &str), String, Option<&str>, u16)> = vec![
         (("get", "/healthz"), "/healthz".into(), None, 200),
         (("get", "/readyz"), "/readyz".into(), None, 200),
