@@ -1,4 +1,5 @@
 //! `deploy/openapi.yaml` against the running service: what it promises is answered, and what is answered is promised.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;
 

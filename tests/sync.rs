@@ -1,4 +1,5 @@
 //! The first synchronisation against the simulated RingCentral, with its rate limits.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use callsieve::event::{AccountId, Event, NumberQuery, decode_event};
 use callsieve::judge::number::Country;

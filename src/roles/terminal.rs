@@ -137,6 +137,7 @@ fn reasons(verdict: &CallVerdict) -> String {
     if verdict.verdict == Verdict::Internal {
         return match verdict.endpoints.len() {
             1 => "its one endpoint is the company's".to_owned(),
+            2 => "both endpoints are the company's".to_owned(),
             n => format!("all {n} endpoints are the company's"),
         };
     }
