@@ -5,7 +5,7 @@
 use super::number::{Country, Mask, NumberText, read_number};
 use crate::event::{Call, CallLeg, LegId, Millis, SessionId, Side};
 use compact_str::CompactString;
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use std::collections::BTreeSet;
 
 /// What makes two endpoints one.
@@ -54,18 +54,19 @@ pub struct Found {
 #[must_use]
 pub fn endpoints<'a>(sessions: impl Iterator<Item = (&'a SessionId, &'a Call)>, home: Country) -> Vec<Found> {
     let sessions: Vec<(&SessionId, &Call)> = sessions.collect();
+    // One record's facts may stand under its legacy id and under the real one: a side that either tells was never withheld.
+    let mut told: HashSet<(&LegId, bool)> = HashSet::default();
+    if sessions.len() > 1 {
+        for leg in sessions.iter().flat_map(|(_, call)| &call.legs).filter(|leg| leg.leg_id.as_str().starts_with("log:")) {
+            let sides = [(&leg.from, true), (&leg.to, false)];
+            told.extend(sides.into_iter().filter(|(side, _)| !side.is_empty()).map(|(_, is_from)| (&leg.leg_id, is_from)));
+        }
+    }
     let mut collected = Collected::default();
     for (session, call) in &sessions {
         for leg in &call.legs {
-            for is_from in [true, false] {
-                let of = |leg: &'a CallLeg| if is_from { &leg.from } else { &leg.to };
-                let side = of(leg);
-                // One record's facts may stand under its legacy id and under the real one: filled in either, it was never withheld.
-                let is_told_elsewhere = side.is_empty()
-                    && sessions.len() > 1
-                    && leg.leg_id.as_str().starts_with("log:")
-                    && sessions.iter().flat_map(|(_, call)| &call.legs).any(|other| other.leg_id == leg.leg_id && !of(other).is_empty());
-                if !is_told_elsewhere {
+            for (side, is_from) in [(&leg.from, true), (&leg.to, false)] {
+                if !side.is_empty() || !told.contains(&(&leg.leg_id, is_from)) {
                     collected.side(side, &Place { session, call, leg, is_from }, home);
                 }
             }

@@ -18,8 +18,8 @@ pub struct MemoryState {
     moved_ends: BTreeMap<(AccountId, SessionId), Millis>,
 }
 
-impl MemoryState {
-    pub fn apply(&mut self, changes: Changes) {
+impl State for MemoryState {
+    fn apply(&mut self, changes: Changes) {
         for state in changes.accounts {
             self.accounts.insert(state.account_id.clone(), state);
         }
@@ -58,13 +58,18 @@ impl MemoryState {
                 Settled::Gated(account, session) => {
                     self.settled_gated.insert((account, session));
                 }
-                Settled::Ended(_, to, account, session) => {
+                Settled::Ended(_, Some(to), account, session) => {
                     self.moved_ends.insert((account, session), to);
+                }
+                Settled::Ended(_, None, account, session) => {
+                    self.moved_ends.remove(&(account, session));
                 }
             }
         }
     }
+}
 
+impl MemoryState {
     fn of(&self, account: &AccountId) -> impl Iterator<Item = (&SessionId, &Session)> {
         self.sessions.iter().filter(move |((a, _), _)| a == account).map(|((_, id), session)| (id, session))
     }

@@ -7,7 +7,7 @@
 use super::endpoint::{endpoints, material, participants};
 use super::number::{Country, NumberText, read_number};
 use super::verdict::{Judgement, judge_endpoint};
-use super::view::{Changes, DueWork, OpenRow, Output, Remnant, Session, SessionChange, Settled, View, ViewError};
+use super::view::{Changes, DueWork, OpenRow, Output, Remnant, Session, SessionChange, Settled, State, View, ViewError};
 use crate::event::{
     AccountId, AccountSettings, AccountState, Call, CallLegs, CallSource, CallVerdict, CompanyNumber, EndedBy, Event, Media, Millis, NumberKind,
     NumbersObserved, OpenCall, Rejudge, SessionId,
@@ -41,6 +41,8 @@ pub const MOST_OUTPUTS: usize = 1_000;
 pub const MOST_NUMBERS: usize = 1_000;
 /// Sessions that one conversation follows.
 pub const MOST_SESSIONS: usize = 256;
+/// The end of the year 9999: a time beyond is no time, and must not stop the partition's for ever.
+const LATEST: Millis = 253_402_300_799_999;
 /// Things that one step may look at without publishing anything.
 const MOST_LOOKS: usize = 1_000;
 const MOST_PREVIOUS_EXTENSIONS: usize = 10;
@@ -56,39 +58,52 @@ pub struct At {
     pub time: Millis,
 }
 
-/// What a step did.
+/// What a step did, beside changing the state.
 #[derive(Debug, Default)]
 pub struct Stepped {
-    /// To apply to the state, in one piece with the outputs.
-    pub changes: Changes,
     /// To publish, in order.
     pub outputs: Vec<Output>,
     /// Why the record cannot be taken in; it belongs to the dead letters.
     pub refused: Option<String>,
 }
 
-/// Steps one record.
-pub fn step<V: View>(view: &V, at: At, event: &Event) -> Result<Stepped, ViewError> {
-    let mut step = Step::new(view, at);
-    if let Event::NumbersObserved(observed) = event {
-        // What it brings is published whole, so that much room is kept.
-        step.room = MOST_OUTPUTS.saturating_sub(observed.numbers.len());
-    }
-    step.pass_time()?;
-    step.room = MOST_OUTPUTS;
-    let refused = step.take_in(event)?;
-    step.go_on()?;
-    Ok(step.finish(refused))
+/// Steps one record, and applies what becomes of the state.
+///
+/// Its three parts are each a pure function of the state as the part before left it: time passes, the record is taken in, and
+/// work that is left goes on. What time brings about contains the records before this one, and none of this one's facts.
+pub fn step<S: State>(state: &mut S, at: At, event: &Event) -> Result<Stepped, ViewError> {
+    let at = At { time: at.time.clamp(-LATEST, LATEST), ..at };
+    // What numbers bring is published whole, so that much room is kept.
+    let kept = if let Event::NumbersObserved(observed) = event { observed.numbers.len() } else { 0 };
+    let mut outputs = part(state, At { offset: at.offset - 1, ..at }, MOST_OUTPUTS.saturating_sub(kept), |step| step.pass_time())?.0;
+    let (taken_in, refused) = part(state, at, MOST_OUTPUTS, |step| step.take_in(event))?;
+    outputs.extend(taken_in);
+    let room = MOST_OUTPUTS.saturating_sub(outputs.len());
+    outputs.extend(part(state, at, room, |step| step.go_on())?.0);
+    Ok(Stepped { outputs, refused })
 }
 
 /// Takes in the facts of a record that was stepped before, while a copy is brought up: nothing else happens, nothing is published.
-pub fn recall<V: View>(view: &V, at: At, event: &Event) -> Result<Stepped, ViewError> {
-    let mut step = Step::new(view, at);
+pub fn recall<S: State>(state: &mut S, at: At, event: &Event) -> Result<(), ViewError> {
     if let Event::CallLegs(facts) = event {
-        step.call_legs(facts, true)?;
-        step.outputs.clear();
+        let at = At { time: at.time.clamp(-LATEST, LATEST), ..at };
+        part(state, at, MOST_OUTPUTS, |step| step.call_legs(facts, true))?;
     }
-    Ok(step.finish(None))
+    Ok(())
+}
+
+/// Runs a part of a step on the state as it is, and applies its changes.
+fn part<S: State, T>(
+    state: &mut S,
+    at: At,
+    room: usize,
+    work: impl FnOnce(&mut Step<'_, S>) -> Result<T, ViewError>,
+) -> Result<(Vec<Output>, T), ViewError> {
+    let mut step = Step::new(&*state, at, room);
+    let done = work(&mut step)?;
+    let (changes, outputs) = step.finish();
+    state.apply(changes);
+    Ok((outputs, done))
 }
 
 /// A session's row that `open-calls` gave to a copy: due at once, since only then what follows from it shows.
@@ -130,11 +145,11 @@ struct Step<'v, V> {
 }
 
 impl<'v, V: View> Step<'v, V> {
-    fn new(view: &'v V, at: At) -> Self {
+    fn new(view: &'v V, at: At, room: usize) -> Self {
         Self {
             view,
             at,
-            room: MOST_OUTPUTS,
+            room,
             looks: MOST_LOOKS,
             outputs: Vec::new(),
             accounts: Vec::new(),
@@ -146,16 +161,12 @@ impl<'v, V: View> Step<'v, V> {
         }
     }
 
-    fn finish(self, refused: Option<String>) -> Stepped {
+    fn finish(self) -> (Changes, Vec<Output>) {
         let mut numbers: Vec<_> =
             self.numbers.into_iter().filter(|(_, (_, changed))| *changed).map(|((account, number), (row, _))| (account, number, row)).collect();
         numbers.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         let sessions = self.sessions.into_iter().filter(|change| change.before != change.after).collect();
-        Stepped {
-            changes: Changes { accounts: self.accounts, numbers, sessions, due: self.due, settled: self.settled },
-            outputs: self.outputs,
-            refused,
-        }
+        (Changes { accounts: self.accounts, numbers, sessions, due: self.due, settled: self.settled }, self.outputs)
     }
 
     fn take_in(&mut self, event: &Event) -> Result<Option<String>, ViewError> {
@@ -387,14 +398,22 @@ impl<'v, V: View> Step<'v, V> {
 
     /// Design R7: no verdict, and one that it has already is withdrawn. The row stays, so that later facts are known for a fax's.
     fn set_fax(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, mut row: OpenRow, was_fax: bool) {
-        if session.verdict.is_some() {
-            self.outputs.push(Output::VerdictGone(state.account_id.clone(), session_id.clone()));
-        }
         row.gated = false;
+        let is_withdrawn = session.verdict.is_some();
+        if is_withdrawn {
+            // Its evidence goes with the verdict, so it is told elsewhere in the same breath.
+            row.unpublished_since = None;
+            row.on_topic = true;
+        }
         // Sessions that were judged with it, or waited for it, are looked at as soon as time passes.
         let due = if was_fax { self.fax_forgotten_at(&row) } else { self.at.time };
         row.deadline = if was_fax { row.deadline.min(due) } else { due }.min(flush_at(&row));
-        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(row)), verdict: None });
+        let row = Arc::new(row);
+        if is_withdrawn {
+            self.outputs.push(Output::VerdictGone(state.account_id.clone(), session_id.clone()));
+            self.outputs.push(Output::Open(row.clone()));
+        }
+        self.put_session(&state.account_id, session_id, Session { open: Some(row), verdict: None });
     }
 
     // ---- time ----
@@ -669,16 +688,20 @@ impl<'v, V: View> Step<'v, V> {
         let members = self.conversation(&state, session_id)?;
         let is_open = members.iter().any(|member| member.session.open.is_some());
         let last_end = members.iter().filter_map(|member| member.session.verdict.as_ref()).map(|verdict| verdict.ended_at).max();
-        let Some(last_end) = last_end else { return Ok(true) };
+        let Some(last_end) = last_end else {
+            self.settled.push(Settled::Ended(stands_under, None, account.clone(), session_id.clone()));
+            return Ok(true);
+        };
         if is_open || last_end > self.forgotten_until() {
             // Looked at again when the rest of the conversation may be over and old enough.
             let later = last_end.max(self.forgotten_until().saturating_add(DAY));
-            self.settled.push(Settled::Ended(stands_under, later, account.clone(), session_id.clone()));
+            self.settled.push(Settled::Ended(stands_under, Some(later), account.clone(), session_id.clone()));
             return Ok(true);
         }
         if self.outputs.len() + members.len() > self.room {
             return Ok(false);
         }
+        self.settled.push(Settled::Ended(stands_under, None, account.clone(), session_id.clone()));
         for member in members {
             self.outputs.push(Output::VerdictGone(account.clone(), member.id.clone()));
             self.put_session(account, &member.id, Session::default());
@@ -788,10 +811,7 @@ impl<'v, V: View> Step<'v, V> {
         if !self.has_room() {
             return Ok(());
         }
-        let mut work: Vec<DueWork> = self.view.due_work(MOST_LOOKS)?;
-        work.extend(self.due.iter().filter(|(_, is_left)| *is_left).map(|(work, _)| work.clone()));
-        work.dedup();
-        for work in work {
+        for work in self.view.due_work(MOST_LOOKS)? {
             if !self.has_room() {
                 return Ok(());
             }
@@ -801,11 +821,18 @@ impl<'v, V: View> Step<'v, V> {
                 DueWork::Erase(account) => self.erase(account)?,
             };
             if is_done {
-                self.due.retain(|(known, _)| *known != work);
                 self.due.push((work, false));
             }
         }
         Ok(())
+    }
+
+    /// The session has got its verdict with others of its conversation a moment ago.
+    fn is_judged_here(&self, account: &AccountId, session_id: &SessionId) -> bool {
+        self.session_index.get(&(account.clone(), session_id.clone())).is_some_and(|at| {
+            let change = &self.sessions[*at];
+            change.after.open.is_none() && change.after.verdict.is_some() && change.before.verdict != change.after.verdict
+        })
     }
 
     /// True when no session waits for the account's snapshot any more.
@@ -821,6 +848,9 @@ impl<'v, V: View> Step<'v, V> {
                 return Ok(false);
             }
             self.looks -= 1;
+            if self.is_judged_here(account, &session_id) {
+                continue;
+            }
             let closing = self.close(&state, &session_id, None)?;
             if matches!(closing, Closing::NoRoom) {
                 return Ok(false);
@@ -847,6 +877,9 @@ impl<'v, V: View> Step<'v, V> {
                 return Ok(false);
             }
             self.looks -= 1;
+            if self.is_judged_here(account, &session_id) {
+                continue;
+            }
             if matches!(self.close(&state, &session_id, None)?, Closing::NoRoom) {
                 return Ok(false);
             }
@@ -913,7 +946,8 @@ fn settings(state: &AccountState) -> AccountSettings {
     state.settings.clone().unwrap_or_else(|| AccountSettings::defaults(state.account_id.clone()))
 }
 
-fn home(settings: &AccountSettings) -> Country {
+/// The home country of these settings.
+pub(super) fn home(settings: &AccountSettings) -> Country {
     Country::parse(&settings.country).unwrap_or(Country::DEFAULT)
 }
 

@@ -106,10 +106,9 @@ impl Fold {
     }
 
     fn event(&mut self, event: &Event) -> &mut Self {
-        let stepped = step(&self.state, At { offset: self.offset, time: self.now }, event).unwrap();
+        let stepped = step(&mut self.state, At { offset: self.offset, time: self.now }, event).unwrap();
         self.offset += 1;
         self.most_published = self.most_published.max(stepped.outputs.len());
-        self.state.apply(stepped.changes);
         self.published.extend(stepped.outputs);
         self.refused.extend(stepped.refused);
         self
@@ -1308,5 +1307,65 @@ proptest! {
                 prop_assert!(!open_leg || by_record, "{} is open", v.session_id);
             }
         }
+    }
+}
+
+// ---- what time brings about and what the record brings, in one step ----
+
+#[test]
+fn r5_a_number_that_arrives_with_the_record_that_closes_the_call_corrects_it() {
+    let mut fold = Fold::new();
+    fold.says("s-1", over(ALICE, CUSTOMER));
+    fold.now += H;
+    fold.numbers(&[CUSTOMER]);
+    assert_eq!((fold.verdict("s-1").verdict, fold.verdict("s-1").revision), (Internal, 2));
+}
+
+#[test]
+fn r8_a_snapshot_that_is_complete_with_the_record_that_ends_the_wait_opens_the_gate() {
+    let mut fold = Fold::gated();
+    fold.numbers(&[ALICE, BOB]).says("s-1", over(ALICE, BOB));
+    fold.now += 49 * H;
+    fold.complete();
+    assert!(fold.verdict("s-1").snapshot_complete);
+}
+
+#[test]
+fn what_time_brings_about_contains_the_records_before_and_none_of_the_present_one() {
+    let mut fold = Fold::new();
+    fold.says("s-1", over(ALICE, BOB));
+    fold.now += H;
+    fold.says("s-1", leg("p-2", ALICE, CUSTOMER, "Disconnected"));
+    let session = fold.state.sessions[&(account(), sid("s-1"))].clone();
+    assert_eq!(session.verdict.unwrap().position + 1, session.open.unwrap().record.position);
+}
+
+#[test]
+fn a_leg_whose_people_the_conversation_knows_already_still_ends_in_its_own_sessions_record() {
+    let mut fold = Fold::new();
+    fold.says("s-1", gone_to("s-2", ALICE, BOB)).says("s-2", over(CUSTOMER, ALICE)).settle();
+    fold.says("s-1", leg("p-9", CUSTOMER, BOB, "Disconnected")).settle();
+    let now = fold.now;
+    fold.legs(CallLegs { media: Media::Fax, ..said("s-2", now, leg("p-9", "", "", "")) }).settle();
+    assert_eq!(fold.verdict("s-1").verdict, External, "the customer was on this session, too");
+}
+
+#[test]
+fn a_fax_that_had_a_verdict_keeps_its_evidence_on_a_topic() {
+    let mut fold = Fold::new();
+    judged(&mut fold, CUSTOMER, ALICE);
+    let now = fold.now;
+    fold.legs(CallLegs { media: Media::Fax, ..said("s-1", now, over(CUSTOMER, ALICE)) });
+    let told = &fold.published[fold.published.len() - 2..];
+    assert!(matches!(told, [Output::VerdictGone(..), Output::Open(row)] if row.record.call.legs.len() == 1), "{told:?}");
+}
+
+#[test]
+fn no_time_stops_the_partition() {
+    for time in [Millis::MAX, Millis::MIN] {
+        let mut fold = Fold::new();
+        fold.now = time;
+        let facts = CallLegs { occurred_at: time, ended_at: Some(time), ..said("s-1", T0, over(ALICE, BOB)) };
+        fold.event(&Event::CallLegs(facts)).numbers(&[CUSTOMER]).event(&Event::Tick(Tick { at: time }));
     }
 }

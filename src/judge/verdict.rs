@@ -1,6 +1,7 @@
 //! From the endpoints of a conversation to the verdicts on its sessions (design R1, R6, R8–R10).
 
-use super::endpoint::{Found, Identity};
+use super::endpoint::{Found, Identity, material};
+use super::number::Country;
 use crate::event::{
     AccountSettings, Call, CallVerdict, CompanyNumber, Disposition, EndedBy, EndpointKind, JudgedEndpoint, Millis, Revision, RevisionCause,
     SessionId, Standing, StandingReason, Verdict,
@@ -136,8 +137,13 @@ impl Judgement<'_> {
             }
         }
         abridge(&mut revised, LARGEST);
+        if revised.call.legs_dropped > 0 {
+            // The next revision sees no more of it than this record keeps.
+            revised.verdict = Verdict::External;
+            revised.disposition = Disposition::Ingest;
+        }
         if let Some(previous) = previous {
-            let cause = difference(previous, &revised)?;
+            let cause = difference(previous, &revised, super::step::home(self.settings))?;
             revised.cause = if replay { RevisionCause::Replay } else { cause };
         }
         Some(revised)
@@ -159,7 +165,7 @@ fn history(previous: &CallVerdict) -> Vec<Revision> {
 }
 
 /// Why there is a revision: what differs of that which a revision is published for (design §1); `None` when nothing does.
-fn difference(old: &CallVerdict, new: &CallVerdict) -> Option<RevisionCause> {
+fn difference(old: &CallVerdict, new: &CallVerdict, home: Country) -> Option<RevisionCause> {
     if old.superseded_by != new.superseded_by {
         return Some(RevisionCause::Superseded);
     }
@@ -181,6 +187,11 @@ fn difference(old: &CallVerdict, new: &CallVerdict) -> Option<RevisionCause> {
         return Some(RevisionCause::SessionsLinked);
     }
     if old.recorded_extensions != new.recorded_extensions || old.verdict != new.verdict {
+        return Some(RevisionCause::LateLeg);
+    }
+    // The session's own part may matter once another of its conversation turns out a fax, or a number becomes known.
+    let own = |verdict: &CallVerdict| (verdict.call.legs_dropped > 0, material(&verdict.session_id, &verdict.call, home));
+    if old.call != new.call && own(old) != own(new) {
         return Some(RevisionCause::LateLeg);
     }
     // Only the settings can have changed it.

@@ -86,6 +86,12 @@ pub trait View {
     fn due_work(&self, limit: usize) -> Result<Vec<DueWork>, ViewError>;
 }
 
+/// A state that can take changes in: what it then shows contains them, in every row and every index.
+pub trait State: View {
+    /// Applies them.
+    fn apply(&mut self, changes: Changes);
+}
+
 /// What becomes of one session. Indices follow from the rows: what `after` implies is there, what only `before` implied is not.
 #[derive(Debug, Clone)]
 pub struct SessionChange {
@@ -106,8 +112,8 @@ pub enum Settled {
     Waiting(AccountId, CompactString, SessionId),
     /// The session need not be looked at for the snapshot.
     Gated(AccountId, SessionId),
-    /// The session's conversation ends later: it stands under the second time instead of the first.
-    Ended(Millis, Millis, AccountId, SessionId),
+    /// The session stands no more under the first time; its conversation ends later, at the second, or it is forgotten.
+    Ended(Millis, Option<Millis>, AccountId, SessionId),
 }
 
 /// What a step makes of the state.

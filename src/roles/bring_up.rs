@@ -56,8 +56,7 @@ pub fn bring_up<L: Log>(log: &mut L, partition: u32, database: Arc<Database>, pr
         time = time.max(record.timestamp);
         // What cannot be read went to the dead letters when it was stepped.
         if let Some(Ok(event)) = record.value.as_deref().map(decode_event) {
-            let recalled = recall(store, At { offset: record.offset, time }, &event)?;
-            store.apply(recalled.changes);
+            recall(store, At { offset: record.offset, time }, &event)?;
         }
         Ok(())
     };

@@ -94,8 +94,7 @@ impl Partition {
     }
 
     fn step_event(&mut self, at: At, event: &Event, record: &Record, published: &mut Vec<Published>) -> Result<(), PartitionError> {
-        let stepped = step(&self.store, at, event)?;
-        self.store.apply(stepped.changes);
+        let stepped = step(&mut self.store, at, event)?;
         for output in &stepped.outputs {
             published.push(publish(output)?);
         }

@@ -7,7 +7,7 @@ use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
 use crate::event::{AccountId, AccountState, Call, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode};
-use crate::judge::{Changes, DueWork, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, View, ViewError, reopened};
+use crate::judge::{Changes, DueWork, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, reopened};
 use compact_str::CompactString;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use rocksdb::{ReadOptions, WriteBatch};
@@ -188,37 +188,6 @@ impl Store {
     #[must_use]
     pub fn has_due_work(&self) -> bool {
         !self.due.is_empty()
-    }
-
-    /// Applies what a step made of the state; it shows at once, and stands on disk when the batch is written.
-    pub fn apply(&mut self, changes: Changes) {
-        for state in changes.accounts {
-            self.put_account(state);
-        }
-        for (account, number, row) in changes.numbers {
-            let numbers = self.numbers.get_mut();
-            numbers.changed.insert((account.clone(), number.clone()));
-            numbers.rows.insert((account, number), row);
-        }
-        for change in &changes.sessions {
-            self.apply_session(change);
-        }
-        for (work, is_left) in changes.due {
-            self.set_due(work, is_left);
-        }
-        for settled in changes.settled {
-            match settled {
-                Settled::Waiting(account, number, session) => self.waiting.set(keys::waiting(&account, &number, &session), false),
-                Settled::Gated(account, session) => {
-                    // Unless the rows of this very step brought it back.
-                    self.gated.set(keys::gated(&account, session.as_str()), false);
-                }
-                Settled::Ended(from, to, account, session) => {
-                    self.retention.set(keys::ended(from, &account, &session), false);
-                    self.retention.set(keys::ended(to, &account, &session), true);
-                }
-            }
-        }
     }
 
     fn put_account(&mut self, state: Arc<AccountState>) {
@@ -459,7 +428,7 @@ impl Store {
         match verdict {
             None => after.verdict = None,
             Some(verdict) => {
-                if before.verdict.as_ref().is_some_and(|known| known.position >= verdict.position) {
+                if before.verdict.as_ref().is_some_and(|known| (known.position, known.revision) >= (verdict.position, verdict.revision)) {
                     return Ok(());
                 }
                 // The verdict contains the facts that stood open up to its position.
@@ -525,6 +494,12 @@ fn evidence(session: &Session) -> Option<&Call> {
     session.open.as_ref().map(|row| &row.record.call).or_else(|| session.verdict.as_ref().map(|verdict| &verdict.call))
 }
 
+/// Something of it comes from an event up to `position`.
+fn is_remnant(session: &Session, position: i64) -> bool {
+    session.open.as_ref().is_some_and(|row| row.record.position <= position)
+        || session.verdict.as_ref().is_some_and(|verdict| verdict.position <= position)
+}
+
 fn is_gated(session: &Session) -> bool {
     session.open.as_ref().is_some_and(|row| row.gated) || session.verdict.as_ref().is_some_and(|verdict| !verdict.snapshot_complete)
 }
@@ -568,6 +543,41 @@ fn decode_list(bytes: &[u8]) -> Result<Vec<SessionId>, TableError> {
         .split(|byte| *byte == 0)
         .map(|part| read(part).ok_or_else(|| TableError::Corrupt { table: Family::Links.name(), why: "an id cannot be read".into() }))
         .collect()
+}
+
+impl State for Store {
+    /// It shows at once, and stands on disk when the batch is written.
+    fn apply(&mut self, changes: Changes) {
+        for state in changes.accounts {
+            self.put_account(state);
+        }
+        for (account, number, row) in changes.numbers {
+            let numbers = self.numbers.get_mut();
+            numbers.changed.insert((account.clone(), number.clone()));
+            numbers.rows.insert((account, number), row);
+        }
+        for change in &changes.sessions {
+            self.apply_session(change);
+        }
+        for (work, is_left) in changes.due {
+            self.set_due(work, is_left);
+        }
+        for settled in changes.settled {
+            match settled {
+                Settled::Waiting(account, number, session) => self.waiting.set(keys::waiting(&account, &number, &session), false),
+                Settled::Gated(account, session) => {
+                    // Unless the rows of this very step brought it back.
+                    self.gated.set(keys::gated(&account, session.as_str()), false);
+                }
+                Settled::Ended(from, to, account, session) => {
+                    self.retention.set(keys::ended(from, &account, &session), false);
+                    if let Some(to) = to {
+                        self.retention.set(keys::ended(to, &account, &session), true);
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl View for Store {
@@ -648,8 +658,21 @@ impl View for Store {
 
     fn remnants(&self, account: &AccountId, position: i64, limit: usize) -> Result<Vec<Remnant>, ViewError> {
         let prefix = keys::account_prefix(account);
-        let mut found = Vec::new();
+        // What the batch has brought may not be on disk yet.
+        let (numbers, sessions) = (self.numbers.borrow(), self.sessions.borrow());
+        let of_numbers = numbers.changed.iter().filter(|(owner, _)| owner == account);
+        let old_numbers = of_numbers.filter(|key| numbers.rows.get(*key).is_some_and(|row| row.as_ref().is_some_and(|row| row.position <= position)));
+        let of_sessions = sessions.changed.iter().filter(|(owner, _)| owner == account);
+        let old_sessions = of_sessions.filter(|key| sessions.rows.get(*key).is_some_and(|cached| is_remnant(&cached.session, position)));
+        let mut found: Vec<Remnant> = old_numbers.map(|(_, number)| Remnant::Number(number.clone())).collect();
+        found.extend(old_sessions.map(|(_, session)| Remnant::Session(session.clone())));
         let mut seen: BTreeSet<String> = BTreeSet::new();
+        seen.extend(found.iter().map(|remnant| match remnant {
+            Remnant::Number(number) => format!("1{number}"),
+            Remnant::Session(session) => format!("0{session}"),
+        }));
+        drop((numbers, sessions));
+        found.truncate(limit);
         for family in [Family::Numbers, Family::Open, Family::Judged] {
             let mut rows = self.database.iterate(self.database.family(family), upto(&prefix));
             rows.seek(&prefix);
@@ -693,10 +716,7 @@ impl Store {
         let key = (account.clone(), id);
         let sessions = self.sessions.borrow();
         let is_old = match sessions.rows.get(&key) {
-            Some(CachedSession { session, .. }) => {
-                session.open.as_ref().is_some_and(|row| row.record.position <= position)
-                    || session.verdict.as_ref().is_some_and(|verdict| verdict.position <= position)
-            }
+            Some(CachedSession { session, .. }) => is_remnant(session, position),
             None if sessions.changed.contains(&key) => false,
             None if family == Family::Open => decode_open(value)?.record.position <= position,
             None => decode::<CallVerdict>(value).map_err(|e| corrupt(e.to_string()))?.position <= position,
