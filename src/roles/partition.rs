@@ -9,6 +9,10 @@ use std::collections::VecDeque;
 /// How often, in partition time, the place of an event is noted for the low-water mark.
 const MARK_EVERY: Millis = 10_000;
 
+/// What one commit should carry, in records and in bytes; the record that goes beyond is still whole.
+const MOST_PUBLISHED: usize = 10_000;
+const MOST_PUBLISHED_BYTES: usize = 32 << 20;
+
 /// The end of the year 9999.
 const LATEST: Millis = 253_402_300_799_999;
 
@@ -75,9 +79,13 @@ impl Partition {
         self.store.has_due_work() || self.store.next_deadline().is_some_and(|at| at <= self.position.partition_time)
     }
 
-    /// Steps records; what is to be published is added to `published`, what changes stays in the store for its next batch.
-    pub fn step(&mut self, records: &[Record], published: &mut Vec<Published>) -> Result<(), PartitionError> {
+    /// Steps records; what is to be published is added to `published`, what changes stays in the store for its next batch. Returns
+    /// how many it stepped: fewer when they publish more than one commit should carry.
+    pub fn step(&mut self, records: &[Record], published: &mut Vec<Published>) -> Result<usize, PartitionError> {
+        let mut stepped = 0;
+        let mut bytes = 0;
         for record in records {
+            let known = published.len();
             // A writer may date records as it likes; what no clock shows must not stop time for ever.
             self.position.partition_time = self.position.partition_time.max(record.timestamp.clamp(0, LATEST));
             let at = At { offset: record.offset, time: self.position.partition_time };
@@ -88,9 +96,14 @@ impl Partition {
             }
             self.position.next = record.offset + 1;
             self.note(at);
+            stepped += 1;
+            bytes += published[known..].iter().map(|output| output.value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+            if published.len() >= MOST_PUBLISHED || bytes >= MOST_PUBLISHED_BYTES {
+                break;
+            }
         }
         self.position.low_water = self.low_water();
-        Ok(())
+        Ok(stepped)
     }
 
     fn step_event(&mut self, at: At, event: &Event, record: &Record, published: &mut Vec<Published>) -> Result<(), PartitionError> {

@@ -59,15 +59,19 @@ impl<L: Log> Worker<L> {
         let batches = self.log.poll(BATCH, if due_now { Duration::ZERO } else { wait })?;
         let mut commits = Vec::with_capacity(batches.len());
         let mut stepped = 0;
+        let mut rewinds = Vec::new();
         let looks_up = (self.clock)() >= self.looked_up_at.saturating_add(LOOK_UP_EVERY);
         for batch in &batches {
             let Some(partition) = self.partitions.get_mut(&batch.partition) else { continue };
             let mut outputs = Vec::new();
             // Before this batch publishes anything, so the copy contains all that is before these ends.
             let ends = if looks_up { ends(&self.log, batch.partition)? } else { Vec::new() };
-            partition.step(&batch.records, &mut outputs)?;
-            stepped += batch.records.len();
-            count(&outputs, batch.records.len());
+            let taken = partition.step(&batch.records, &mut outputs)?;
+            stepped += taken;
+            count(&outputs, taken);
+            if taken < batch.records.len() {
+                rewinds.push((batch.partition, partition.position().next));
+            }
             let database = partition.store.database().clone();
             let mut state = partition.store.take_batch()?;
             write_position(&database, &mut state, partition.position());
@@ -81,6 +85,10 @@ impl<L: Log> Worker<L> {
                 self.looked_up_at = (self.clock)();
             }
             self.log.commit(commits)?;
+        }
+        // What a commit had no room for is polled again.
+        for (partition, next) in rewinds {
+            self.log.rewind(partition, next)?;
         }
         self.tick()?;
         Ok(stepped)
