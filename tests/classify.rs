@@ -1,6 +1,6 @@
 //! `callsieve classify`, through the binary: documents in, verdicts out, exit status and messages.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are no test functions to clippy")]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests are no test functions to clippy")]
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

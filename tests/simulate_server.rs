@@ -1,5 +1,8 @@
 //! The simulated RingCentral through its ports: sign-in, limits, paging, and webhooks with everything that may go wrong.
 
+// The lint's exception for tests does not reach the functions that they share.
+#![allow(clippy::unwrap_used)]
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use callsieve::simulate::{Clock, Company, CompanyConfig, Faults, HOUR_MS, RateLimits, Server, ServerConfig, serve};
@@ -103,10 +106,10 @@ async fn a_subscriber_gets_every_notification_once_in_order_with_its_token() {
     let company = company();
     assert_eq!(subscription["disabledFilters"][0]["filter"], format!("/restapi/v1.0/account/{}/nonsense", company.account_id));
     let start = server.now();
-    let end = start + 30 * MINUTE;
+    let end = start + 150 * MINUTE;
     let delivered = server.advance_to(end).await;
 
-    let mut expected: Vec<_> = company.hours(start - HOUR_MS, 2, 60).into_iter().flat_map(|c| c.notifications).collect();
+    let mut expected: Vec<_> = company.hours(start - HOUR_MS, 4, 60).into_iter().flat_map(|c| c.notifications).collect();
     expected.extend(company.directory_notifications(start - HOUR_MS, end).into_iter().filter(|n| n.event.ends_with("/entries")));
     expected.retain(|n| (start..=end).contains(&n.due));
     expected.sort_by_key(|n| n.due);
@@ -322,6 +325,27 @@ async fn nothing_is_answered_without_a_token_nor_for_another_account() {
     assert_eq!(client.get("/nowhere").await.0, StatusCode::NOT_FOUND);
     let (status, body) = token(&server, &[("grant_type", "password")]).await;
     assert_eq!((status, &body["error"]), (StatusCode::BAD_REQUEST, &json!("unsupported_grant_type")));
+}
+
+#[tokio::test]
+async fn a_number_that_comes_is_announced_and_listed_at_its_time() {
+    let server = server(ServerConfig { calls_per_hour: 0, ..unlimited() }).await;
+    let client = Client::of(&server).await;
+    let (hook, address) = listening().await;
+    client.post("/restapi/v1.0/subscription", &wish(&address)).await;
+    let company = company();
+    let comes = company.numbers.iter().find(|n| n.listed_from > server.now() + HOUR_MS && n.holdings[0].extension.is_some()).unwrap();
+    assert!(comes.holdings[0].from < comes.listed_from, "it is in use before");
+    let listed = async || {
+        // Hours have passed: an access token lasts one.
+        let (_, _, list) = Client::of(&server).await.get("/restapi/v1.0/account/~/phone-number?perPage=1000").await;
+        list["records"].as_array().unwrap().iter().any(|n| n["phoneNumber"] == comes.number.as_str())
+    };
+    let announced = || hook.events.lock().unwrap().iter().any(|(_, event)| event.to_string().contains(&comes.number));
+    server.advance_to(comes.listed_from - 1).await;
+    assert!(!listed().await && !announced());
+    server.advance_to(comes.listed_from + 2_000).await;
+    assert!(listed().await && announced());
 }
 
 #[tokio::test]

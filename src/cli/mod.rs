@@ -2,6 +2,7 @@
 
 pub mod classify;
 
+use crate::roles::service::{self, RunArgs};
 use crate::simulate::{self, SimulateArgs};
 use clap::Parser;
 use std::process::ExitCode;
@@ -18,6 +19,8 @@ struct Arguments {
 enum Command {
     /// Judge calls offline: RingCentral's documents in, a verdict per call out
     Classify(classify::ClassifyArgs),
+    /// Take in notifications, judge calls, and serve the verdicts
+    Run(Box<RunArgs>),
     /// Serve a simulated company as RingCentral would, or write its notifications to a file
     Simulate(SimulateArgs),
 }
@@ -27,6 +30,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Classify(args) => return classify::main(&args),
+        Command::Run(args) => service::main(*args),
         Command::Simulate(args) => simulated(args),
     };
     match done {

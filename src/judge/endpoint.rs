@@ -19,8 +19,10 @@ pub enum Identity {
     ExtensionId(CompactString),
     /// A masked number that no endpoint of the conversation fits.
     Masked(CompactString),
-    /// A caller who hides: the word that stood there; empty for a side that stayed empty.
+    /// A caller who hides: the word that stood there.
     Withheld(CompactString),
+    /// A side that stayed empty, by its leg: nobody knows whether two of them are the same, and one may be filled later.
+    Empty(LegId, bool),
     /// A conference, a park location or a feature code.
     Service(CompactString),
     /// No number at all: the text as it came.
@@ -51,11 +53,21 @@ pub struct Found {
 /// The distinct endpoints of these sessions, in order of appearance.
 #[must_use]
 pub fn endpoints<'a>(sessions: impl Iterator<Item = (&'a SessionId, &'a Call)>, home: Country) -> Vec<Found> {
+    let sessions: Vec<(&SessionId, &Call)> = sessions.collect();
     let mut collected = Collected::default();
-    for (session, call) in sessions {
+    for (session, call) in &sessions {
         for leg in &call.legs {
-            for side in [&leg.from, &leg.to] {
-                collected.side(side, &Place { session, call, leg }, home);
+            for is_from in [true, false] {
+                let of = |leg: &'a CallLeg| if is_from { &leg.from } else { &leg.to };
+                let side = of(leg);
+                // One record's facts may stand under its legacy id and under the real one: filled in either, it was never withheld.
+                let is_told_elsewhere = side.is_empty()
+                    && sessions.len() > 1
+                    && leg.leg_id.as_str().starts_with("log:")
+                    && sessions.iter().flat_map(|(_, call)| &call.legs).any(|other| other.leg_id == leg.leg_id && !of(other).is_empty());
+                if !is_told_elsewhere {
+                    collected.side(side, &Place { session, call, leg, is_from }, home);
+                }
             }
         }
     }
@@ -80,6 +92,7 @@ struct Place<'a> {
     session: &'a SessionId,
     call: &'a Call,
     leg: &'a CallLeg,
+    is_from: bool,
 }
 
 #[derive(Default)]
@@ -96,7 +109,7 @@ impl Collected {
             let (identity, is_short) = match read_number(text, home) {
                 NumberText::Phone(number) => (Identity::Phone(number.into()), false),
                 NumberText::Short(number) => (Identity::Short(number), true),
-                NumberText::Withheld => (Identity::Withheld(text.to_ascii_lowercase().into()), false),
+                NumberText::Withheld => (Identity::Withheld(text.to_ascii_lowercase()), false),
                 NumberText::Service => (Identity::Service(text.clone()), false),
                 NumberText::Unintelligible => (Identity::Unintelligible(text.clone()), false),
                 NumberText::Masked(mask) => {
@@ -115,7 +128,7 @@ impl Collected {
         match (side.extension_numbers.first(), extension_id) {
             (Some(number), _) => self.add(Identity::Short(number.clone()), extension_id, true, place),
             (None, Some(id)) => self.add(Identity::ExtensionId(id.clone()), extension_id, true, place),
-            (None, None) => self.add(Identity::Withheld(CompactString::default()), None, false, place),
+            (None, None) => self.add(Identity::Empty(place.leg.leg_id.clone(), place.is_from), None, false, place),
         };
     }
 
@@ -171,7 +184,7 @@ impl Collected {
                 !explained.contains(&(at - 1))
             });
         }
-        self.found.sort_by(|a, b| a.joined_at.cmp(&b.joined_at));
+        self.found.sort_by_key(|a| a.joined_at);
         self.found
     }
 }

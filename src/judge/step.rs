@@ -112,6 +112,9 @@ struct Member {
     session: Session,
 }
 
+/// A number's row, and whether this step has changed it.
+type NumberRow = (Option<Arc<CompanyNumber>>, bool);
+
 struct Step<'v, V> {
     view: &'v V,
     at: At,
@@ -119,7 +122,7 @@ struct Step<'v, V> {
     looks: usize,
     outputs: Vec<Output>,
     accounts: Vec<Arc<AccountState>>,
-    numbers: HashMap<(AccountId, CompactString), (Option<Arc<CompanyNumber>>, bool)>,
+    numbers: HashMap<(AccountId, CompactString), NumberRow>,
     sessions: Vec<SessionChange>,
     session_index: HashMap<(AccountId, SessionId), usize>,
     due: Vec<(DueWork, bool)>,
@@ -290,9 +293,11 @@ impl<'v, V: View> Step<'v, V> {
         if recalled && contained.is_some_and(|position| self.at.offset <= position) {
             return Ok(None);
         }
+        let as_fax = self.is_known_as_fax(&state, &session_id, facts)?.then(|| CallLegs { media: Media::Fax, ..facts.clone() });
+        let facts = as_fax.as_ref().unwrap_or(facts);
         match (&session.open, &session.verdict) {
-            (Some(row), _) => self.add_facts(&state, &session_id, &session, row.clone(), facts),
-            (None, Some(verdict)) => self.reopen(&state, &session_id, &session, verdict.clone(), facts),
+            (Some(row), _) => self.add_facts(&state, &session_id, &session, row, facts),
+            (None, Some(verdict)) => self.reopen(&state, &session_id, &session, verdict, facts),
             (None, None) if facts.source == CallSource::SessionLookup && facts.is_final && facts.legs.is_empty() => {}
             (None, None) => {
                 let record = OpenCall {
@@ -304,7 +309,7 @@ impl<'v, V: View> Step<'v, V> {
                     call: Call::new(facts),
                 };
                 let row = OpenRow { record, unpublished_since: None, on_topic: false, gated: false, deadline: Millis::MAX };
-                self.add_facts(&state, &session_id, &session, Arc::new(row), facts);
+                self.add_facts(&state, &session_id, &session, &row, facts);
             }
         }
         Ok(None)
@@ -317,10 +322,20 @@ impl<'v, V: View> Step<'v, V> {
         Ok(known.into_iter().find(|known| known.as_legacy().is_none()).unwrap_or_else(|| session.clone()))
     }
 
-    fn add_facts(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, row: Arc<OpenRow>, facts: &CallLegs) {
+    /// What was a fax while only its legacy id named it is one under its real name too.
+    fn is_known_as_fax(&mut self, state: &AccountState, session_id: &SessionId, facts: &CallLegs) -> Result<bool, ViewError> {
+        let Some(legacy_id) = facts.legacy_session_id.as_deref().filter(|_| session_id.as_legacy().is_none()) else { return Ok(false) };
+        let Ok(stand_in) = SessionId::legacy(legacy_id) else { return Ok(false) };
+        if !self.view.with_legacy_id(&state.account_id, legacy_id)?.contains(&stand_in) {
+            return Ok(false);
+        }
+        Ok(evidence(&self.session(state, &stand_in)?).is_some_and(|call| call.media == Media::Fax))
+    }
+
+    fn add_facts(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, row: &OpenRow, facts: &CallLegs) {
         let was_fax = row.record.call.media == Media::Fax;
         let is_new = row.deadline == Millis::MAX;
-        let mut after = OpenRow::clone(&row);
+        let mut after = row.clone();
         after.record.call.take_in(session_id, facts);
         after.record.touched_at = self.at.time;
         after.record.position = self.at.offset;
@@ -340,7 +355,7 @@ impl<'v, V: View> Step<'v, V> {
     }
 
     /// A judged session takes in what is material and nothing else (design §1).
-    fn reopen(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, verdict: Arc<CallVerdict>, facts: &CallLegs) {
+    fn reopen(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, verdict: &CallVerdict, facts: &CallLegs) {
         let (before, mut after) = (&verdict.call, verdict.call.clone());
         after.take_in(session_id, facts);
         if after == *before {
@@ -367,7 +382,7 @@ impl<'v, V: View> Step<'v, V> {
             call: before.clone(),
         };
         let row = OpenRow { record, unpublished_since: None, on_topic: false, gated: false, deadline: Millis::MAX };
-        self.add_facts(state, session_id, session, Arc::new(row), facts);
+        self.add_facts(state, session_id, session, &row, facts);
     }
 
     /// Design R7: no verdict, and one that it has already is withdrawn. The row stays, so that later facts are known for a fax's.
@@ -416,7 +431,7 @@ impl<'v, V: View> Step<'v, V> {
         self.looks -= 1;
         let state = self.account(account)?;
         let session = self.session(&state, session_id)?;
-        let Some(row) = session.open.clone().filter(|row| row.deadline <= self.at.time) else { return Ok(true) };
+        let Some(row) = session.open.filter(|row| row.deadline <= self.at.time) else { return Ok(true) };
         let waits_until = if row.record.call.media == Media::Fax {
             match self.fire_fax(&state, session_id, &row)? {
                 Some(until) => until,
@@ -466,6 +481,14 @@ impl<'v, V: View> Step<'v, V> {
             return Ok(Some(forgotten_at));
         }
         for neighbour in self.neighbours(&state.account_id, session_id, &row.record.call)? {
+            if !self.has_room() {
+                return Ok(None);
+            }
+            let is_stand_in = neighbour.as_legacy().is_some_and(|legacy_id| row.record.call.legacy_session_ids.iter().any(|id| id == legacy_id));
+            if is_stand_in {
+                self.set_stand_in_fax(state, &neighbour)?;
+                continue;
+            }
             match self.close(state, &neighbour, None)? {
                 Closing::NoRoom => return Ok(None),
                 Closing::Done => {}
@@ -473,6 +496,24 @@ impl<'v, V: View> Step<'v, V> {
             }
         }
         Ok(Some(forgotten_at))
+    }
+
+    /// The session that a fax was while only its legacy id named it is one too.
+    fn set_stand_in_fax(&mut self, state: &AccountState, session_id: &SessionId) -> Result<(), ViewError> {
+        let session = self.session(state, session_id)?;
+        let Some(call) = evidence(&session).filter(|call| call.media != Media::Fax) else { return Ok(()) };
+        let record = OpenCall {
+            account_id: state.account_id.clone(),
+            session_id: session_id.clone(),
+            touched_at: self.at.time,
+            over_since: Some(self.at.time),
+            position: self.at.offset,
+            call: Call { media: Media::Fax, ..call.clone() },
+        };
+        let on_topic = session.open.as_ref().is_some_and(|row| row.on_topic);
+        let row = OpenRow { record, unpublished_since: Some(self.at.time), on_topic, gated: false, deadline: Millis::MAX };
+        self.set_fax(state, session_id, &session, row, false);
+        Ok(())
     }
 
     // ---- conversations ----
@@ -703,13 +744,14 @@ impl<'v, V: View> Step<'v, V> {
             if !row.queries.contains(&observed.query) {
                 row.queries.push(observed.query);
             }
-            if number.extension_id.is_some() && row.extension_id != number.extension_id {
-                if let Some(previous) = std::mem::replace(&mut row.extension_id, number.extension_id.clone()) {
-                    row.previous_extension_ids.retain(|id| *id != previous);
-                    row.previous_extension_ids.push(previous);
-                    let surplus = row.previous_extension_ids.len().saturating_sub(MOST_PREVIOUS_EXTENSIONS);
-                    row.previous_extension_ids.drain(..surplus);
-                }
+            if number.extension_id.is_some()
+                && row.extension_id != number.extension_id
+                && let Some(previous) = std::mem::replace(&mut row.extension_id, number.extension_id.clone())
+            {
+                row.previous_extension_ids.retain(|id| *id != previous);
+                row.previous_extension_ids.push(previous);
+                let surplus = row.previous_extension_ids.len().saturating_sub(MOST_PREVIOUS_EXTENSIONS);
+                row.previous_extension_ids.drain(..surplus);
             }
             if number.usage_type.is_some() {
                 row.usage_type.clone_from(&number.usage_type);

@@ -30,7 +30,7 @@ pub fn judge_endpoint(found: &Found, number: Option<&CompanyNumber>, trust_exten
         }
         Identity::Short(_) => (EndpointKind::Unintelligible, Standing::External, Why::UnknownShortNumber),
         Identity::ExtensionId(_) => (EndpointKind::Extension, Standing::Internal, Why::OwnExtension),
-        Identity::Withheld(_) => (EndpointKind::Withheld, Standing::External, Why::Withheld),
+        Identity::Withheld(_) | Identity::Empty(..) => (EndpointKind::Withheld, Standing::External, Why::Withheld),
         Identity::Masked(_) => (EndpointKind::Unintelligible, Standing::External, Why::Masked),
         Identity::Unintelligible(_) => (EndpointKind::Unintelligible, Standing::External, Why::Unintelligible),
         Identity::Service(_) => (EndpointKind::Service, Standing::Neutral, Why::Service),
@@ -40,8 +40,7 @@ pub fn judge_endpoint(found: &Found, number: Option<&CompanyNumber>, trust_exten
         session_id: Some(found.session_id.clone()),
         leg_id: found.leg_id.clone(),
         number: match &found.identity {
-            Identity::ExtensionId(_) => None,
-            Identity::Withheld(text) if text.is_empty() => None,
+            Identity::ExtensionId(_) | Identity::Empty(..) => None,
             Identity::Phone(text)
             | Identity::Short(text)
             | Identity::Masked(text)
@@ -213,7 +212,7 @@ fn abridge(verdict: &mut CallVerdict, largest: usize) {
     let mut room = largest / 8;
     let fitting = verdict.recorded_extensions.iter().take_while(|id| take(&mut room, id.len() + 5)).count();
     verdict.recorded_extensions.truncate(fitting);
-    let legs: usize = verdict.call.legs.iter().map(|leg| leg_size(leg)).sum();
+    let legs: usize = verdict.call.legs.iter().map(leg_size).sum();
     let endpoints: usize = verdict.endpoints.iter().map(endpoint_size).sum();
     let rest = 2_000
         + verdict.call.links.iter().chain(&verdict.linked_sessions).map(|s| s.as_str().len() + 5).sum::<usize>()

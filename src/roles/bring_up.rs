@@ -125,7 +125,7 @@ fn value<T: Decoded>(record: &Record) -> Result<Option<T>, String> {
 }
 
 /// The position that the copy's rows contain; `None` for a copy without any.
-fn stored_position(database: &Database) -> Result<Option<Position>, PartitionError> {
+pub(super) fn stored_position(database: &Database) -> Result<Option<Position>, PartitionError> {
     let bytes = database.get(database.family(Family::Meta), POSITION).map_err(crate::state::TableError::from)?;
     // One that cannot be read says nothing: the copy is brought up as if from nothing, over the rows that it has.
     Ok(bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()))

@@ -1,5 +1,16 @@
 //! What runs: each role wires the parts together. Only here (and in `cli`) are threads, tasks and servers started.
 
+pub mod api;
 pub mod bring_up;
+pub mod ingress;
+mod instruments;
 pub mod partition;
+pub mod problem;
 pub mod processor;
+mod rate;
+pub mod service;
+mod shared;
+mod simulation;
+mod stream;
+pub mod sync;
+mod terminal;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What `callsieve simulate` does.
+/// Serves a simulated company and its RingCentral, or writes what it would send to a file.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SimulateArgs {
     /// Everything follows from it: the same seed makes the same company and the same calls

@@ -3,6 +3,7 @@
 //! Company numbers and outside numbers come from different area codes, with the exchange 555 (and the United Kingdom's
 //! range for drama), so that no outsider has a company number by chance and nobody's real number stands in a test.
 
+use super::lists::AccountLists;
 use super::time::Rfc3339;
 use crate::event::Millis;
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
@@ -244,6 +245,8 @@ pub struct Company {
     pub(super) federated_account_id: u64,
     pub(super) federated: Vec<FederatedColleague>,
     pub(super) changes: Vec<DirectoryChange>,
+    /// A contact-centre number that comes two days after the start: an index into `numbers`.
+    contact_centre: usize,
 }
 
 const FIRST_NAMES: [&str; 20] = [
@@ -462,6 +465,7 @@ impl Company {
             federated_account_id: account_id + 777_000,
             federated: Vec::new(),
             changes: Vec::new(),
+            contact_centre: 0,
         };
         let mut b = Builder { rng, company, next_number: 0, next_short: 101, next_id: account_id + 1_000, next_private: 0 };
         let start = config.start;
@@ -471,6 +475,8 @@ impl Company {
             b.new_number(usage, start, start, None);
         }
         b.push_number("+447700901001".to_owned(), "CompanyNumber", false, start, start, None);
+        let comes = start + 2 * 86_400_000;
+        b.company.contact_centre = b.new_number("ContactCenterNumber", comes, comes + i64::from(config.listing_delay_minutes) * 60_000, None);
         let mut users = Vec::new();
         for n in 0..config.users.max(8) {
             let kind = if n % 7 == 6 { ExtensionKind::DigitalUser } else { ExtensionKind::User };
@@ -527,19 +533,40 @@ impl Company {
         &self.numbers[0].number
     }
 
+    /// The numbers under which outsiders reach the company as such at a time: the main number and others without an extension.
+    pub(super) fn company_numbers(&self, at: Millis) -> impl Iterator<Item = &str> {
+        let voice = |n: &&PhoneNumber| !matches!(n.usage, "CompanyFaxNumber" | "ConferencingNumber");
+        let held = self.numbers.iter().filter(voice).filter(move |n| n.holding_at(at).is_some_and(|h| h.extension.is_none()));
+        held.map(|n| n.number.as_str())
+    }
+
     /// The number that an extension calls from at a time.
     #[must_use]
     pub fn direct_number(&self, extension: usize, at: Millis) -> Option<&str> {
         let numbers = self.extensions.get(extension)?.numbers.iter().map(|&n| &self.numbers[n]);
-        numbers.filter(|n| n.holding_at(at).is_some_and(|h| h.extension == Some(extension))).map(|n| n.number.as_str()).last()
+        numbers.filter(|n| n.holding_at(at).is_some_and(|h| h.extension == Some(extension))).map(|n| n.number.as_str()).next_back()
     }
 
-    /// The directory's change notifications of a time span: from inclusive, until exclusive.
+    /// The notifications of changes to extensions, the directory and contact-centre numbers that happen in a time span: from
+    /// inclusive, until exclusive.
     #[must_use]
     pub fn directory_notifications(&self, from: Millis, until: Millis) -> Vec<super::Notification> {
         let first = self.changes.partition_point(|c| c.at < from);
         let last = self.changes.partition_point(|c| c.at < until);
-        self.changes[first..last.max(first)].iter().enumerate().flat_map(|(n, change)| self.notifications_of(*change, (first + n) as u64)).collect()
+        let changes = self.changes[first..last.max(first)].iter().enumerate();
+        let mut out: Vec<_> = changes.flat_map(|(n, change)| self.notifications_of(*change, (first + n) as u64)).collect();
+        let new = &self.numbers[self.contact_centre];
+        if (from..until).contains(&new.listed_from) {
+            let number = AccountLists { company: self, base: "https://platform.ringcentral.com", at: new.listed_from }.number(new, None);
+            out.push(super::Notification {
+                due: new.listed_from + 600,
+                timestamp: new.listed_from + 300,
+                uuid: format!("{:08x}-0003-4000-8000-000000000000", self.seed as u32),
+                event: format!("/restapi/v1.0/account/{}/phone-number?usageType=ContactCenterNumber", self.account_id),
+                body: serde_json::json!({ "eventType": "Created", "phoneNumberInfo": number }).to_string(),
+            });
+        }
+        out
     }
 
     fn notifications_of(&self, change: DirectoryChange, n: u64) -> Vec<super::Notification> {

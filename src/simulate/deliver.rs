@@ -135,9 +135,10 @@ fn note(shared: &Shared, id: &str, failure: Option<String>) {
 }
 
 impl Pending {
-    /// Makes the notifications of every hour that has begun.
+    /// Makes the notifications of each hour that has begun, as soon as those of the hours before are delivered up to its beginning:
+    /// a clock that jumps by days needs no more memory than one that runs.
     fn make_until(&mut self, shared: &Shared, now: Millis) {
-        while self.next_hour * HOUR_MS <= now {
+        while self.next_hour * HOUR_MS <= now && self.notifications.front().is_none_or(|n| n.due >= self.next_hour * HOUR_MS) {
             let begins = self.next_hour * HOUR_MS;
             let calls = shared.calls_of_hour(self.next_hour);
             let mut made: Vec<Notification> = calls.into_iter().flat_map(|call| call.notifications).collect();

@@ -203,7 +203,8 @@ impl AccountLists<'_> {
         listed.filter_map(|n| n.holding_at(self.at).map(|h| (n, h.extension)))
     }
 
-    fn number(&self, n: &PhoneNumber, holder: Option<usize>) -> Value {
+    /// A number as a v1 list gives it.
+    pub(super) fn number(&self, n: &PhoneNumber, holder: Option<usize>) -> Value {
         let mut out = json!({
             "uri": format!("{}/phone-number/{}", self.account_uri(), n.id),
             "id": n.id,

@@ -48,15 +48,16 @@ impl Notification {
         serde_json::from_str(&text)
     }
 
-    /// Is it of the kind that an event filter names? Query parameters of the filter are not looked at.
+    /// Is it of the kind that an event filter names? Query parameters are not looked at.
     #[must_use]
     pub fn matches(&self, filter: &str) -> bool {
         let filter = filter.split('?').next().unwrap_or(filter).trim_end_matches('/');
-        if self.event == filter {
+        let event = self.event.split('?').next().unwrap_or(&self.event);
+        if event == filter {
             return true;
         }
         // The account's filter delivers the parties of its extensions under their own paths (ringcentral.md B1).
-        match (filter.strip_suffix("/telephony/sessions"), self.event.strip_suffix("/telephony/sessions")) {
+        match (filter.strip_suffix("/telephony/sessions"), event.strip_suffix("/telephony/sessions")) {
             (Some(filter), Some(event)) => {
                 !filter.contains("/extension/") && event.strip_prefix(filter).is_some_and(|rest| rest.starts_with("/extension/"))
             }

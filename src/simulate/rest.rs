@@ -544,7 +544,9 @@ fn authorize(shared: &Shared, query: &Parameters) -> Reply {
     if let Some(state) = query.get("state") {
         target.query_pairs_mut().append_pair("state", state);
     }
-    lock(&shared.codes).push(Code { code, redirect_uri: redirect_uri.to_owned(), challenge, until: shared.wall() + 60_000 });
+    let mut codes = lock(&shared.codes);
+    codes.retain(|c| c.until > shared.wall());
+    codes.push(Code { code, redirect_uri: redirect_uri.to_owned(), challenge, until: shared.wall() + 60_000 });
     let mut reply = Reply::empty(StatusCode::FOUND);
     reply.headers.push(("location", target.into()));
     reply
@@ -1006,9 +1008,12 @@ impl Server {
 /// Serves a company until [`Server::stop`]. Needs a tokio runtime with time and I/O.
 ///
 /// # Errors
-/// If the address can't be listened on, or a configured rate is none.
+/// If the address can't be listened on, or a configured rate or speed is none.
 pub async fn serve(company: Arc<Company>, config: ServerConfig) -> anyhow::Result<Server> {
     config.faults.validate().map_err(anyhow::Error::msg)?;
+    if let Clock::Running { speed, .. } = config.clock {
+        anyhow::ensure!(speed > 0.0 && speed.is_finite(), "a clock's speed is a factor above 0, not {speed}");
+    }
     let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| format!("listening on {}", config.listen))?;
     let address = listener.local_addr().context("reading the address listened on")?;
     let (Clock::Manual { origin } | Clock::Running { origin, .. }) = config.clock;

@@ -218,7 +218,7 @@ fn notifications_about_something_else_say_nothing() {
     }
 }
 
-fn notification(event: &str, body: Value) -> Document {
+fn notification(event: &str, body: &Value) -> Document {
     read(&json!({"uuid": "u", "event": event, "timestamp": "2026-03-04T05:06:07.123+0000", "subscriptionId": "s", "body": body}))
 }
 
@@ -243,7 +243,7 @@ fn extension_notifications_are_a_reason_to_query_again() {
         ("/restapi/v1.0/account/700/extension/13", json!({"extensionId": "13", "eventType": "Renamed"}), vec!["700 Extension 13 Unknown []"]),
     ];
     for (event, body, expected) in rows {
-        let document = notification(event, body);
+        let document = notification(event, &body);
         assert_eq!(changes(&document), expected);
         assert_eq!(numbers(&document), Vec::<String>::new());
         let Event::DirectoryChanged(change) = &document.events[0] else { panic!("a change") };
@@ -275,13 +275,13 @@ fn directory_notifications_bring_the_contacts_numbers_unless_they_delete() {
         ("Moved", "700", "Unknown", &own[..]),
     ];
     for (event_type, account, change, expected) in rows {
-        let document = notification(path, contact(event_type, account));
+        let document = notification(path, &contact(event_type, account));
         assert_eq!(changes(&document), [format!("700 DirectoryEntry 42 {change} []")]);
         assert_eq!(numbers(&document), expected, "{event_type}");
     }
-    let nameless = notification("/restapi/v1.0/account/~/directory/entries", contact("Update", "800"));
+    let nameless = notification("/restapi/v1.0/account/~/directory/entries", &contact("Update", "800"));
     assert_eq!(numbers(&nameless)[0], "800 NOTIFICATION phone +16505550177 42 DirectNumber -");
-    assert_eq!(changes(&notification(path, json!({}))), ["700 DirectoryEntry - Unknown []"]);
+    assert_eq!(changes(&notification(path, &json!({}))), ["700 DirectoryEntry - Unknown []"]);
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn contact_centre_notifications_bring_their_number_unless_they_delete() {
     };
     let path = "/restapi/v1.0/account/{accountId}/phone-number?usageType=ContactCenterNumber";
     for (event_type, change, brings) in [("Created", "Created", true), ("Updated", "Updated", true), ("Deleted", "Deleted", false)] {
-        let document = notification(path, body(event_type));
+        let document = notification(path, &body(event_type));
         assert_eq!(changes(&document), [format!("700 PhoneNumber 5 {change} []")]);
         let expected: &[&str] = if brings { &["700 NOTIFICATION phone +12025550141 - ContactCenterNumber -"] } else { &[] };
         assert_eq!(numbers(&document), expected);
@@ -333,7 +333,7 @@ fn simple_record() -> Value {
     })
 }
 
-fn record_with(changes: Value) -> Value {
+fn record_with(changes: &Value) -> Value {
     let mut record = simple_record();
     for (key, value) in changes.as_object().unwrap() {
         record[key] = value.clone();
@@ -367,7 +367,7 @@ fn when_a_record_is_finished() {
         (json!({"result": "Something new"}), true),
     ];
     for (changes, finished) in rows {
-        let call = only_call(&record_with(changes.clone()));
+        let call = only_call(&record_with(&changes));
         assert_eq!((call.is_final, call.ended_at.is_some()), (finished, finished), "{changes}");
         // What an unfinished record says of sides can be wrong, and nothing takes a leg back.
         assert_eq!(!call.legs.is_empty(), finished, "{changes}");
@@ -385,7 +385,7 @@ fn which_medium_a_record_is_of() {
         (json!({"type": "Meeting"}), Media::Other),
     ];
     for (changes, media) in rows {
-        assert_eq!(only_call(&record_with(changes.clone())).media, media, "{changes}");
+        assert_eq!(only_call(&record_with(&changes)).media, media, "{changes}");
     }
 }
 
@@ -393,7 +393,7 @@ fn which_medium_a_record_is_of() {
 fn a_detailed_record_is_its_legs() {
     let (us, them) = (json!({"phoneNumber": "+16505550177", "extensionId": "11"}), json!({"phoneNumber": "14155550142"}));
     let mobile = json!({"phoneNumber": "+12125550163"});
-    let record = record_with(json!({
+    let record = record_with(&json!({
         "direction": "Inbound", "from": them, "to": us, "partyId": "p-2", "recording": {"id": "1"},
         "legs": [
             {"legType": "Accept", "master": true, "direction": "Inbound", "from": them, "to": us, "partyId": "p-2", "result": "Accepted"},
@@ -426,7 +426,7 @@ fn a_record_is_a_leg_itself_where_its_legs_lack_one_of_its_sides() {
     ];
     for (direction, from, to, leg_from, leg_to, itself) in rows {
         let leg = json!({"legType": "Accept", "direction": direction, "from": leg_from, "to": leg_to});
-        let call = only_call(&record_with(json!({"direction": direction, "from": from, "to": to, "partyId": null, "legs": [leg]})));
+        let call = only_call(&record_with(&json!({"direction": direction, "from": from, "to": to, "partyId": null, "legs": [leg]})));
         let ids: Vec<_> = call.legs.iter().map(|leg| leg.leg_id.as_str()).collect();
         let expected: &[&str] = if itself { &["log:AbC:0", "log:AbC:r"] } else { &["log:AbC:0"] };
         assert_eq!(ids, expected, "{direction} {from} {to} {leg_from} {leg_to}");
@@ -453,7 +453,7 @@ fn a_warm_transfer_links_sessions_and_loses_no_link() {
         ),
     ];
     for (changes, expected) in rows {
-        let call = only_call(&record_with(changes.clone()));
+        let call = only_call(&record_with(&changes));
         let peers: Vec<_> = call.legs.iter().filter_map(|leg| leg.peer_session_id.as_deref()).collect();
         assert_eq!(peers, expected, "{changes}");
     }
@@ -463,9 +463,9 @@ fn a_warm_transfer_links_sessions_and_loses_no_link() {
 fn a_call_log_response_is_its_records_and_keeps_going_after_a_bad_one() {
     let uri = "https://platform.example.com/restapi/v1.0/account/700/call-log?page=1&perPage=100";
     let later = record_with(
-        json!({"id": "Later", "uri": "https://platform.example.com/restapi/v1.0/account/~/call-log/Later", "startTime": "2026-03-05T00:00:00Z", "telephonySessionId": null}),
+        &json!({"id": "Later", "uri": "https://platform.example.com/restapi/v1.0/account/~/call-log/Later", "startTime": "2026-03-05T00:00:00Z", "telephonySessionId": null}),
     );
-    let bad = record_with(json!({"telephonySessionId": null, "sessionId": "0"}));
+    let bad = record_with(&json!({"telephonySessionId": null, "sessionId": "0"}));
     let document = read(&json!({"uri": uri, "records": [later, bad, simple_record()], "paging": {"page": 1}, "navigation": {}}));
     assert_eq!(document.arrived_at, Some(at("2026-03-05T00:01:00.500Z")));
     let calls = calls(&document);
@@ -499,7 +499,7 @@ fn r4_a_finished_records_company_sides_are_numbers_of_the_company() {
         (json!({"from": own("+16505550177"), "type": "Fax"}), vec![]),
     ];
     for (changes, expected) in rows {
-        let record = record_with(changes.clone());
+        let record = record_with(&changes);
         let expected: Vec<_> = expected.iter().map(|number| format!("700 CALL_LOG_HISTORY phone {number} 11 - -")).collect();
         assert_eq!(numbers(&read(&record)), expected, "{changes}");
         let without = read_document(record.to_string().as_bytes(), &Asked { history: false, ..asked() }).unwrap();
@@ -619,7 +619,7 @@ fn a_wrapper_says_when_its_document_arrived() {
 
 #[test]
 fn what_has_no_time_waits_for_one() {
-    let mut document = read(&record_with(json!({"startTime": "soon", "direction": "Outbound"})));
+    let mut document = read(&record_with(&json!({"startTime": "soon", "direction": "Outbound"})));
     assert_eq!((document.arrived_at, calls(&document)[0].received_at), (None, 0));
     document.receive_at(7);
     assert_eq!((document.arrived_at, calls(&document)[0].received_at, calls(&document)[0].occurred_at), (Some(7), 7, 7));
@@ -671,7 +671,7 @@ fn bad_input_says_what_is_wrong_with_it() {
             telephony_with("/event", json!("/restapi/v1.0/account/a b/telephony/sessions")).to_string().into_bytes(),
             "account id \"a b\" is not usable",
         ),
-        (record_with(json!({"partyId": null, "id": null})).to_string().into_bytes(), "the call-log record lacks id"),
+        (record_with(&json!({"partyId": null, "id": null})).to_string().into_bytes(), "the call-log record lacks id"),
     ];
     for (bytes, expected) in rows {
         let shown = String::from_utf8_lossy(&bytes).into_owned();

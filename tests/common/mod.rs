@@ -1,0 +1,179 @@
+//! What the tests of the running service share: the binary as a process, a company in its data directory, and a reader of streams.
+#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests are no test functions to clippy")]
+
+use callsieve::event::{AccountId, Event, SnapshotCompleted};
+use callsieve::judge::number::Country;
+use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
+use callsieve::ringcentral::documents::{Asked, read_document};
+use callsieve::roles::service::log_dir;
+use callsieve::roles::sync;
+use callsieve::simulate::{AccountLists, Company, CompanyConfig, HOUR_MS};
+use callsieve::state::database::{DatabaseOptions, Engine};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub const TOKEN: &str = "a-secret";
+
+/// Milliseconds since 1970.
+pub fn now() -> i64 {
+    system_clock()()
+}
+
+/// A company of which nothing changes, so that its lists say all.
+pub fn company(seed: u64) -> Company {
+    Company::generate(seed, &CompanyConfig { users: 12, start: now() - 30 * HOUR_MS, changes_per_week: 0, ..CompanyConfig::default() })
+}
+
+pub fn account(company: &Company) -> AccountId {
+    AccountId::parse(&company.account_id_text).unwrap()
+}
+
+/// Puts a company's numbers into a data directory that no service uses, and opens its gate.
+pub async fn synchronise(data_dir: &Path, company: &Company) {
+    let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
+    let dir = log_dir(data_dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    let log = EmbeddedLog::open(&dir, &Engine::new(&DatabaseOptions::default()), &options).unwrap();
+    let (appender, account) = (log.appender(), account(company));
+    let asked = Asked { account: Some(&account), received_at: Some(now()), country: Country::DEFAULT, history: false };
+    for list in (AccountLists { company, base: "https://platform.ringcentral.com", at: now() }).all() {
+        let Ok(document) = read_document(list.to_string().as_bytes(), &asked) else { continue };
+        sync::append(&appender, &account, &document.events).await.unwrap();
+    }
+    let completed = SnapshotCompleted { account_id: account.clone(), sync_id: "test".into(), completed_at: now(), numbers_seen: 0 };
+    sync::append(&appender, &account, [&Event::SnapshotCompleted(completed)]).await.unwrap();
+}
+
+/// The service as a process; killed when dropped.
+pub struct Running {
+    pub child: Child,
+    pub base: String,
+}
+
+impl Running {
+    /// Starts it on a free port, and waits until it listens.
+    pub fn start(data_dir: &Path, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_callsieve"))
+            .args(["run", "--listen", "127.0.0.1:0", "--log-format", "json", "--verification-token", TOKEN, "--data-dir"])
+            .arg(data_dir)
+            .args(more)
+            .env("RUST_LOG", "info")
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
+        let address = loop {
+            let Some(Ok(line)) = lines.next() else { panic!("the service did not start: {said:#?}") };
+            let entry: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
+            if entry["message"] == "serving" {
+                break entry["address"].as_str().unwrap().to_owned();
+            }
+            said.push(line);
+        };
+        // Read to the end, so that it never waits for us.
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if line.contains("\"ERROR\"") {
+                    eprintln!("{line}");
+                }
+            }
+        });
+        Self { child, base: format!("http://{address}") }
+    }
+
+    pub async fn ready(&self) {
+        let url = format!("{}/readyz", self.base);
+        until("the service is ready", async || reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200)).await;
+    }
+
+    /// Sends SIGTERM, and gives the exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        // The child is not waited for yet, so its id is its own.
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        self.child.wait().unwrap().code()
+    }
+
+    /// Sends SIGKILL, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for a condition, and says which it was when it doesn't come.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}: not within 30 s");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A JSON body with its status.
+pub async fn get(url: &str) -> (u16, Value) {
+    let answer = reqwest::get(url).await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
+}
+
+/// A text in a path.
+pub fn escaped(text: &str) -> String {
+    text.bytes().map(|b| if b.is_ascii_alphanumeric() || b"-._~".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// A server-sent event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sent {
+    pub id: String,
+    pub event: String,
+    pub data: Value,
+}
+
+/// A stream of server-sent events.
+pub struct Stream {
+    answer: reqwest::Response,
+    text: String,
+}
+
+impl Stream {
+    pub async fn open(url: &str, last: Option<&str>) -> Self {
+        let mut request = reqwest::Client::new().get(url);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        Self { answer, text: String::new() }
+    }
+
+    /// The next event; `None` when the stream ends, or nothing comes within `patience`.
+    pub async fn next(&mut self, patience: Duration) -> Option<Sent> {
+        loop {
+            if let Some((frame, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned();
+                let sent = Sent { id: field("id: "), event: field("event: "), data: serde_json::from_str(&field("data: ")).unwrap_or(Value::Null) };
+                self.text = rest.to_owned();
+                if sent.event.is_empty() {
+                    continue;
+                }
+                return Some(sent);
+            }
+            let part = tokio::time::timeout(patience, self.answer.chunk()).await.ok()?;
+            self.text.push_str(std::str::from_utf8(&part.ok()??).unwrap());
+        }
+    }
+}

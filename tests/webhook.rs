@@ -1,0 +1,323 @@
+//! Notifications through the running service's ports: what is answered, what is kept, and what comes of it.
+
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests are no test functions to clippy")]
+
+mod common;
+
+use axum::http::StatusCode;
+use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
+use callsieve::log::{Reader, Record, Topic};
+use callsieve::roles::service::log_dir;
+use callsieve::simulate::{Company, HOUR_MS, Notification, SimulatedCall};
+use callsieve::state::database::{DatabaseOptions, Engine};
+use common::{Running, Sent, Stream, TOKEN, account, company, escaped, get, now, synchronise, until};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn post(base: &str, account: &str, body: impl Into<reqwest::Body>) -> reqwest::Response {
+    let address = format!("{base}/webhooks/ringcentral/{account}");
+    reqwest::Client::new().post(address).header("verification-token", TOKEN).body(body).send().await.unwrap()
+}
+
+fn envelope(notification: &Notification, account: &str) -> String {
+    notification.document("1423e408-e25c-4421-8dd1-5f754e2f5648", account).unwrap().to_string()
+}
+
+/// Calls of one session each, with what is true of it.
+fn single_calls(company: &Company) -> Vec<SimulatedCall> {
+    company.hours(now() - 3 * HOUR_MS, 2, 40).into_iter().filter(|call| call.sessions.len() == 1).collect()
+}
+
+/// Looks into a data directory that no service uses.
+fn dead_letters(data_dir: &Path) -> Vec<Record> {
+    let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
+    let log = EmbeddedLog::open(&log_dir(data_dir), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
+    log.reader().read(Topic::DeadLetters, 0, 0, 1_000).unwrap().records
+}
+
+fn header<'a>(record: &'a Record, name: &str) -> &'a str {
+    record.headers.iter().find(|(n, _)| n == name).map(|(_, value)| std::str::from_utf8(value).unwrap()).unwrap()
+}
+
+async fn problem(answer: reqwest::Response, status: StatusCode) -> Value {
+    assert_eq!(answer.status(), status);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["status"], status.as_u16());
+    assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{problem}");
+    problem
+}
+
+#[tokio::test]
+async fn a_handshake_is_echoed_at_any_time_and_with_any_body_that_is_no_event() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Running::start(directory.path(), &[]);
+    for body in ["", "{}"] {
+        let address = format!("{}/webhooks/ringcentral/1", service.base);
+        let answer = reqwest::Client::new().post(address).header("validation-token", "7f1c").body(body).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["validation-token"], "7f1c");
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let size: usize = answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        assert!(size + 19 <= 1_024, "{size}");
+        assert_eq!(answer.bytes().await.unwrap(), "");
+    }
+    let address = format!("{}/webhooks/ringcentral/1", service.base);
+    let long = reqwest::Client::new().post(address).header("validation-token", "x".repeat(900)).send().await.unwrap();
+    problem(long, StatusCode::BAD_REQUEST).await;
+}
+
+#[tokio::test]
+async fn a_notification_that_carries_a_validation_token_is_not_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let company = company(1);
+    let (service, account) = (Running::start(directory.path(), &[]), account(&company).to_string());
+    service.ready().await;
+    let call = single_calls(&company).remove(0);
+    let address = format!("{}/webhooks/ringcentral/{account}", service.base);
+    let request = || reqwest::Client::new().post(&address).header("validation-token", "7f1c").body(envelope(&call.notifications[0], &account));
+    problem(request().send().await.unwrap(), StatusCode::UNAUTHORIZED).await;
+    let answer = request().header("verification-token", TOKEN).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["validation-token"]), (200, &"7f1c".parse().unwrap()));
+    let url = format!("{}/api/v1/accounts/{account}/calls/{}", service.base, escaped(&call.truth.sessions[0].session));
+    until("the call is known", async || get(&url).await.0 == 200).await;
+    let (_, known) = get(&url).await;
+    assert_eq!((&known["verdict"], &known["pending"]["waits_for"]), (&Value::Null, &json!("END")), "{known}");
+}
+
+#[tokio::test]
+async fn without_the_right_token_nothing_is_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Running::start(directory.path(), &[]);
+    for token in [None, Some("wrong"), Some(""), Some("a-secre"), Some("a-secret-")] {
+        let mut request = reqwest::Client::new().post(format!("{}/webhooks/ringcentral/1", service.base)).body("{\"event\":\"/x\"}");
+        if let Some(token) = token {
+            request = request.header("verification-token", token);
+        }
+        problem(request.send().await.unwrap(), StatusCode::UNAUTHORIZED).await;
+    }
+    let metrics = reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("callsieve_notifications_total{result=\"unauthorized\"} 5"), "{metrics}");
+    assert_eq!(service.terminate(), Some(0));
+    assert!(dead_letters(directory.path()).is_empty());
+}
+
+#[tokio::test]
+async fn limits_refuse_and_say_when_to_come_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Running::start(directory.path(), &["--body-limit", "1000", "--rate-limit", "5"]);
+    problem(post(&service.base, "1", "x".repeat(1_001)).await, StatusCode::PAYLOAD_TOO_LARGE).await;
+    let mut limited = 0;
+    for _ in 0..20 {
+        let answer = post(&service.base, "2", "{}").await;
+        if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+            assert!(answer.headers()["retry-after"].to_str().unwrap().parse::<u32>().unwrap() >= 1);
+            problem(answer, StatusCode::TOO_MANY_REQUESTS).await;
+            limited += 1;
+        }
+    }
+    assert!(limited >= 5, "{limited} of 20 were limited, at 5 a second and 10 at once");
+    assert_eq!(post(&service.base, "3", "{}").await.status(), 200, "another account has its own limit");
+    problem(post(&service.base, "an%20account", "{}").await, StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_acknowledged_and_kept_with_its_cause() {
+    let directory = tempfile::tempdir().unwrap();
+    let company = company(2);
+    let (service, account) = (Running::start(directory.path(), &[]), account(&company).to_string());
+    let foreign = envelope(&single_calls(&company)[0].notifications[0], &account);
+    let (large, cut) = (format!("[\"{}", "x".repeat((1 << 20) - 2)), (1 << 20) - (16 << 10));
+    for (account, body) in
+        [("7", "no json"), ("7", "{\"uuid\":\"1\",\"event\":\"/restapi/v1.0/account/7/telephony/sessions\"}"), ("7", &*foreign), ("7", &*large)]
+    {
+        let answer = post(&service.base, account, body.to_owned()).await;
+        assert_eq!(answer.status(), 200, "{}", &body[..body.len().min(100)]);
+    }
+    // Not about anything that matters here: nothing to keep.
+    let presence = json!({ "uuid": "2", "event": "/restapi/v1.0/account/7/extension/8/presence", "timestamp": "2026-01-05T08:00:00Z", "body": {} });
+    assert_eq!(post(&service.base, "7", presence.to_string()).await.status(), 200);
+    let metrics = reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("callsieve_dead_letters_total{source=\"webhook\"} 4"), "{metrics}");
+    assert_eq!(service.terminate(), Some(0));
+
+    let letters = dead_letters(directory.path());
+    assert_eq!(letters.len(), 4);
+    assert_eq!(letters[0].value.as_deref(), Some(b"no json".as_slice()));
+    assert!(header(&letters[0], "callsieve.cause").starts_with("not JSON"), "{}", header(&letters[0], "callsieve.cause"));
+    assert_eq!(header(&letters[2], "callsieve.cause"), format!("it is about account {account}, and came to the address of account 7"));
+    assert_eq!(letters[2].value.as_deref(), Some(foreign.as_bytes()));
+    assert_eq!(letters[3].value.as_deref().map(<[u8]>::len), Some(cut));
+    assert_eq!(header(&letters[3], "callsieve.cut_from"), (1 << 20).to_string());
+}
+
+/// Sends all notifications of some calls, some of them twice.
+async fn send(base: &str, account: &str, calls: &[SimulatedCall]) {
+    for (n, notification) in calls.iter().flat_map(|call| &call.notifications).enumerate() {
+        for _ in 0..1 + usize::from(n % 3 == 0) {
+            assert_eq!(post(base, account, envelope(notification, account)).await.status(), 200);
+        }
+    }
+}
+
+async fn take(stream: &mut Stream, count: usize) -> Vec<Sent> {
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        taken.push(stream.next(PATIENCE).await.unwrap_or_else(|| panic!("{} of {count} verdicts came", taken.len())));
+    }
+    taken
+}
+
+#[tokio::test]
+async fn an_ended_call_gets_one_verdict_that_all_can_see_and_that_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let company = company(3);
+    synchronise(directory.path(), &company).await;
+    let account = account(&company).to_string();
+    let calls: Vec<_> = single_calls(&company).into_iter().take(12).collect();
+    let (first, second) = calls.split_at(6);
+    let service = Running::start(directory.path(), &[]);
+    service.ready().await;
+    let stream_url = |base: &str| format!("{base}/api/v1/accounts/{account}/verdicts/stream");
+
+    // Live.
+    let mut live = Stream::open(&stream_url(&service.base), None).await;
+    send(&service.base, &account, first).await;
+    let seen = take(&mut live, 6).await;
+    for sent in &seen {
+        let session = sent.data["session_id"].as_str().unwrap();
+        let truth = first.iter().flat_map(|call| &call.truth.sessions).find(|s| s.session == session).unwrap();
+        assert_eq!(sent.data["verdict"], if truth.external { "EXTERNAL" } else { "INTERNAL" }, "{session}");
+        assert_eq!((&sent.data["revision"], &sent.data["disposition"]), (&json!(1), &json!("INGEST")), "the filter is off");
+        let (status, call) = get(&format!("{}/api/v1/accounts/{account}/calls/{}", service.base, escaped(session))).await;
+        assert_eq!(status, 200);
+        assert_eq!(call["verdict"]["endpoints"], sent.data["endpoints"]);
+        assert!(!call["verdict"]["call"]["legs"].as_array().unwrap().is_empty());
+    }
+
+    // Paged, newest end first, and filtered.
+    let base = format!("{}/api/v1/accounts/{account}/calls", service.base);
+    let (mut listed, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let (status, page) = get(&format!("{base}?limit=4{cursor}")).await;
+        assert_eq!(status, 200, "{page}");
+        listed.extend(page["calls"].as_array().unwrap().clone());
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(listed.len(), 6);
+    assert!(listed.windows(2).all(|pair| pair[0]["ended_at"].as_str() >= pair[1]["ended_at"].as_str()));
+    let external = listed.iter().filter(|call| call["verdict"] == "EXTERNAL").count();
+    assert_eq!(get(&format!("{base}?verdict=EXTERNAL")).await.1["calls"].as_array().unwrap().len(), external);
+    let (newest, oldest) = (listed[0]["ended_at"].as_str().unwrap(), listed[5]["ended_at"].as_str().unwrap());
+    let until_newest = get(&format!("{base}?to={newest}")).await.1;
+    assert!(until_newest["calls"].as_array().unwrap().iter().all(|call| call["ended_at"].as_str() < Some(newest)));
+    assert_eq!(get(&format!("{base}?from={oldest}")).await.1["calls"].as_array().unwrap().len(), 6);
+
+    // Settings hold from then on.
+    let settings = format!("{}/api/v1/accounts/{account}/settings", service.base);
+    let put = reqwest::Client::new().put(settings).body(r#"{"filter_internal":true}"#).send().await.unwrap();
+    assert_eq!(put.status(), 200);
+
+    // A graceful stop ends the stream, and exits with 0; what comes next goes on where that one ended.
+    let stopping = tokio::task::spawn_blocking(move || service.terminate());
+    assert_eq!(live.next(PATIENCE).await, None);
+    assert_eq!(stopping.await.unwrap(), Some(0));
+    let service = Running::start(directory.path(), &[]);
+    service.ready().await;
+    assert_eq!(get(&format!("{}/api/v1/accounts/{account}/calls?limit=4", service.base)).await.1["calls"], json!(listed[..4]));
+    send(&service.base, &account, second).await;
+    let mut resumed = Stream::open(&stream_url(&service.base), Some(&seen[2].id)).await;
+    let after = take(&mut resumed, 9).await;
+    assert_eq!(after[..3], seen[3..]);
+    for sent in &after[3..] {
+        let disposition = if sent.data["verdict"] == "EXTERNAL" { "INGEST" } else { "DISREGARD" };
+        assert_eq!(sent.data["disposition"], disposition);
+    }
+    let mut whole = Stream::open(&format!("{}?from=start", stream_url(&service.base)), None).await;
+    assert_eq!(take(&mut whole, 12).await, [&seen[..3], &after].concat());
+    assert_eq!(whole.next(Duration::from_millis(300)).await, None, "twelve calls have twelve verdicts");
+
+    // A place that this log never had.
+    let lost = reqwest::Client::new().get(stream_url(&service.base)).header("last-event-id", "0:99999999").send().await.unwrap();
+    problem(lost, StatusCode::BAD_REQUEST).await;
+}
+
+#[tokio::test]
+async fn the_api_needs_its_token_and_without_one_a_loopback_address() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Running::start(directory.path(), &["--api-token", "another-secret"]);
+    let url = format!("{}/api/v1/accounts", service.base);
+    for token in [None, Some("wrong")] {
+        let mut request = reqwest::Client::new().get(&url);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        problem(request.send().await.unwrap(), StatusCode::UNAUTHORIZED).await;
+    }
+    service.ready().await;
+    assert_eq!(reqwest::Client::new().get(&url).bearer_auth("another-secret").send().await.unwrap().status(), 200);
+    assert_eq!(service.terminate(), Some(0));
+
+    let service = Running::start(directory.path(), &[]);
+    let url = format!("{}/api/v1/accounts", service.base);
+    problem(reqwest::Client::new().get(url).header("host", "rebound.example.com").send().await.unwrap(), StatusCode::FORBIDDEN).await;
+
+    let refused = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve"))
+        .args(["run", "--listen", "0.0.0.0:0", "--data-dir"])
+        .arg(directory.path())
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--api-token"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_data_directory_has_one_service_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Running::start(directory.path(), &["--partitions", "3"]);
+    let second = |more: &[&str]| {
+        let arguments = ["run", "--listen", "127.0.0.1:0", "--data-dir"];
+        std::process::Command::new(env!("CARGO_BIN_EXE_callsieve")).args(arguments).arg(directory.path()).args(more).output().unwrap()
+    };
+    let refused = second(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(directory.path().to_str().unwrap()), "{refused:?}");
+    assert_eq!(service.terminate(), Some(0));
+    let refused = second(&["--partitions", "4"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("repartition"), "{refused:?}");
+    let service = Running::start(directory.path(), &[]);
+    service.ready().await;
+    let metrics = reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("callsieve_lag_records{partition=\"2\"} 0"), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_simulated_company_is_synchronised_and_its_calls_are_judged() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Running::start(directory.path(), &["--simulate", "5", "--simulate-speed", "240"]);
+    let accounts = format!("{}/api/v1/accounts", service.base);
+    until("the snapshot is complete", async || !get(&accounts).await.1["accounts"][0]["snapshot_completed_at"].is_null()).await;
+    let account = get(&accounts).await.1["accounts"][0]["account_id"].as_str().unwrap().to_owned();
+    let began = callsieve::event::json::rfc3339(now()).to_string();
+    let newer = format!("{accounts}/{account}/calls?from={began}&limit=1");
+    until("a live call is judged", async || get(&newer).await.1["calls"].as_array().is_some_and(|calls| !calls.is_empty())).await;
+    let (_, numbers) = get(&format!("{accounts}/{account}/numbers?kind=PHONE&query=FORWARDING_NUMBERS&limit=1000")).await;
+    let numbers = numbers["numbers"].as_array().unwrap();
+    assert!(!numbers.is_empty() && numbers.iter().all(|n| n["number"].as_str().unwrap().starts_with('+')), "{numbers:?}");
+    assert_eq!(service.terminate(), Some(0));
+
+    // A second run goes on where the company was.
+    let service = Running::start(directory.path(), &["--simulate", "5", "--simulate-speed", "240"]);
+    service.ready().await;
+    let mut live = Stream::open(&format!("{}/api/v1/accounts/{account}/verdicts/stream", service.base), None).await;
+    let sent = live.next(PATIENCE).await.unwrap();
+    assert_eq!(sent.data["revision"], 1, "{}", sent.data);
+    assert_eq!(service.terminate(), Some(0));
+}
