@@ -24,6 +24,8 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// What `callsieve classify` does.
 #[derive(Debug, Clone, clap::Args)]
@@ -100,6 +102,8 @@ const FAILED: u8 = 3;
 const BATCH: usize = 20_000;
 /// Documents without a time that come before any that has one wait for it, up to so many bytes of them.
 const MOST_UNDATED: usize = 64 << 20;
+/// How often the temporary directory is removed until it stays away.
+const REMOVALS: usize = 100;
 /// From so many bytes on an input is long enough to show how far it is.
 const LONG_INPUT: u64 = 32 << 20;
 /// How often it is shown.
@@ -234,25 +238,38 @@ fn summary(totals: Totals, unreadable: u64) -> String {
 }
 
 /// The directory of the temporary database. It goes with the command, also when that is interrupted.
-struct Scratch(tempfile::TempDir);
+struct Scratch {
+    directory: tempfile::TempDir,
+    is_interrupted: Arc<AtomicBool>,
+}
 
 impl Scratch {
     fn new(parent: Option<&Path>) -> anyhow::Result<Self> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
         let directory = tempfile::Builder::new().prefix("callsieve-").tempdir_in(&parent);
         let directory = directory.with_context(|| format!("making a temporary directory in {}", parent.display()))?;
-        let path = directory.path().to_path_buf();
+        let (path, is_interrupted) = (directory.path().to_path_buf(), Arc::new(AtomicBool::new(false)));
+        let flag = is_interrupted.clone();
         // Waits for a signal as long as the process lives, whatever the main thread is blocked by.
-        std::thread::Builder::new().name("signals".into()).spawn(move || when_interrupted(&path)).context("starting a thread")?;
-        Ok(Self(directory))
+        std::thread::Builder::new().name("signals".into()).spawn(move || when_interrupted(&path, &flag)).context("starting a thread")?;
+        Ok(Self { directory, is_interrupted })
     }
 
     fn path(&self) -> &Path {
-        self.0.path()
+        self.directory.path()
     }
 }
 
-fn when_interrupted(scratch: &Path) {
+impl Drop for Scratch {
+    /// What fails because the directory is being removed is no failure of its own: the process ends as interrupted.
+    fn drop(&mut self) {
+        while self.is_interrupted.load(Ordering::Acquire) {
+            std::thread::park();
+        }
+    }
+}
+
+fn when_interrupted(scratch: &Path, flag: &AtomicBool) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
     let signal: io::Result<i32> = runtime.block_on(async {
         #[cfg(unix)]
@@ -268,8 +285,14 @@ fn when_interrupted(scratch: &Path) {
         tokio::signal::ctrl_c().await.map(|()| 2)
     });
     if let Ok(number) = signal {
-        // What is left the system's own cleaning finds: nothing else can be done about it here.
-        let _ = std::fs::remove_dir_all(scratch);
+        flag.store(true, Ordering::Release);
+        // The database may still be writing new files. What is left in the end, the system's own cleaning finds.
+        for _ in 0..REMOVALS {
+            match std::fs::remove_dir_all(scratch) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !scratch.exists() => break,
+                _ => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
         std::process::exit(128 + number);
     }
 }

@@ -25,7 +25,7 @@ enum Command {
     Simulate(SimulateArgs),
 }
 
-/// Runs the command that the arguments name. Exits with 0, with 1 after an error, and with 2 for wrong usage.
+/// Runs the command that the arguments name. Exits with 0, with 1 after an error, and with 2 for wrong usage; `classify` has one more.
 #[must_use]
 pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
