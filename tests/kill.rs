@@ -1,6 +1,5 @@
 //! kill -9 of the running service at any moment: what it acknowledged is there, and no verdict is lost or doubled.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests are no test functions to clippy")]
 
 mod common;
 

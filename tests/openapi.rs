@@ -129,6 +129,7 @@ async fn what_is_answered_is_as_described() {
     let documents = "/api/v1/accounts/{account}/documents";
     let numbers =
         r#"{"uri":"https://x/restapi/v1.0/account/77/phone-number","records":[{"id":1,"phoneNumber":"+12055550101","usageType":"DirectNumber"}]}"#;
+    #[allow(clippy::type_complexity, reason = "a table: operation, path, body, status")]
     let rows: Vec<((&str, &str), String, Option<&str>, u16)> = vec![
         (("get", "/healthz"), "/healthz".into(), None, 200),
         (("get", "/readyz"), "/readyz".into(), None, 200),

@@ -1,6 +1,5 @@
 //! Notifications through the running service's ports: what is answered, what is kept, and what comes of it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests are no test functions to clippy")]
 
 mod common;
 

@@ -1,7 +1,6 @@
 //! What the tests of the running service share: the binary as a process, a company in its data directory, and a reader of streams.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(dead_code, reason = "each test file uses a part")]
-#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests are no test functions to clippy")]
 
 use callsieve::event::{AccountId, Event, SnapshotCompleted};
 use callsieve::judge::number::Country;
