@@ -3,7 +3,7 @@
 //! Their texts are bounded and free of control characters, so that they can stand in keys as they are.
 
 use compact_str::CompactString;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 
 /// Why a text is no identifier.
@@ -24,8 +24,8 @@ impl IdError {
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(try_from = "CompactString", into = "CompactString")]
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+        #[serde(try_from = "CompactString")]
         pub struct $name(CompactString);
 
         impl $name {
@@ -55,6 +55,13 @@ macro_rules! text_id {
         impl From<$name> for CompactString {
             fn from(id: $name) -> Self {
                 id.0
+            }
+        }
+
+        // Not derived from a conversion: that would copy the text each time.
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 
