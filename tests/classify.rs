@@ -460,12 +460,22 @@ fn an_interrupt_leaves_nothing_behind() {
             }
         })
     };
-    assert!(waited(&|| made() == 1), "the temporary directory");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // Held open, or the end of the input would end the process in its own way.
+    let input = child.stdin.take();
+    let is_open = || std::fs::read_dir(folder.path()).unwrap().flatten().any(|entry| has_file(&entry.path(), "CURRENT"));
+    assert!(waited(&is_open), "the temporary database");
     let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
     assert_eq!(child.wait().unwrap().code(), Some(143));
     assert_eq!(made(), 0);
+    drop(input);
+}
+
+/// A file of that name stands in the folder, or below.
+#[cfg(unix)]
+fn has_file(folder: &Path, name: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| entry.file_name() == name || has_file(&entry.path(), name))
 }
 
 /// What a simulated company's documents give, against the truth.

@@ -251,7 +251,10 @@ impl Scratch {
         let (path, is_interrupted) = (directory.path().to_path_buf(), Arc::new(AtomicBool::new(false)));
         let flag = is_interrupted.clone();
         // Waits for a signal as long as the process lives, whatever the main thread is blocked by.
-        std::thread::Builder::new().name("signals".into()).spawn(move || when_interrupted(&path, &flag)).context("starting a thread")?;
+        let (listens, is_listening) = std::sync::mpsc::channel();
+        std::thread::Builder::new().name("signals".into()).spawn(move || when_interrupted(&path, &flag, &listens)).context("starting a thread")?;
+        // Nothing is written before somebody listens. (A thread that cannot listen has dropped its end.)
+        let _ = is_listening.recv();
         Ok(Self { directory, is_interrupted })
     }
 
@@ -269,20 +272,24 @@ impl Drop for Scratch {
     }
 }
 
-fn when_interrupted(scratch: &Path, flag: &AtomicBool) {
+fn when_interrupted(scratch: &Path, flag: &AtomicBool, listens: &std::sync::mpsc::Sender<()>) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
     let signal: io::Result<i32> = runtime.block_on(async {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
-            let mut terminate = signal(SignalKind::terminate())?;
+            let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            let _ = listens.send(());
             tokio::select! {
-                interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| 2),
+                _ = interrupt.recv() => Ok(2),
                 _ = terminate.recv() => Ok(15),
             }
         }
         #[cfg(not(unix))]
-        tokio::signal::ctrl_c().await.map(|()| 2)
+        {
+            let _ = listens.send(());
+            tokio::signal::ctrl_c().await.map(|()| 2)
+        }
     });
     if let Ok(number) = signal {
         flag.store(true, Ordering::Release);

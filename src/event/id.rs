@@ -3,8 +3,10 @@
 //! Their texts are bounded and free of control characters, so that they can stand in keys as they are.
 
 use compact_str::CompactString;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{Deserialize, Deserializer, Visitor};
+use serde::{Serialize, Serializer};
 use std::fmt;
+use std::sync::Arc;
 
 /// Why a text is no identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,16 +24,19 @@ impl IdError {
 }
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr) => {
+    ($(#[$doc:meta])* $name:ident($text:ty), $what:literal, $check:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
-        #[serde(try_from = "CompactString")]
-        pub struct $name(CompactString);
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name($text);
 
         impl $name {
             /// Parses it; the error says what is wrong with the text.
             pub fn parse(text: &str) -> Result<Self, IdError> {
-                Self::try_from(CompactString::new(text))
+                let check: fn(&str) -> Result<(), &'static str> = $check;
+                match check(text) {
+                    Ok(()) => Ok(Self(text.into())),
+                    Err(why) => Err(IdError::new($what, text, why)),
+                }
             }
 
             /// Its text.
@@ -44,17 +49,13 @@ macro_rules! text_id {
         impl TryFrom<CompactString> for $name {
             type Error = IdError;
             fn try_from(text: CompactString) -> Result<Self, IdError> {
-                let check: fn(&str) -> Result<(), &'static str> = $check;
-                match check(&text) {
-                    Ok(()) => Ok(Self(text)),
-                    Err(why) => Err(IdError::new($what, &text, why)),
-                }
+                Self::parse(&text)
             }
         }
 
         impl From<$name> for CompactString {
             fn from(id: $name) -> Self {
-                id.0
+                CompactString::new(&*id.0)
             }
         }
 
@@ -62,6 +63,23 @@ macro_rules! text_id {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str(&self.0)
+            }
+        }
+
+        // Not derived either: a text that is borrowed from the input is checked where it stands.
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Parsed;
+                impl Visitor<'_> for Parsed {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str(concat!("a text that is usable as ", $what))
+                    }
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
+                        $name::parse(text).map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Parsed)
             }
         }
 
@@ -73,7 +91,7 @@ macro_rules! text_id {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Debug::fmt(self.0.as_str(), f)
+                fmt::Debug::fmt(&*self.0, f)
             }
         }
     };
@@ -95,7 +113,7 @@ fn bounded(text: &str, most: usize) -> Result<(), &'static str> {
 text_id!(
     /// A RingCentral account id: decimal digits in practice. 1 to 64 letters, digits, `~`, `_`, `-` or `.`;
     /// so it never holds the `/` that separates the parts of a topic key.
-    AccountId,
+    AccountId(CompactString),
     "account id",
     |text| {
         bounded(text, 64)?;
@@ -109,21 +127,23 @@ text_id!(
 
 text_id!(
     /// A `telephonySessionId`, opaque, or `legacy:` and a legacy session id (design §1, Sessions). 1 to 256 bytes.
-    SessionId,
+    ///
+    /// Longer than fits in place, and copied into keys, rows and indices with each event: so a copy shares the text.
+    SessionId(Arc<str>),
     "telephony session id",
     |text| bounded(text, 256)
 );
 
 text_id!(
-    /// A party id, or `log:`, a call-log record's id, `:` and the leg's position. 1 to 320 bytes.
-    LegId,
+    /// A party id, or `log:`, a call-log record's id, `:` and the leg's position. 1 to 320 bytes. A copy shares the text.
+    LegId(Arc<str>),
     "leg id",
     |text| bounded(text, 320)
 );
 
 text_id!(
     /// A phone number in E.164 form: `+`, then 7 to 15 digits, the first of them not 0. Made only by parsing.
-    E164,
+    E164(CompactString),
     "E.164 number",
     |text| {
         let digits = text.strip_prefix('+').ok_or("it lacks the plus")?.as_bytes();

@@ -14,6 +14,7 @@ use crate::event::{
 };
 use compact_str::CompactString;
 use foldhash::{HashMap, HashMapExt};
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -45,6 +46,8 @@ pub const MOST_SESSIONS: usize = 256;
 const LATEST: Millis = 253_402_300_799_999;
 /// Things that one step may look at without publishing anything.
 const MOST_LOOKS: usize = 1_000;
+/// So many sessions are found by looking at each; nearly all steps touch one or two.
+const FEW_SESSIONS: usize = 8;
 const MOST_PREVIOUS_EXTENSIONS: usize = 10;
 /// A number's row is refreshed no more often.
 const REFRESH: Millis = DAY;
@@ -139,6 +142,7 @@ struct Step<'v, V> {
     accounts: Vec<Arc<AccountState>>,
     numbers: HashMap<(AccountId, CompactString), NumberRow>,
     sessions: Vec<SessionChange>,
+    /// Places in `sessions`, once they are more than [`FEW_SESSIONS`].
     session_index: HashMap<(AccountId, SessionId), usize>,
     due: Vec<(DueWork, bool)>,
     settled: Vec<Settled>,
@@ -247,10 +251,10 @@ impl<'v, V: View> Step<'v, V> {
 
     /// The rows of a session, without those from before the account's removal.
     fn session(&mut self, state: &AccountState, session: &SessionId) -> Result<Session, ViewError> {
-        let key = (state.account_id.clone(), session.clone());
-        if let Some(at) = self.session_index.get(&key) {
-            return Ok(self.sessions[*at].after.clone());
+        if let Some(at) = self.place(&state.account_id, session) {
+            return Ok(self.sessions[at].after.clone());
         }
+        let key = (state.account_id.clone(), session.clone());
         let before = self.view.session(&key.0, &key.1)?;
         let mut after = before.clone();
         if let Some(removed) = state.removed_position {
@@ -262,14 +266,31 @@ impl<'v, V: View> Step<'v, V> {
             }
         }
         self.sessions.push(SessionChange { account_id: key.0.clone(), session_id: key.1.clone(), before, after: after.clone() });
-        self.session_index.insert(key, self.sessions.len() - 1);
+        match self.sessions.len() {
+            ..=FEW_SESSIONS => {}
+            many if self.session_index.is_empty() => {
+                let keys = self.sessions.iter().map(|change| (change.account_id.clone(), change.session_id.clone()));
+                self.session_index.extend(keys.zip(0..many));
+            }
+            many => {
+                self.session_index.insert(key, many - 1);
+            }
+        }
         Ok(after)
+    }
+
+    /// Where the session stands among those that this step has read.
+    fn place(&self, account: &AccountId, session: &SessionId) -> Option<usize> {
+        if self.session_index.is_empty() {
+            return self.sessions.iter().position(|change| change.session_id == *session && change.account_id == *account);
+        }
+        self.session_index.get(&(account.clone(), session.clone())).copied()
     }
 
     /// Sets the rows of a session that was read before.
     fn put_session(&mut self, account: &AccountId, session: &SessionId, after: Session) {
-        if let Some(at) = self.session_index.get(&(account.clone(), session.clone())) {
-            self.sessions[*at].after = after;
+        if let Some(at) = self.place(account, session) {
+            self.sessions[at].after = after;
         }
     }
 
@@ -330,17 +351,15 @@ impl<'v, V: View> Step<'v, V> {
     fn resolve(&self, account: &AccountId, session: &SessionId) -> Result<SessionId, ViewError> {
         let Some(legacy_id) = session.as_legacy() else { return Ok(session.clone()) };
         let known = self.view.with_legacy_id(account, legacy_id)?;
-        Ok(known.into_iter().find(|known| known.as_legacy().is_none()).unwrap_or_else(|| session.clone()))
+        Ok(known.iter().find(|known| known.as_legacy().is_none()).unwrap_or(session).clone())
     }
 
     /// What was a fax while only its legacy id named it is one under its real name too.
     fn is_known_as_fax(&mut self, state: &AccountState, session_id: &SessionId, facts: &CallLegs) -> Result<bool, ViewError> {
         let Some(legacy_id) = facts.legacy_session_id.as_deref().filter(|_| session_id.as_legacy().is_none()) else { return Ok(false) };
-        let Ok(stand_in) = SessionId::legacy(legacy_id) else { return Ok(false) };
-        if !self.view.with_legacy_id(&state.account_id, legacy_id)?.contains(&stand_in) {
-            return Ok(false);
-        }
-        Ok(evidence(&self.session(state, &stand_in)?).is_some_and(|call| call.media == Media::Fax))
+        let known = self.view.with_legacy_id(&state.account_id, legacy_id)?;
+        let Some(stand_in) = known.iter().find(|id| id.as_legacy() == Some(legacy_id)) else { return Ok(false) };
+        Ok(evidence(&self.session(state, stand_in)?).is_some_and(|call| call.media == Media::Fax))
     }
 
     fn add_facts(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, row: &OpenRow, facts: &CallLegs) {
@@ -540,9 +559,9 @@ impl<'v, V: View> Step<'v, V> {
     /// Sessions linked directly with this one, in either direction or through a legacy id; sorted.
     fn neighbours(&self, account: &AccountId, session: &SessionId, call: &Call) -> Result<BTreeSet<SessionId>, ViewError> {
         let mut neighbours: BTreeSet<SessionId> = call.links.iter().cloned().collect();
-        neighbours.extend(self.view.linking_to(account, session)?);
+        neighbours.extend(self.view.linking_to(account, session)?.iter().cloned());
         for legacy_id in &call.legacy_session_ids {
-            neighbours.extend(self.view.with_legacy_id(account, legacy_id)?);
+            neighbours.extend(self.view.with_legacy_id(account, legacy_id)?.iter().cloned());
         }
         // Links that this very step has learned.
         for change in self.sessions.iter().filter(|change| change.account_id == *account) {
@@ -942,8 +961,8 @@ fn flush_at(row: &OpenRow) -> Millis {
     row.unpublished_since.map_or(Millis::MAX, |since| since + OPEN_CALL_AFTER)
 }
 
-fn settings(state: &AccountState) -> AccountSettings {
-    state.settings.clone().unwrap_or_else(|| AccountSettings::defaults(state.account_id.clone()))
+fn settings(state: &AccountState) -> Cow<'_, AccountSettings> {
+    state.settings.as_ref().map_or_else(|| Cow::Owned(AccountSettings::defaults(state.account_id.clone())), Cow::Borrowed)
 }
 
 /// The home country of these settings.

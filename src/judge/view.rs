@@ -69,9 +69,9 @@ pub trait View {
     /// A session's rows.
     fn session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError>;
     /// Sessions that name this one as their link.
-    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Vec<SessionId>, ViewError>;
+    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError>;
     /// Sessions known by this legacy id.
-    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<Vec<SessionId>, ViewError>;
+    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<Arc<[SessionId]>, ViewError>;
     /// Sessions whose [`OpenRow::deadline`] is at or before `until`, earliest first.
     fn due_sessions(&self, until: Millis, limit: usize) -> Result<Vec<(AccountId, SessionId)>, ViewError>;
     /// Judged sessions that ended at or before `until`, earliest first, with the time they stand under.

@@ -109,7 +109,7 @@ impl Partition {
     fn step_event(&mut self, at: At, event: &Event, record: &Record, published: &mut Vec<Published>) -> Result<(), PartitionError> {
         let stepped = step(&mut self.store, at, event)?;
         for output in &stepped.outputs {
-            published.push(publish(output)?);
+            published.push(publish(output, &mut self.store)?);
         }
         if let Some(cause) = stepped.refused {
             published.push(dead_letter(self.id, record, &cause));
@@ -137,14 +137,14 @@ impl Partition {
 }
 
 /// An output as a record for its topic.
-fn publish(output: &Output) -> Result<Published, PartitionError> {
+fn publish(output: &Output, store: &mut Store) -> Result<Published, PartitionError> {
     let of = |topic, key: String, value| Published { topic, key: key.into_bytes(), value, headers: Vec::new() };
     Ok(match output {
         Output::Account(state) => of(Topic::AccountStates, state.account_id.to_string(), Some(encode(state.as_ref())?)),
         Output::Number(row) => of(Topic::CompanyNumbers, format!("{}/{}", row.account_id, row.number), Some(encode(row.as_ref())?)),
         Output::NumberGone(account, number) => of(Topic::CompanyNumbers, format!("{account}/{number}"), None),
         Output::Verdict(verdict) => {
-            of(Topic::CallVerdicts, format!("{}/{}", verdict.account_id, verdict.session_id), Some(encode(verdict.as_ref())?))
+            of(Topic::CallVerdicts, format!("{}/{}", verdict.account_id, verdict.session_id), Some(store.encode_verdict(verdict)?))
         }
         Output::VerdictGone(account, session) => of(Topic::CallVerdicts, format!("{account}/{session}"), None),
         Output::Open(row) => of(Topic::OpenCalls, format!("{}/{}", row.record.account_id, row.record.session_id), Some(encode(&row.record)?)),

@@ -274,6 +274,11 @@ impl Engine {
         // Sixteen families times some partitions: the default of a megabyte each would be memory that holds nothing.
         options.set_arena_block_size(128 << 10);
         options.set_level_compaction_dynamic_level_bytes(true);
+        if access == Access::Points {
+            // Every call begins with reads of keys that aren't there: a filter answers them without a walk through the buffer.
+            options.set_memtable_prefix_bloom_ratio(0.02);
+            options.set_memtable_whole_key_filtering(true);
+        }
         if access == Access::Log {
             // Keys only grow, so files don't overlap and move down without being rewritten; large ones are dropped whole.
             options.set_target_file_size_base(64 << 20);

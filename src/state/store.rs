@@ -6,7 +6,9 @@
 use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
-use crate::event::{AccountId, AccountState, Call, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode};
+use crate::event::{
+    AccountId, AccountState, Call, CallVerdict, CodecError, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode,
+};
 use crate::judge::{Changes, DueWork, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, reopened};
 use compact_str::CompactString;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
@@ -115,13 +117,17 @@ pub struct Store {
     accounts: RefCell<Cache<AccountId, Option<Arc<AccountState>>>>,
     numbers: RefCell<Cache<NumberKey, Option<Arc<CompanyNumber>>>>,
     sessions: RefCell<Cache<SessionKey, CachedSession>>,
-    lists: RefCell<Cache<Vec<u8>, Vec<SessionId>>>,
+    lists: RefCell<Cache<Vec<u8>, Arc<[SessionId]>>>,
     waiting: Index,
     retention: Index,
     gated: Index,
     due: BTreeSet<DueWork>,
     due_changed: BTreeMap<DueWork, bool>,
     deadlines: BTreeSet<(Millis, AccountId, SessionId)>,
+    /// Verdicts of the batch as bytes, by where they stand in memory: they are published and stored alike, and encoded once.
+    encoded: HashMap<usize, (Arc<CallVerdict>, Vec<u8>)>,
+    /// Open rows on disk that are not in memory; while there are none, a session that is not in memory has none.
+    unread_open: Cell<usize>,
     /// No judged call ended before.
     earliest_end: Cell<Millis>,
     kept_for: Millis,
@@ -160,6 +166,8 @@ impl Store {
             gated: Index::new(Family::Due),
             due,
             due_changed: BTreeMap::new(),
+            unread_open: Cell::new(deadlines.len()),
+            encoded: HashMap::new(),
             deadlines,
             earliest_end: Cell::new(Millis::MIN),
             kept_for: RETENTION,
@@ -273,11 +281,11 @@ impl Store {
 
     fn change_list(&mut self, key: &[u8], change: impl FnOnce(&mut Vec<SessionId>)) {
         // A list that cannot be read is found corrupt by the read of the next step that needs it.
-        let mut list = self.list(key).unwrap_or_default();
+        let mut list = self.list(key).map(|list| list.to_vec()).unwrap_or_default();
         change(&mut list);
         let lists = self.lists.get_mut();
         lists.changed.insert(key.to_vec());
-        lists.rows.insert(key.to_vec(), list);
+        lists.rows.insert(key.to_vec(), list.into());
     }
 
     fn index_verdict(&mut self, account: &AccountId, id: &SessionId, old: Option<&CallVerdict>, new: Option<&CallVerdict>) {
@@ -302,6 +310,14 @@ impl Store {
                 self.earliest_end.set(self.earliest_end.get().min(at));
             }
         }
+    }
+
+    /// A verdict that a step made, as the bytes that are published of it and that are to be stored.
+    pub fn encode_verdict(&mut self, verdict: &Arc<CallVerdict>) -> Result<Vec<u8>, CodecError> {
+        let bytes = encode(verdict.as_ref())?;
+        // The verdict itself is kept beside them, so that no other can take its place in memory.
+        self.encoded.insert(Arc::as_ptr(verdict).addr(), (verdict.clone(), bytes.clone()));
+        Ok(bytes)
     }
 
     /// Everything that has changed since the last call, for one atomic write. What is read afterwards still shows it.
@@ -329,7 +345,10 @@ impl Store {
             }
             match (&cached.session.verdict, &cached.stored_verdict) {
                 (Some(verdict), Some(known)) if Arc::ptr_eq(verdict, known) => {}
-                (Some(verdict), _) => batch.put_cf(judged, &stored, encode_row(Family::Judged, verdict.as_ref())?),
+                (Some(verdict), _) => match self.encoded.get(&Arc::as_ptr(verdict).addr()) {
+                    Some((_, bytes)) => batch.put_cf(judged, &stored, bytes),
+                    None => batch.put_cf(judged, &stored, encode_row(Family::Judged, verdict.as_ref())?),
+                },
                 (None, Some(_)) => batch.delete_cf(judged, &stored),
                 (None, None) => {}
             }
@@ -341,8 +360,10 @@ impl Store {
                 cached.stored_verdict.clone_from(&cached.session.verdict);
             }
         }
+        self.encoded.clear();
         if sessions.rows.len() > MOST_CACHED {
             sessions.rows.clear();
+            self.unread_open.set(self.deadlines.len());
         }
 
         let lists = self.lists.get_mut();
@@ -371,12 +392,12 @@ impl Store {
         Ok(batch)
     }
 
-    fn list(&self, key: &[u8]) -> Result<Vec<SessionId>, TableError> {
+    fn list(&self, key: &[u8]) -> Result<Arc<[SessionId]>, TableError> {
         if let Some(list) = self.lists.borrow().rows.get(key) {
             return Ok(list.clone());
         }
         let stored = self.database.get(self.database.family(Family::Links), key)?;
-        let list = stored.map(|bytes| decode_list(&bytes)).transpose()?.unwrap_or_default();
+        let list: Arc<[SessionId]> = stored.map(|bytes| decode_list(&bytes)).transpose()?.unwrap_or_default().into();
         self.lists.borrow_mut().rows.insert(key.to_vec(), list.clone());
         Ok(list)
     }
@@ -610,21 +631,25 @@ impl View for Store {
             return Ok(cached.session.clone());
         }
         let found = Session {
-            open: tables::open_call(&self.database, account, session)?.map(Arc::new),
+            open: match self.unread_open.get() {
+                0 => None,
+                _ => tables::open_call(&self.database, account, session)?.map(Arc::new),
+            },
             verdict: tables::verdict(&self.database, account, session)?.map(Arc::new),
         };
         if found.open.is_some() {
+            self.unread_open.set(self.unread_open.get() - 1);
             let cached = CachedSession { session: found.clone(), open_is_stored: true, stored_verdict: found.verdict.clone() };
             self.sessions.borrow_mut().rows.insert(key, cached);
         }
         Ok(found)
     }
 
-    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Vec<SessionId>, ViewError> {
+    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError> {
         Ok(self.list(&keys::linking_to(account, session))?)
     }
 
-    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<Vec<SessionId>, ViewError> {
+    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<Arc<[SessionId]>, ViewError> {
         Ok(self.list(&keys::with_legacy_id(account, legacy_id))?)
     }
 
