@@ -270,3 +270,11 @@ pub struct AccountState {
     /// Offset of the newest event that it contains.
     pub position: i64,
 }
+
+impl AccountState {
+    /// An account of which nothing is known yet.
+    #[must_use]
+    pub fn unknown(account_id: AccountId) -> Self {
+        Self { account_id, settings: None, snapshot_completed_at: None, numbers: 0, removed_at: None, removed_position: None, position: -1 }
+    }
+}

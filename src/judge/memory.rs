@@ -75,10 +75,6 @@ impl MemoryState {
     }
 }
 
-fn call(session: &Session) -> Option<&Call> {
-    session.open.as_ref().map(|row| &row.record.call).or_else(|| session.verdict.as_ref().map(|verdict| &verdict.call))
-}
-
 impl View for MemoryState {
     fn account(&self, account: &AccountId) -> Result<Option<Arc<AccountState>>, ViewError> {
         Ok(self.accounts.get(account).cloned())
@@ -93,11 +89,11 @@ impl View for MemoryState {
     }
 
     fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError> {
-        Ok(self.of(account).filter(|(_, s)| call(s).is_some_and(|c| c.links.contains(session))).map(|(id, _)| id.clone()).collect())
+        Ok(self.of(account).filter(|(_, s)| s.evidence().is_some_and(|c| c.links.contains(session))).map(|(id, _)| id.clone()).collect())
     }
 
     fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<Arc<[SessionId]>, ViewError> {
-        let has = |s: &Session| call(s).is_some_and(|c| c.legacy_session_ids.iter().any(|id| id == legacy_id));
+        let has = |s: &Session| s.evidence().is_some_and(|c| c.legacy_session_ids.iter().any(|id| id == legacy_id));
         Ok(self.of(account).filter(|(_, s)| has(s)).map(|(id, _)| id.clone()).collect())
     }
 

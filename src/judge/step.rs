@@ -43,7 +43,7 @@ pub const MOST_NUMBERS: usize = 1_000;
 /// Sessions that one conversation follows.
 pub const MOST_SESSIONS: usize = 256;
 /// The end of the year 9999: a time beyond is no time, and must not stop the partition's for ever.
-const LATEST: Millis = 253_402_300_799_999;
+pub const LATEST: Millis = 253_402_300_799_999;
 /// Things that one step may look at without publishing anything.
 const MOST_LOOKS: usize = 1_000;
 /// So many sessions are found by looking at each; nearly all steps touch one or two.
@@ -224,17 +224,7 @@ impl<'v, V: View> Step<'v, V> {
         if let Some(state) = self.accounts.iter().rev().find(|state| state.account_id == *account) {
             return Ok(state.clone());
         }
-        Ok(self.view.account(account)?.unwrap_or_else(|| {
-            Arc::new(AccountState {
-                account_id: account.clone(),
-                settings: None,
-                snapshot_completed_at: None,
-                numbers: 0,
-                removed_at: None,
-                removed_position: None,
-                position: -1,
-            })
-        }))
+        Ok(self.view.account(account)?.unwrap_or_else(|| Arc::new(AccountState::unknown(account.clone()))))
     }
 
     fn publish_account(&mut self, mut state: AccountState) {
@@ -359,7 +349,7 @@ impl<'v, V: View> Step<'v, V> {
         let Some(legacy_id) = facts.legacy_session_id.as_deref().filter(|_| session_id.as_legacy().is_none()) else { return Ok(false) };
         let known = self.view.with_legacy_id(&state.account_id, legacy_id)?;
         let Some(stand_in) = known.iter().find(|id| id.as_legacy() == Some(legacy_id)) else { return Ok(false) };
-        Ok(evidence(&self.session(state, stand_in)?).is_some_and(|call| call.media == Media::Fax))
+        Ok(self.session(state, stand_in)?.evidence().is_some_and(|call| call.media == Media::Fax))
     }
 
     fn add_facts(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, row: &OpenRow, facts: &CallLegs) {
@@ -539,7 +529,7 @@ impl<'v, V: View> Step<'v, V> {
     /// The session that a fax was while only its legacy id named it is one too.
     fn set_stand_in_fax(&mut self, state: &AccountState, session_id: &SessionId) -> Result<(), ViewError> {
         let session = self.session(state, session_id)?;
-        let Some(call) = evidence(&session).filter(|call| call.media != Media::Fax) else { return Ok(()) };
+        let Some(call) = session.evidence().filter(|call| call.media != Media::Fax) else { return Ok(()) };
         let record = OpenCall {
             account_id: state.account_id.clone(),
             session_id: session_id.clone(),
@@ -565,7 +555,7 @@ impl<'v, V: View> Step<'v, V> {
         }
         // Links that this very step has learned.
         for change in self.sessions.iter().filter(|change| change.account_id == *account) {
-            if let Some(call) = evidence(&change.after)
+            if let Some(call) = change.after.evidence()
                 && call.links.contains(session)
             {
                 neighbours.insert(change.session_id.clone());
@@ -582,7 +572,7 @@ impl<'v, V: View> Step<'v, V> {
         let mut queue = VecDeque::from([start.clone()]);
         while let Some(id) = queue.pop_front() {
             let session = self.session(state, &id)?;
-            let Some(call) = evidence(&session).filter(|call| call.media != Media::Fax) else { continue };
+            let Some(call) = session.evidence().filter(|call| call.media != Media::Fax) else { continue };
             for neighbour in self.neighbours(&state.account_id, &id, call)? {
                 if seen.insert(neighbour.clone()) {
                     queue.push_back(neighbour);
@@ -649,7 +639,7 @@ impl<'v, V: View> Step<'v, V> {
         }
         let account = &state.account_id;
         let settings = settings(state);
-        let calls = || members.iter().filter_map(|member| evidence(&member.session).map(|call| (&member.id, call)));
+        let calls = || members.iter().filter_map(|member| member.session.evidence().map(|call| (&member.id, call)));
         let mut judged = Vec::new();
         for found in endpoints(calls(), home(&settings)) {
             use super::endpoint::Identity::{Phone, Short};
@@ -676,7 +666,7 @@ impl<'v, V: View> Step<'v, V> {
             position: self.at.offset,
         };
         for member in members.iter().filter(|member| only.is_none_or(|only| *only == member.id)) {
-            let Some(call) = evidence(&member.session) else { continue };
+            let Some(call) = member.session.evidence() else { continue };
             let superseded_by = member.id.as_legacy().and_then(|legacy_id| {
                 let known_by_it = |(_, call): &(&SessionId, &Call)| call.legacy_session_ids.iter().any(|id| id == legacy_id);
                 calls().filter(|(id, _)| id.as_legacy().is_none()).filter(known_by_it).map(|(id, _)| id).min().cloned()
@@ -935,11 +925,6 @@ impl<'v, V: View> Step<'v, V> {
         }
         Ok(is_all)
     }
-}
-
-/// New facts, or what the verdict was judged by.
-fn evidence(session: &Session) -> Option<&Call> {
-    session.open.as_ref().map(|row| &row.record.call).or_else(|| session.verdict.as_ref().map(|verdict| &verdict.call))
 }
 
 /// Since when the session has been over; `None` while it isn't.

@@ -3,7 +3,7 @@
 //! The rows are the tables of design §2; every index that the view offers can be derived from them.
 
 use super::step::RETENTION;
-use crate::event::{AccountId, AccountState, CallVerdict, CompanyNumber, Millis, OpenCall, SessionId};
+use crate::event::{AccountId, AccountState, Call, CallVerdict, CompanyNumber, Millis, OpenCall, SessionId};
 use compact_str::CompactString;
 use std::sync::Arc;
 
@@ -34,6 +34,14 @@ pub struct Session {
     pub open: Option<Arc<OpenRow>>,
     /// The newest verdict, as published.
     pub verdict: Option<Arc<CallVerdict>>,
+}
+
+impl Session {
+    /// New facts, or what the verdict was judged by.
+    #[must_use]
+    pub fn evidence(&self) -> Option<&Call> {
+        self.open.as_ref().map(|row| &row.record.call).or_else(|| self.verdict.as_ref().map(|verdict| &verdict.call))
+    }
 }
 
 /// Work that one record could not finish.

@@ -1,7 +1,7 @@
 //! One partition of the processor: its state, its time, and what a batch makes of them.
 
 use crate::event::{Event, Millis, decode_event, encode};
-use crate::judge::{At, OPEN_CALL_AFTER, Output, step};
+use crate::judge::{At, LATEST, OPEN_CALL_AFTER, Output, step};
 use crate::log::{Output as Published, Position, Record, Topic};
 use crate::state::{Store, TableError};
 use std::collections::VecDeque;
@@ -12,9 +12,6 @@ const MARK_EVERY: Millis = 10_000;
 /// What one commit should carry, in records and in bytes; the record that goes beyond is still whole.
 const MOST_PUBLISHED: usize = 10_000;
 const MOST_PUBLISHED_BYTES: usize = 32 << 20;
-
-/// The end of the year 9999.
-const LATEST: Millis = 253_402_300_799_999;
 
 /// Why a partition cannot go on.
 #[derive(Debug, thiserror::Error)]

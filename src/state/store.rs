@@ -216,7 +216,7 @@ impl Store {
     fn apply_session(&mut self, change: &SessionChange) {
         let (account, id, before, after) = (&change.account_id, &change.session_id, &change.before, &change.after);
         self.index_deadline(account, id, before, after);
-        self.index_links(account, id, evidence(before), evidence(after));
+        self.index_links(account, id, before.evidence(), after.evidence());
         match (&before.verdict, &after.verdict) {
             (Some(old), Some(new)) if Arc::ptr_eq(old, new) => {}
             (old, new) => self.index_verdict(account, id, old.as_deref(), new.as_deref()),
@@ -429,7 +429,7 @@ impl Store {
         let known = self.number(account, number)?;
         let difference = counts(row.as_ref()) - counts(known.as_deref());
         if difference != 0 {
-            let mut state = state.as_deref().cloned().unwrap_or_else(|| blank(account));
+            let mut state = state.as_deref().cloned().unwrap_or_else(|| AccountState::unknown(account.clone()));
             state.numbers += difference;
             self.put_account(Arc::new(state));
         }
@@ -497,22 +497,6 @@ impl Store {
         self.numbers.get_mut().rows.clear();
         self.lists.get_mut().rows.clear();
     }
-}
-
-fn blank(account: &AccountId) -> AccountState {
-    AccountState {
-        account_id: account.clone(),
-        settings: None,
-        snapshot_completed_at: None,
-        numbers: 0,
-        removed_at: None,
-        removed_position: None,
-        position: -1,
-    }
-}
-
-fn evidence(session: &Session) -> Option<&Call> {
-    session.open.as_ref().map(|row| &row.record.call).or_else(|| session.verdict.as_ref().map(|verdict| &verdict.call))
 }
 
 /// Something of it comes from an event up to `position`.
