@@ -43,7 +43,7 @@ struct Prepared {
 
 fn record(offset: usize, timestamp: Millis, account: &AccountId, event: &Event) -> anyhow::Result<Record> {
     let (offset, key) = (i64::try_from(offset)?, account.as_str().as_bytes().to_vec());
-    Ok(Record { offset, timestamp, key, value: Some(encode_event(event)?), headers: Vec::new() })
+    Ok(Record { offset, timestamp, key, value: Some(encode_event(event)), headers: Vec::new() })
 }
 
 fn prepare() -> anyhow::Result<Prepared> {
@@ -122,7 +122,7 @@ fn work(prepared: &Prepared, dir: &Path, writes: bool) -> anyhow::Result<Round> 
     let mut published = Vec::new();
     for records in prepared.snapshot.chunks(BATCH) {
         partition.step(records, &mut published)?;
-        database.write(partition.store.take_batch()?)?;
+        database.write(partition.store.take_batch())?;
     }
     anyhow::ensure!(published.iter().all(|output| output.topic != Topic::DeadLetters), "a list is a dead letter");
 
@@ -132,7 +132,7 @@ fn work(prepared: &Prepared, dir: &Path, writes: bool) -> anyhow::Result<Round> 
         let batch_began = Since::now();
         let mut published = Vec::new();
         partition.step(records, &mut published)?;
-        let state = partition.store.take_batch()?;
+        let state = partition.store.take_batch();
         if writes {
             database.write(state)?;
         }
@@ -150,13 +150,13 @@ fn work(prepared: &Prepared, dir: &Path, writes: bool) -> anyhow::Result<Round> 
         let at = end.timestamp + n * DAY;
         let tick = Event::Tick(Tick { at });
         partition.step(
-            &[Record { offset: end.offset + n, timestamp: at, key: Vec::new(), value: Some(encode_event(&tick)?), headers: Vec::new() }],
+            &[Record { offset: end.offset + n, timestamp: at, key: Vec::new(), value: Some(encode_event(&tick)), headers: Vec::new() }],
             &mut published,
         )?;
     }
     anyhow::ensure!(partition.store.next_deadline().is_none(), "a call is left open");
     round.verdicts += published.iter().filter(|output| output.topic == Topic::CallVerdicts).count();
-    database.write(partition.store.take_batch()?)?;
+    database.write(partition.store.take_batch())?;
     for entry in std::fs::read_dir(dir)? {
         round.state_bytes += entry?.metadata()?.len();
     }

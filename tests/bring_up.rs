@@ -72,7 +72,7 @@ impl Company {
     }
 
     fn append(&self, events: impl IntoIterator<Item = Event>) {
-        let input = |event: Event| Input { account: ACCOUNT.into(), value: encode_event(&event).unwrap(), headers: Vec::new() };
+        let input = |event: Event| Input { account: ACCOUNT.into(), value: encode_event(&event), headers: Vec::new() };
         let appender = self.running.as_ref().unwrap().0.appender();
         let appended = appender.append_all(events.into_iter().map(input).collect());
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(appended).unwrap();

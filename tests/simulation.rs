@@ -80,7 +80,7 @@ impl<'a> Simulation<'a> {
     fn append(&mut self, events: impl IntoIterator<Item = Event>) {
         let inputs: Vec<Input> = events
             .into_iter()
-            .map(|event| Input { account: self.account.to_string(), value: encode_event(&event).expect("it encodes"), headers: Vec::new() })
+            .map(|event| Input { account: self.account.to_string(), value: encode_event(&event), headers: Vec::new() })
             .collect();
         let appender = self.running().log.appender();
         futures_executor(appender.append_all(inputs)).expect("it is durable");

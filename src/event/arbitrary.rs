@@ -62,7 +62,7 @@ pub(crate) fn record<T: Decoded + std::fmt::Debug>() -> impl Strategy<Value = (V
     })
 }
 
-fn value_of(field: &str, schema: &Schema, named: &mut HashMap<String, BoxedStrategy<Value>>) -> BoxedStrategy<Value> {
+pub(crate) fn value_of(field: &str, schema: &Schema, named: &mut HashMap<String, BoxedStrategy<Value>>) -> BoxedStrategy<Value> {
     match schema {
         Schema::Null => Just(Value::Null).boxed(),
         Schema::Boolean => any::<bool>().prop_map(Value::Boolean).boxed(),

@@ -1,13 +1,14 @@
 //! Records as bytes: Avro in its single-object encoding (0xC3 0x01, 8-byte fingerprint of the schema, datum).
 //!
-//! A reader finds the writer's schema by that fingerprint, so a record that an earlier version wrote is read as it was
-//! written; fields that it lacks take their defaults (`#[serde(default)]`).
+//! A reader finds the writer's schema by that fingerprint. What this version wrote is read field after field ([`super::datum`]); a record that
+//! an earlier version wrote is read as it was written, by names; fields that it lacks take their defaults (`#[serde(default)]`).
 
+use super::datum::{Datum, read_whole};
 use super::{
     AccountRemoved, AccountSettings, AccountState, CallLegs, CallVerdict, CompanyNumber, DirectoryChanged, Event, NumbersObserved, OpenCall, Rejudge,
     SnapshotCompleted, Tick,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_avro_fast::Schema;
 use std::sync::LazyLock;
 
@@ -31,14 +32,6 @@ pub enum CodecError {
     /// The datum is broken, or a value in it is out of its bounds.
     #[error("broken {record}: {reason}")]
     Broken {
-        /// The record's name.
-        record: &'static str,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The record cannot be written.
-    #[error("{record} cannot be encoded: {reason}")]
-    Unencodable {
         /// The record's name.
         record: &'static str,
         /// What is wrong.
@@ -121,7 +114,7 @@ impl Record {
 }
 
 /// A type that is a record on a topic.
-pub trait Decoded: Serialize + DeserializeOwned {
+pub trait Decoded: Datum + DeserializeOwned {
     /// Which one.
     const RECORD: Record;
 }
@@ -144,78 +137,93 @@ decoded!(
     OpenCall
 );
 
-struct Known {
+/// A schema that records were written with.
+struct Written {
     record: Record,
-    schema: Schema,
+    fingerprint: [u8; 8],
+    /// `None`: this version's own, read field after field.
+    by_name: Option<Schema>,
 }
 
-static KNOWN: LazyLock<Vec<Known>> = LazyLock::new(|| {
-    Record::ALL
-        .into_iter()
-        .map(|record| Known { record, schema: record.schema_json().parse().expect("the schemas are compiled in and tested") })
+/// Schemas of earlier versions.
+const EARLIER: [(Record, &str); 2] = [
+    (Record::CallVerdict, include_str!("../../schemas/earlier/CallVerdict-1.avsc")),
+    (Record::OpenCall, include_str!("../../schemas/earlier/OpenCall-1.avsc")),
+];
+
+/// First this version's, each in the place of its record.
+static WRITTEN: LazyLock<Vec<Written>> = LazyLock::new(|| {
+    let parse = |json: &str| -> Schema { json.parse().expect("the schemas are compiled in and tested") };
+    let now = Record::ALL.into_iter().map(|record| (record, parse(record.schema_json()), false));
+    let earlier = EARLIER.into_iter().map(|(record, json)| (record, parse(json), true));
+    now.chain(earlier)
+        .map(|(record, schema, is_earlier)| Written { record, fingerprint: *schema.rabin_fingerprint(), by_name: is_earlier.then_some(schema) })
         .collect()
 });
 
+const MARKER: [u8; 2] = [0xC3, 0x01];
 const HEADER: usize = 10;
 
-fn known(record: Record) -> &'static Known {
-    &KNOWN[record as usize]
-}
-
 /// The writer's schema, and the datum behind the header.
-fn open(bytes: &[u8]) -> Result<(&'static Known, &[u8]), CodecError> {
-    let Some((header, datum)) = bytes.split_at_checked(HEADER).filter(|(header, _)| header.starts_with(&[0xC3, 0x01])) else {
-        return Err(CodecError::NotFramed);
+fn open(bytes: &[u8]) -> Result<(&'static Written, &[u8]), CodecError> {
+    let (header, datum) = bytes.split_first_chunk::<HEADER>().ok_or(CodecError::NotFramed)?;
+    let fingerprint: [u8; 8] = match header {
+        [0xC3, 0x01, fingerprint @ ..] => *fingerprint,
+        _ => return Err(CodecError::NotFramed),
     };
-    let fingerprint: [u8; 8] = header[2..].try_into().expect("8 bytes are left of 10");
-    KNOWN
+    WRITTEN
         .iter()
-        .find(|known| known.schema.rabin_fingerprint() == &fingerprint)
-        .map(|known| (known, datum))
+        .find(|written| written.fingerprint == fingerprint)
+        .map(|written| (written, datum))
         .ok_or(CodecError::UnknownSchema(u64::from_le_bytes(fingerprint)))
 }
 
-fn datum<T: Decoded>(bytes: &[u8], schema: &Schema) -> Result<T, CodecError> {
-    serde_avro_fast::from_datum_slice(bytes, schema).map_err(|e| CodecError::Broken { record: T::RECORD.name(), reason: e.to_string() })
+fn read<T: Decoded>(datum: &[u8], written: &Written) -> Result<T, CodecError> {
+    let broken = |reason: String| CodecError::Broken { record: T::RECORD.name(), reason };
+    match &written.by_name {
+        None => read_whole(datum).map_err(|e| broken(e.to_string())),
+        Some(schema) => serde_avro_fast::from_datum_slice(datum, schema).map_err(|e| broken(e.to_string())),
+    }
 }
 
 /// Reads a record of type `T`.
 pub fn decode<T: Decoded>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (known, body) = open(bytes)?;
-    if known.record != T::RECORD {
-        return Err(CodecError::OtherRecord { found: known.record.name(), wanted: T::RECORD.name() });
+    let (written, datum) = open(bytes)?;
+    if written.record != T::RECORD {
+        return Err(CodecError::OtherRecord { found: written.record.name(), wanted: T::RECORD.name() });
     }
-    datum(body, &known.schema)
+    read(datum, written)
 }
 
 /// Writes a record.
-pub fn encode<T: Decoded>(value: &T) -> Result<Vec<u8>, CodecError> {
-    let schema = &known(T::RECORD).schema;
-    let mut bytes = Vec::with_capacity(512);
-    bytes.extend_from_slice(&[0xC3, 0x01]);
-    bytes.extend_from_slice(schema.rabin_fingerprint());
-    serde_avro_fast::to_datum(value, bytes, &mut serde_avro_fast::ser::SerializerConfig::new(schema))
-        .map_err(|e| CodecError::Unencodable { record: T::RECORD.name(), reason: e.to_string() })
+#[must_use]
+pub fn encode<T: Decoded>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1024);
+    bytes.extend_from_slice(&MARKER);
+    bytes.extend_from_slice(&WRITTEN[T::RECORD as usize].fingerprint);
+    value.write(&mut bytes);
+    bytes
 }
 
 /// Reads an event of the input log.
 pub fn decode_event(bytes: &[u8]) -> Result<Event, CodecError> {
-    let (known, body) = open(bytes)?;
-    Ok(match known.record {
-        Record::CallLegs => Event::CallLegs(datum(body, &known.schema)?),
-        Record::DirectoryChanged => Event::DirectoryChanged(datum(body, &known.schema)?),
-        Record::NumbersObserved => Event::NumbersObserved(datum(body, &known.schema)?),
-        Record::SnapshotCompleted => Event::SnapshotCompleted(datum(body, &known.schema)?),
-        Record::AccountSettings => Event::AccountSettings(datum(body, &known.schema)?),
-        Record::AccountRemoved => Event::AccountRemoved(datum(body, &known.schema)?),
-        Record::Rejudge => Event::Rejudge(datum(body, &known.schema)?),
-        Record::Tick => Event::Tick(datum(body, &known.schema)?),
+    let (written, datum) = open(bytes)?;
+    Ok(match written.record {
+        Record::CallLegs => Event::CallLegs(read(datum, written)?),
+        Record::DirectoryChanged => Event::DirectoryChanged(read(datum, written)?),
+        Record::NumbersObserved => Event::NumbersObserved(read(datum, written)?),
+        Record::SnapshotCompleted => Event::SnapshotCompleted(read(datum, written)?),
+        Record::AccountSettings => Event::AccountSettings(read(datum, written)?),
+        Record::AccountRemoved => Event::AccountRemoved(read(datum, written)?),
+        Record::Rejudge => Event::Rejudge(read(datum, written)?),
+        Record::Tick => Event::Tick(read(datum, written)?),
         output => return Err(CodecError::OtherRecord { found: output.name(), wanted: "record of the input log" }),
     })
 }
 
 /// Writes an event of the input log.
-pub fn encode_event(event: &Event) -> Result<Vec<u8>, CodecError> {
+#[must_use]
+pub fn encode_event(event: &Event) -> Vec<u8> {
     match event {
         Event::CallLegs(e) => encode(e),
         Event::DirectoryChanged(e) => encode(e),
@@ -235,6 +243,7 @@ mod tests {
     use apache_avro::rabin::Rabin;
     use apache_avro::schema_compatibility::SchemaCompatibility;
     use apache_avro::types::Value;
+    use apache_avro::writer::datum::GenericDatumWriter;
     use apache_avro::{GenericSingleObjectReader, Schema as Apache};
     use proptest::prelude::*;
     use proptest::test_runner::{Config, TestRunner};
@@ -253,7 +262,7 @@ mod tests {
             .run(&arbitrary::value(T::RECORD), |value| {
                 let theirs = arbitrary::bytes_of(T::RECORD, &schema, &value);
                 let record: T = decode(&theirs).map_err(|e| TestCaseError::fail(e.to_string()))?;
-                let ours = encode(&record).map_err(|e| TestCaseError::fail(e.to_string()))?;
+                let ours = encode(&record);
                 prop_assert_eq!(reader.read_value(&mut ours.as_slice()).unwrap(), value);
                 prop_assert_eq!(decode::<T>(&ours).unwrap(), record);
                 Ok(())
@@ -285,7 +294,7 @@ mod tests {
                 .run(&arbitrary::value(record), |value| {
                     let bytes = arbitrary::bytes_of(record, &schema, &value);
                     match decode_event(&bytes) {
-                        Ok(event) => prop_assert_eq!(decode_event(&encode_event(&event).unwrap()).unwrap(), event),
+                        Ok(event) => prop_assert_eq!(decode_event(&encode_event(&event)).unwrap(), event),
                         Err(CodecError::OtherRecord { found, .. }) => {
                             prop_assert_eq!(found, record.name());
                             prop_assert!(["CompanyNumber", "CallVerdict", "AccountState", "OpenCall"].contains(&found));
@@ -304,9 +313,9 @@ mod tests {
             assert_eq!(record as usize, index, "{record:?} stands in ALL in its own place");
             let schema = arbitrary::schema(record);
             assert_eq!(schema.name().unwrap().to_string(), format!("callsieve.v1.{}", record.name()));
-            assert_eq!(arbitrary::header(record), [&[0xC3, 0x01], known(record).schema.rabin_fingerprint().as_slice()].concat(), "{record:?}");
+            assert_eq!(arbitrary::header(record), [&[0xC3, 0x01], WRITTEN[index].fingerprint.as_slice()].concat(), "{record:?}");
         }
-        assert_eq!(encode(&tick()).unwrap()[..HEADER], *arbitrary::header(Record::Tick));
+        assert_eq!(encode(&tick())[..HEADER], *arbitrary::header(Record::Tick));
     }
 
     #[test]
@@ -319,7 +328,7 @@ mod tests {
 
     #[test]
     fn an_unknown_fingerprint_is_rejected_and_named() {
-        let mut bytes = encode(&tick()).unwrap();
+        let mut bytes = encode(&tick());
         bytes[2..HEADER].copy_from_slice(&0x0123_4567_89ab_cdef_u64.to_le_bytes());
         assert_eq!(decode::<Tick>(&bytes).unwrap_err().to_string(), "schema fingerprint 0123456789abcdef is unknown");
         assert!(matches!(decode_event(&bytes), Err(CodecError::UnknownSchema(0x0123_4567_89ab_cdef))));
@@ -327,14 +336,14 @@ mod tests {
 
     #[test]
     fn another_record_is_rejected_and_named() {
-        let error = decode::<Rejudge>(&encode(&tick()).unwrap()).unwrap_err();
+        let error = decode::<Rejudge>(&encode(&tick())).unwrap_err();
         assert_eq!(error.to_string(), "the value is a Tick, not a Rejudge");
     }
 
     #[test]
     fn a_datum_cut_short_anywhere_is_rejected() {
         let removed = AccountRemoved { account_id: AccountId::parse("809646016").unwrap(), removed_at: 1_795_552_112_000 };
-        let bytes = encode(&removed).unwrap();
+        let bytes = encode(&removed);
         for cut in HEADER..bytes.len() {
             let error = decode::<AccountRemoved>(&bytes[..cut]).unwrap_err();
             assert!(matches!(error, CodecError::Broken { record: "AccountRemoved", .. }), "{cut}: {error}");
@@ -344,8 +353,7 @@ mod tests {
 
     #[test]
     fn no_bytes_behind_a_header_panic_or_take_memory_that_is_not_there() {
-        for record in Record::ALL {
-            let header = known(record).schema.rabin_fingerprint();
+        for header in WRITTEN.iter().map(|written| written.fingerprint) {
             // A length of 2^62, wherever the reader takes it for one.
             let huge = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01];
             let _ = decode_event(&[&[0xC3, 0x01], header.as_slice(), &huge].concat());
@@ -405,7 +413,7 @@ mod tests {
         let Value::Record(mut fields) = prop::strategy::ValueTree::current(&value) else { panic!("a record") };
         fields.iter_mut().find(|(name, _)| name == field).unwrap().1 = fresh;
         let bytes = arbitrary::bytes_of(T::RECORD, &Apache::parse_str(&tree.to_string()).unwrap(), &Value::Record(fields));
-        datum(&bytes[HEADER..], &newer).unwrap()
+        serde_avro_fast::from_datum_slice(&bytes[HEADER..], &newer).unwrap()
     }
 
     fn add_symbol(tree: &mut serde_json::Value, enumeration: &str, symbols: &mut usize) {
@@ -495,15 +503,33 @@ mod tests {
 
     #[test]
     fn a_reader_that_lacks_the_newest_fields_can_read_and_be_read() {
-        for record in [Record::CallVerdict, Record::OpenCall] {
-            let now = arbitrary::schema(record);
-            let mut tree: serde_json::Value = serde_json::from_str(record.schema_json()).unwrap();
-            let fields = tree["fields"].as_array_mut().unwrap();
-            let call = fields.iter_mut().find(|field| field["name"] == "call").unwrap();
-            call["type"]["fields"].as_array_mut().unwrap().retain(|field| field["name"] != "final_by");
-            let before = Apache::parse_str(&tree.to_string()).unwrap();
+        for (record, json) in EARLIER {
+            let (before, now) = (Apache::parse_str(json).unwrap(), arbitrary::schema(record));
             assert_ne!(before.fingerprint::<Rabin>().bytes, now.fingerprint::<Rabin>().bytes);
             assert!(SchemaCompatibility::mutual_read(&before, &now).is_ok(), "{record:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_version_wrote_is_read_and_what_it_lacks_takes_its_default() {
+        for (written, (record, json)) in WRITTEN[Record::ALL.len()..].iter().zip(EARLIER) {
+            let schema = Apache::parse_str(json).unwrap();
+            TestRunner::new(Config::with_cases(64))
+                .run(&arbitrary::value_of("", &schema, &mut std::collections::HashMap::new()), |value| {
+                    let datum = GenericDatumWriter::builder(&schema).build().unwrap().write_value_to_vec(value.clone()).unwrap();
+                    let bytes = [MARKER.as_slice(), &written.fingerprint, &datum].concat();
+                    let call = match record {
+                        Record::CallVerdict => decode::<CallVerdict>(&bytes).unwrap().call,
+                        _ => decode::<OpenCall>(&bytes).unwrap().call,
+                    };
+                    prop_assert_eq!(call.final_by, None);
+                    let Value::Record(fields) = value else { panic!("a record") };
+                    let Value::Record(of_call) = &fields.iter().find(|(name, _)| name == "call").unwrap().1 else { panic!("a record") };
+                    let Value::Array(legs) = &of_call.iter().find(|(name, _)| name == "legs").unwrap().1 else { panic!("a list") };
+                    prop_assert_eq!(call.legs.len(), legs.len());
+                    Ok(())
+                })
+                .unwrap();
         }
     }
 }

@@ -7,6 +7,7 @@ mod accounts;
 pub(crate) mod arbitrary;
 mod calls;
 mod codec;
+mod datum;
 mod id;
 pub mod json;
 mod verdict;

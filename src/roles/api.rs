@@ -256,7 +256,7 @@ async fn settings(
         "excluded_usage_types": settings.excluded_usage_types,
         "updated_at": Rfc3339(updated_at).to_string(),
     });
-    let value = encode_event(&Event::AccountSettings(settings)).map_err(|error| Problem::unavailable(&error))?;
+    let value = encode_event(&Event::AccountSettings(settings));
     let input = Input { account: account.to_string(), value, headers: Headers::new() };
     shared.appender.append(input).await.map_err(|error| Problem::unavailable(&error))?;
     Ok(answer(&shown))

@@ -62,7 +62,7 @@ pub fn bring_up<L: Log>(log: &mut L, partition: u32, database: Arc<Database>, pr
     };
     each(log, Topic::Events, partition, from, committed.next, recall_one, &mut store, &mut report)?;
 
-    let mut batch = store.take_batch()?;
+    let mut batch = store.take_batch();
     write_position(store.database(), &mut batch, committed);
     for (topic, _, end) in parts {
         write_first_output(store.database(), &mut batch, topic, end);
@@ -91,7 +91,7 @@ fn each<R: Reader>(
         report(read.next.min(end) - next);
         next = read.next;
         // Rows are written as they come, the position last: a copy that is cut off here is one that is behind, as before.
-        let batch = store.take_batch()?;
+        let batch = store.take_batch();
         store.database().write(batch).map_err(crate::state::TableError::from)?;
         store.shrink();
     }

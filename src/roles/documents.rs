@@ -78,11 +78,7 @@ pub(super) async fn receive(
             numbers_seen: i64::try_from(numbers).unwrap_or(i64::MAX),
         }));
     }
-    let mut inputs = Vec::with_capacity(events.len());
-    for event in &events {
-        let value = encode_event(event).map_err(|error| Problem::unavailable(&error))?;
-        inputs.push(Input { account: account.to_string(), value, headers: Headers::new() });
-    }
-    shared.appender.append_all(inputs).await.map_err(|error| Problem::unavailable(&error))?;
+    let input = |event| Input { account: account.to_string(), value: encode_event(event), headers: Headers::new() };
+    shared.appender.append_all(events.iter().map(input).collect()).await.map_err(|error| Problem::unavailable(&error))?;
     Ok(axum::Json(json!({ "events": events.len(), "numbers": numbers, "complete": wanted.complete })).into_response())
 }

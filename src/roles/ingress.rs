@@ -146,15 +146,8 @@ fn read(account: &AccountId, body: &[u8], received_at: i64) -> (Vec<Input>, Opti
     if let Some(other) = document.events.iter().filter_map(|event| event.account_id()).find(|id| *id != account) {
         return (Vec::new(), Some(format!("it is about account {other}, and came to the address of account {account}")));
     }
-    let mut inputs = Vec::with_capacity(document.events.len());
-    let mut cause = document.unreadable.first().map(ToString::to_string);
-    for event in &document.events {
-        match encode_event(event) {
-            Ok(value) => inputs.push(Input { account: account.to_string(), value, headers: Headers::new() }),
-            Err(error) => cause = Some(error.to_string()),
-        }
-    }
-    (inputs, cause)
+    let input = |event| Input { account: account.to_string(), value: encode_event(event), headers: Headers::new() };
+    (document.events.iter().map(input).collect(), document.unreadable.first().map(ToString::to_string))
 }
 
 /// Keeps a body as it came, with its cause beside it.

@@ -22,9 +22,6 @@ pub enum PartitionError {
     /// The core could not read the state.
     #[error(transparent)]
     View(#[from] crate::judge::ViewError),
-    /// What is to be published cannot be encoded.
-    #[error(transparent)]
-    Codec(#[from] crate::event::CodecError),
     /// The log failed.
     #[error(transparent)]
     Log(#[from] crate::log::LogError),
@@ -137,14 +134,14 @@ impl Partition {
 fn publish(output: &Output, store: &mut Store) -> Result<Published, PartitionError> {
     let of = |topic, key: String, value| Published { topic, key: key.into_bytes(), value, headers: Vec::new() };
     Ok(match output {
-        Output::Account(state) => of(Topic::AccountStates, state.account_id.to_string(), Some(encode(state.as_ref())?)),
-        Output::Number(row) => of(Topic::CompanyNumbers, format!("{}/{}", row.account_id, row.number), Some(encode(row.as_ref())?)),
+        Output::Account(state) => of(Topic::AccountStates, state.account_id.to_string(), Some(encode(state.as_ref()))),
+        Output::Number(row) => of(Topic::CompanyNumbers, format!("{}/{}", row.account_id, row.number), Some(encode(row.as_ref()))),
         Output::NumberGone(account, number) => of(Topic::CompanyNumbers, format!("{account}/{number}"), None),
         Output::Verdict(verdict) => {
-            of(Topic::CallVerdicts, format!("{}/{}", verdict.account_id, verdict.session_id), Some(store.encode_verdict(verdict)?))
+            of(Topic::CallVerdicts, format!("{}/{}", verdict.account_id, verdict.session_id), Some(store.encode_verdict(verdict)))
         }
         Output::VerdictGone(account, session) => of(Topic::CallVerdicts, format!("{account}/{session}"), None),
-        Output::Open(row) => of(Topic::OpenCalls, format!("{}/{}", row.record.account_id, row.record.session_id), Some(encode(&row.record)?)),
+        Output::Open(row) => of(Topic::OpenCalls, format!("{}/{}", row.record.account_id, row.record.session_id), Some(encode(&row.record))),
         Output::OpenGone(account, session) => of(Topic::OpenCalls, format!("{account}/{session}"), None),
     })
 }

@@ -73,7 +73,7 @@ impl<L: Log> Worker<L> {
                 rewinds.push((batch.partition, partition.position().next));
             }
             let database = partition.store.database().clone();
-            let mut state = partition.store.take_batch()?;
+            let mut state = partition.store.take_batch();
             write_position(&database, &mut state, partition.position());
             for (topic, end) in ends {
                 write_first_output(&database, &mut state, topic, end);
@@ -102,7 +102,7 @@ impl<L: Log> Worker<L> {
             let is_idle = self.log.end(Topic::Events, *id)? <= partition.position().next;
             let is_wanted = partition.has_due_work() || (partition.is_due(now) && now >= last.saturating_add(TICK_EVERY));
             if is_idle && is_wanted {
-                self.log.append(*id, b"", &encode_event(&Event::Tick(Tick { at: now }))?)?;
+                self.log.append(*id, b"", &encode_event(&Event::Tick(Tick { at: now })))?;
                 self.ticked_at.insert(*id, now);
             }
         }

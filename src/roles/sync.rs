@@ -1,6 +1,6 @@
 //! The first synchronisation of an account: its numbers, then the calls of the last 90 days, then the word that this was all.
 
-use crate::event::{AccountId, CodecError, Event, IdError, Millis, SnapshotCompleted, encode_event};
+use crate::event::{AccountId, Event, IdError, Millis, SnapshotCompleted, encode_event};
 use crate::judge::number::Country;
 use crate::log::{Appender, Headers, Input, LogError};
 use crate::ringcentral::client::{Client, ClientError};
@@ -30,9 +30,6 @@ pub enum SyncError {
     /// The account's own id is no id.
     #[error(transparent)]
     Id(#[from] IdError),
-    /// What was read cannot be written.
-    #[error(transparent)]
-    Codec(#[from] CodecError),
     /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -105,9 +102,8 @@ pub async fn first_pass<A: Appender>(
 
 /// Appends events of one account, in their order.
 pub async fn append<A: Appender>(appender: &A, account: &AccountId, events: impl IntoIterator<Item = &Event>) -> Result<(), SyncError> {
-    let input = |event| Ok::<_, CodecError>(Input { account: account.to_string(), value: encode_event(event)?, headers: Headers::new() });
-    let inputs = events.into_iter().map(input).collect::<Result<Vec<_>, _>>()?;
-    appender.append_all(inputs).await?;
+    let input = |event| Input { account: account.to_string(), value: encode_event(event), headers: Headers::new() };
+    appender.append_all(events.into_iter().map(input).collect()).await?;
     Ok(())
 }
 

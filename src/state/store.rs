@@ -7,7 +7,7 @@ use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
 use crate::event::{
-    AccountId, AccountState, Call, CallVerdict, CodecError, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode,
+    AccountId, AccountState, Call, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode,
 };
 use crate::judge::{Changes, DueWork, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, reopened};
 use compact_str::CompactString;
@@ -36,13 +36,28 @@ impl<K, V> Default for Cache<K, V> {
 }
 
 /// A session in memory. What was never written needs no deletion, and most calls begin and end within few batches.
-#[derive(Clone)]
 struct CachedSession {
     session: Session,
     /// The open row stands on disk.
     open_is_stored: bool,
-    /// The verdict, as it stands on disk.
+    /// The verdict, as it stands on disk or in the batch.
     stored_verdict: Option<Arc<CallVerdict>>,
+    /// Its key is among those that the batch has changed.
+    is_changed: bool,
+}
+
+impl CachedSession {
+    /// As it stands on disk.
+    fn clean(session: Session) -> Self {
+        Self { open_is_stored: session.open.is_some(), stored_verdict: session.verdict.clone(), session, is_changed: false }
+    }
+}
+
+/// The sessions in memory: those that were read, and those that the batch has changed.
+#[derive(Default)]
+struct Sessions {
+    rows: HashMap<SessionKey, CachedSession>,
+    changed: Vec<SessionKey>,
 }
 
 /// An index: entries that the batch has added (true) or removed (false), over those in RocksDB.
@@ -116,7 +131,7 @@ pub struct Store {
     database: Arc<Database>,
     accounts: RefCell<Cache<AccountId, Option<Arc<AccountState>>>>,
     numbers: RefCell<Cache<NumberKey, Option<Arc<CompanyNumber>>>>,
-    sessions: RefCell<Cache<SessionKey, CachedSession>>,
+    sessions: RefCell<Sessions>,
     lists: RefCell<Cache<Vec<u8>, Arc<[SessionId]>>>,
     waiting: Index,
     retention: Index,
@@ -124,8 +139,8 @@ pub struct Store {
     due: BTreeSet<DueWork>,
     due_changed: BTreeMap<DueWork, bool>,
     deadlines: BTreeSet<(Millis, AccountId, SessionId)>,
-    /// Verdicts of the batch as bytes, by where they stand in memory: they are published and stored alike, and encoded once.
-    encoded: HashMap<usize, (Arc<CallVerdict>, Vec<u8>)>,
+    /// What is written with the batch already: verdicts, which are published and stored alike, and so encoded once.
+    batch: WriteBatch,
     /// Open rows on disk that are not in memory; while there are none, a session that is not in memory has none.
     unread_open: Cell<usize>,
     /// No judged call ended before.
@@ -167,7 +182,7 @@ impl Store {
             due,
             due_changed: BTreeMap::new(),
             unread_open: Cell::new(deadlines.len()),
-            encoded: HashMap::new(),
+            batch: WriteBatch::default(),
             deadlines,
             earliest_end: Cell::new(Millis::MIN),
             kept_for: RETENTION,
@@ -225,16 +240,12 @@ impl Store {
             (was, is) if was != is => self.gated.set(keys::gated(account, id.as_str()), is),
             _ => {}
         }
-        let key = (account.clone(), id.clone());
-        let sessions = self.sessions.get_mut();
-        match sessions.rows.get_mut(&key) {
-            Some(cached) => cached.session = after.clone(),
-            None => {
-                let cached = CachedSession { session: after.clone(), open_is_stored: before.open.is_some(), stored_verdict: before.verdict.clone() };
-                sessions.rows.insert(key.clone(), cached);
-            }
+        let Sessions { rows, changed } = self.sessions.get_mut();
+        let entry = rows.entry((account.clone(), id.clone())).or_insert_with(|| CachedSession::clean(before.clone()));
+        entry.session = after.clone();
+        if !std::mem::replace(&mut entry.is_changed, true) {
+            changed.push((account.clone(), id.clone()));
         }
-        sessions.changed.insert(key);
     }
 
     fn index_deadline(&mut self, account: &AccountId, id: &SessionId, before: &Session, after: &Session) {
@@ -312,23 +323,28 @@ impl Store {
         }
     }
 
-    /// A verdict that a step made, as the bytes that are published of it and that are to be stored.
-    pub fn encode_verdict(&mut self, verdict: &Arc<CallVerdict>) -> Result<Vec<u8>, CodecError> {
-        let bytes = encode(verdict.as_ref())?;
-        // The verdict itself is kept beside them, so that no other can take its place in memory.
-        self.encoded.insert(Arc::as_ptr(verdict).addr(), (verdict.clone(), bytes.clone()));
-        Ok(bytes)
+    /// A verdict that a step made, as the bytes that are published of it and stored.
+    pub fn encode_verdict(&mut self, verdict: &Arc<CallVerdict>) -> Vec<u8> {
+        let bytes = encode(verdict.as_ref());
+        let key = (verdict.account_id.clone(), verdict.session_id.clone());
+        if let Some(cached) = self.sessions.get_mut().rows.get_mut(&key)
+            && cached.session.verdict.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, verdict))
+        {
+            self.batch.put_cf(self.database.family(Family::Judged), keys::in_account(&key.0, key.1.as_str().as_bytes()), &bytes);
+            cached.stored_verdict = Some(verdict.clone());
+        }
+        bytes
     }
 
     /// Everything that has changed since the last call, for one atomic write. What is read afterwards still shows it.
-    pub fn take_batch(&mut self) -> Result<WriteBatch, TableError> {
+    pub fn take_batch(&mut self) -> WriteBatch {
         let database = self.database.clone();
-        let mut batch = WriteBatch::default();
+        let mut batch = std::mem::take(&mut self.batch);
 
         let accounts = self.accounts.get_mut();
-        write_rows(&database, &mut batch, Family::Accounts, accounts, |account| account.as_str().as_bytes().to_vec())?;
+        write_rows(&database, &mut batch, Family::Accounts, accounts, |account| account.as_str().as_bytes().to_vec());
         let numbers = self.numbers.get_mut();
-        write_rows(&database, &mut batch, Family::Numbers, numbers, |(account, number)| keys::in_account(account, number.as_bytes()))?;
+        write_rows(&database, &mut batch, Family::Numbers, numbers, |(account, number)| keys::in_account(account, number.as_bytes()));
         if numbers.rows.len() > MOST_CACHED {
             numbers.rows.clear();
         }
@@ -337,18 +353,16 @@ impl Store {
         let (open, judged) = (database.family(Family::Open), database.family(Family::Judged));
         for key in std::mem::take(&mut sessions.changed) {
             let Some(cached) = sessions.rows.get_mut(&key) else { continue };
+            cached.is_changed = false;
             let stored = keys::in_account(&key.0, key.1.as_str().as_bytes());
             match &cached.session.open {
-                Some(row) => batch.put_cf(open, &stored, encode_open(row)?),
+                Some(row) => batch.put_cf(open, &stored, encode_open(row)),
                 None if cached.open_is_stored => batch.delete_cf(open, &stored),
                 None => {}
             }
             match (&cached.session.verdict, &cached.stored_verdict) {
                 (Some(verdict), Some(known)) if Arc::ptr_eq(verdict, known) => {}
-                (Some(verdict), _) => match self.encoded.get(&Arc::as_ptr(verdict).addr()) {
-                    Some((_, bytes)) => batch.put_cf(judged, &stored, bytes),
-                    None => batch.put_cf(judged, &stored, encode_row(Family::Judged, verdict.as_ref())?),
-                },
+                (Some(verdict), _) => batch.put_cf(judged, &stored, encode(verdict.as_ref())),
                 (None, Some(_)) => batch.delete_cf(judged, &stored),
                 (None, None) => {}
             }
@@ -360,7 +374,6 @@ impl Store {
                 cached.stored_verdict.clone_from(&cached.session.verdict);
             }
         }
-        self.encoded.clear();
         if sessions.rows.len() > MOST_CACHED {
             sessions.rows.clear();
             self.unread_open.set(self.deadlines.len());
@@ -389,7 +402,7 @@ impl Store {
                 batch.delete_cf(due, keys::due_work(&work));
             }
         }
-        Ok(batch)
+        batch
     }
 
     fn list(&self, key: &[u8]) -> Result<Arc<[SessionId]>, TableError> {
@@ -515,25 +528,20 @@ fn waits_for(verdict: &CallVerdict) -> impl Iterator<Item = &CompactString> {
     verdict.endpoints.iter().filter(move |endpoint| waits(endpoint.reason)).filter_map(|endpoint| endpoint.number.as_ref())
 }
 
-fn encode_row<T: Decoded>(family: Family, row: &T) -> Result<Vec<u8>, TableError> {
-    encode(row).map_err(|e| TableError::Corrupt { table: family.name(), why: e.to_string() })
-}
-
 fn write_rows<K: std::hash::Hash + Eq, T: Decoded>(
     database: &Database,
     batch: &mut WriteBatch,
     family: Family,
     cache: &mut Cache<K, Option<Arc<T>>>,
     name: impl Fn(&K) -> Vec<u8>,
-) -> Result<(), TableError> {
+) {
     let handle = database.family(family);
     for key in std::mem::take(&mut cache.changed) {
         match cache.rows.get(&key) {
-            Some(Some(row)) => batch.put_cf(handle, name(&key), encode_row(family, row.as_ref())?),
+            Some(Some(row)) => batch.put_cf(handle, name(&key), encode(row.as_ref())),
             _ => batch.delete_cf(handle, name(&key)),
         }
     }
-    Ok(())
 }
 
 /// Sessions as bytes: their ids, with a `00` between them.
@@ -623,8 +631,7 @@ impl View for Store {
         };
         if found.open.is_some() {
             self.unread_open.set(self.unread_open.get() - 1);
-            let cached = CachedSession { session: found.clone(), open_is_stored: true, stored_verdict: found.verdict.clone() };
-            self.sessions.borrow_mut().rows.insert(key, cached);
+            self.sessions.borrow_mut().rows.insert(key, CachedSession::clean(found.clone()));
         }
         Ok(found)
     }
@@ -726,7 +733,6 @@ impl Store {
         let sessions = self.sessions.borrow();
         let is_old = match sessions.rows.get(&key) {
             Some(CachedSession { session, .. }) => is_remnant(session, position),
-            None if sessions.changed.contains(&key) => false,
             None if family == Family::Open => decode_open(value)?.record.position <= position,
             None => decode::<CallVerdict>(value).map_err(|e| corrupt(e.to_string()))?.position <= position,
         };

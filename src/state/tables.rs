@@ -181,15 +181,15 @@ const OPEN_HEADER: usize = 18;
 const NEVER: Millis = Millis::MAX;
 
 /// An open row as bytes: a version, flags, two times, then the record as on its topic.
-pub(super) fn encode_open(row: &OpenRow) -> Result<Vec<u8>, TableError> {
-    let record = encode(&row.record).map_err(|e| corrupt(Family::Open, e))?;
+pub(super) fn encode_open(row: &OpenRow) -> Vec<u8> {
+    let record = encode(&row.record);
     let mut bytes = Vec::with_capacity(OPEN_HEADER + record.len());
     bytes.push(1);
     bytes.push(u8::from(row.on_topic) | u8::from(row.gated) << 1);
     bytes.extend_from_slice(&row.unpublished_since.unwrap_or(NEVER).to_be_bytes());
     bytes.extend_from_slice(&row.deadline.to_be_bytes());
     bytes.extend_from_slice(&record);
-    Ok(bytes)
+    bytes
 }
 
 pub(super) fn decode_open(bytes: &[u8]) -> Result<OpenRow, TableError> {
