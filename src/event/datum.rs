@@ -16,7 +16,7 @@ use smallvec::{Array, SmallVec};
 use std::sync::Arc;
 
 /// Why bytes are no datum of the schema.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DatumError {
     /// They end within a value.
     #[error("it is cut short")]
@@ -30,9 +30,9 @@ pub enum DatumError {
     /// A text is not UTF-8.
     #[error("a text is not UTF-8")]
     NotUtf8,
-    /// A text is no identifier.
-    #[error(transparent)]
-    Id(#[from] super::IdError),
+    /// A text is no identifier; why not.
+    #[error("an id is not usable: {0}")]
+    Id(&'static str),
 }
 
 /// A value as Avro writes it.
@@ -49,12 +49,14 @@ pub fn read_whole<T: Datum>(mut bytes: &[u8]) -> Result<T, DatumError> {
     if bytes.is_empty() { Ok(value) } else { Err(DatumError::Surplus(bytes.len())) }
 }
 
+#[inline]
 fn read_byte(bytes: &mut &[u8]) -> Result<u8, DatumError> {
     let (byte, rest) = bytes.split_first().ok_or(DatumError::CutShort)?;
     *bytes = rest;
     Ok(*byte)
 }
 
+#[inline]
 fn read_text<'a>(bytes: &mut &'a [u8]) -> Result<&'a str, DatumError> {
     let length = usize::try_from(i64::read(bytes)?).map_err(|_| DatumError::OutOfRange)?;
     let (text, rest) = bytes.split_at_checked(length).ok_or(DatumError::CutShort)?;
@@ -73,6 +75,7 @@ fn write_length(length: usize, bytes: &mut Vec<u8>) {
 
 /// Little endian groups of seven bits, the sign in the lowest one.
 impl Datum for i64 {
+    #[inline]
     fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
         let mut value: u64 = 0;
         for shift in (0..64).step_by(7) {
@@ -136,7 +139,7 @@ macro_rules! ids {
     ($($name:ident),*) => { $(
         impl Datum for $name {
             fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
-                Ok(Self::parse(read_text(bytes)?)?)
+                Self::parse(read_text(bytes)?).map_err(|error| DatumError::Id(error.why()))
             }
 
             fn write(&self, bytes: &mut Vec<u8>) {

@@ -43,126 +43,134 @@ impl Call {
         }
     }
 
-    /// Takes in what one event says of the session `own`.
-    pub fn take_in(&mut self, own: &SessionId, facts: &CallLegs) {
-        self.started_at = self.started_at.min(facts.occurred_at);
-        self.last_event_at = self.last_event_at.max(facts.occurred_at).max(facts.ended_at.unwrap_or(Millis::MIN));
-        if self.origin.is_none() {
-            self.origin.clone_from(&facts.origin);
+    /// Takes in what one event says of the session `own`. True when it said anything new.
+    pub fn take_in(&mut self, own: &SessionId, facts: &CallLegs) -> bool {
+        let mut news = News(false);
+        news.earliest(&mut self.started_at, facts.occurred_at);
+        news.latest(&mut self.last_event_at, facts.occurred_at.max(facts.ended_at.unwrap_or(Millis::MIN)));
+        if self.origin.is_none() && facts.origin.is_some() {
+            news.set(&mut self.origin, facts.origin.clone());
         }
         if facts.media == Media::Fax {
-            self.media = Media::Fax;
+            news.set(&mut self.media, Media::Fax);
         }
         for legacy in [facts.legacy_session_id.as_deref(), facts.session_id.as_legacy(), own.as_legacy()].into_iter().flatten() {
-            self.learn_legacy_id(legacy, own);
+            self.learn_legacy_id(legacy, own, &mut news);
         }
         if let Some(sequence) = facts.sequence {
-            self.note_sequence(sequence);
+            self.note_sequence(sequence, &mut news);
         }
         for leg in &facts.legs {
             if let Some(peer) = &leg.peer_session_id {
-                self.link(peer, own);
+                self.link(peer, own, &mut news);
             }
-            self.take_in_leg(leg, facts);
+            self.take_in_leg(leg, facts, &mut news);
         }
         if facts.is_final {
             let end = facts.ended_at.unwrap_or(facts.occurred_at);
             if self.final_end.is_none_or(|known| known < end) {
-                self.final_end = Some(end);
+                news.set(&mut self.final_end, Some(end));
                 self.final_by = Some(facts.source);
             }
         }
+        news.0
     }
 
     /// An id that is `"0"`, blank or the session's own identifies nothing.
-    fn learn_legacy_id(&mut self, legacy: &str, own: &SessionId) {
+    fn learn_legacy_id(&mut self, legacy: &str, own: &SessionId, news: &mut News) {
         let legacy = cut(legacy);
         if legacy.is_empty() || legacy == "0" || legacy == own.as_str() {
             return;
         }
-        if !insert_sorted(&mut self.legacy_session_ids, legacy, MOST_LEGACY_IDS) {
-            self.drop_value();
+        if !insert_sorted(&mut self.legacy_session_ids, legacy, MOST_LEGACY_IDS, news) {
+            self.drop_value(news);
         }
     }
 
-    fn link(&mut self, peer: &str, own: &SessionId) {
+    fn link(&mut self, peer: &str, own: &SessionId, news: &mut News) {
         let peer = peer.trim();
         if peer.is_empty() || peer == "0" || peer == own.as_str() {
             return;
         }
-        let Ok(peer) = SessionId::parse(peer) else { return self.drop_value() };
+        let Ok(peer) = SessionId::parse(peer) else { return self.drop_value(news) };
         if let Err(place) = self.links.binary_search(&peer) {
             if self.links.len() < MOST_LINKS {
                 self.links.insert(place, peer);
+                news.0 = true;
             } else {
-                self.drop_value();
+                self.drop_value(news);
             }
         }
     }
 
-    fn note_sequence(&mut self, sequence: i64) {
+    fn note_sequence(&mut self, sequence: i64, news: &mut News) {
         let next = self.highest_sequence.map_or(FIRST_SEQUENCE, |highest| highest.saturating_add(1));
         if sequence >= next {
             let room = MOST_MISSING.saturating_sub(self.missing_sequences.len());
             self.missing_sequences.extend((next..sequence).take(room));
         } else if let Some(place) = self.missing_sequences.iter().position(|missing| *missing == sequence) {
             self.missing_sequences.remove(place);
+            news.0 = true;
         }
-        self.highest_sequence = Some(self.highest_sequence.map_or(sequence, |highest| highest.max(sequence)));
+        news.highest(&mut self.highest_sequence, sequence);
     }
 
-    fn take_in_leg(&mut self, leg: &Leg, facts: &CallLegs) {
-        let place = self.legs.iter().position(|known| known.leg_id == leg.leg_id);
-        let mut known = match place {
-            Some(place) => CallLeg::clone(&self.legs[place]),
-            None if self.legs.len() >= MOST_LEGS => return self.drop_value(),
-            None => CallLeg {
-                leg_id: leg.leg_id.clone(),
-                direction: Direction::Unknown,
-                extension_id: None,
-                from: Side::default(),
-                to: Side::default(),
-                answered: false,
-                over: false,
-                recorded: false,
-                joined_at: facts.occurred_at,
-                left_at: None,
-                last_webhook_at: None,
-            },
+    fn take_in_leg(&mut self, leg: &Leg, facts: &CallLegs, news: &mut News) {
+        let place = match self.legs.iter().position(|known| known.leg_id == leg.leg_id) {
+            Some(place) => place,
+            None if self.legs.len() >= MOST_LEGS => return self.drop_value(news),
+            None => {
+                news.0 = true;
+                self.legs.push(Arc::new(CallLeg {
+                    leg_id: leg.leg_id.clone(),
+                    direction: Direction::Unknown,
+                    extension_id: None,
+                    from: Side::default(),
+                    to: Side::default(),
+                    answered: false,
+                    over: false,
+                    recorded: false,
+                    joined_at: facts.occurred_at,
+                    left_at: None,
+                    last_webhook_at: None,
+                }));
+                self.legs.len() - 1
+            }
         };
+        let known = Arc::make_mut(&mut self.legs[place]);
         if known.direction == Direction::Unknown {
-            known.direction = leg.direction;
+            news.set(&mut known.direction, leg.direction);
         }
         // The smallest, so that the order of arrival doesn't matter should a leg ever name two owners.
         if let Some(owner) = leg.extension_id.as_deref().map(cut).filter(|id| !id.is_empty())
             && known.extension_id.as_ref().is_none_or(|known| owner < *known)
         {
-            known.extension_id = Some(owner);
+            news.set(&mut known.extension_id, Some(owner));
         }
-        let mut kept = known.from.take_in(&leg.from) & known.to.take_in(&leg.to);
-        kept &= known.fill_own_side(leg, facts.source);
-        known.joined_at = known.joined_at.min(facts.occurred_at);
-        known.recorded |= leg.recorded;
-        known.answered |= is_answered(leg, facts.source);
+        let mut kept = known.from.take_in(&leg.from, news) & known.to.take_in(&leg.to, news);
+        kept &= known.fill_own_side(leg, facts.source, news);
+        news.earliest(&mut known.joined_at, facts.occurred_at);
+        if leg.recorded {
+            news.set(&mut known.recorded, true);
+        }
+        if is_answered(leg, facts.source) {
+            news.set(&mut known.answered, true);
+        }
         if leg.status.as_deref().is_some_and(is_terminal) {
-            known.over = true;
-            known.left_at = Some(known.left_at.map_or(facts.occurred_at, |left| left.max(facts.occurred_at)));
+            news.set(&mut known.over, true);
+            news.highest(&mut known.left_at, facts.occurred_at);
         }
         if facts.source == CallSource::Webhook {
-            known.last_webhook_at = Some(known.last_webhook_at.map_or(facts.occurred_at, |at| at.max(facts.occurred_at)));
-        }
-        match place {
-            Some(place) if *self.legs[place] == known => {}
-            Some(place) => self.legs[place] = Arc::new(known),
-            None => self.legs.push(Arc::new(known)),
+            news.highest(&mut known.last_webhook_at, facts.occurred_at);
         }
         if !kept {
-            self.drop_value();
+            self.drop_value(news);
         }
     }
 
-    fn drop_value(&mut self) {
+    fn drop_value(&mut self, news: &mut News) {
         self.legs_dropped = self.legs_dropped.saturating_add(1);
+        news.0 = true;
     }
 
     /// How the session's end is known; `None` while it isn't over. (The idle limit is time, not evidence.)
@@ -189,28 +197,55 @@ impl Call {
     }
 }
 
+/// Whether an event said anything new.
+struct News(bool);
+
+impl News {
+    fn set<T: PartialEq>(&mut self, slot: &mut T, value: T) {
+        if *slot != value {
+            *slot = value;
+            self.0 = true;
+        }
+    }
+
+    fn earliest(&mut self, slot: &mut Millis, at: Millis) {
+        let earlier = at.min(*slot);
+        self.set(slot, earlier);
+    }
+
+    fn latest(&mut self, slot: &mut Millis, at: Millis) {
+        let later = at.max(*slot);
+        self.set(slot, later);
+    }
+
+    fn highest(&mut self, slot: &mut Option<i64>, value: i64) {
+        let higher = Some(value).max(*slot);
+        self.set(slot, higher);
+    }
+}
+
 impl CallLeg {
     /// A call-log leg whose company side is empty is the record's own extension (design §1, Endpoints).
-    fn fill_own_side(&mut self, leg: &Leg, source: CallSource) -> bool {
+    fn fill_own_side(&mut self, leg: &Leg, source: CallSource, news: &mut News) -> bool {
         let Some(owner) = leg.extension_id.as_deref().filter(|_| source == CallSource::CallLog) else { return true };
         let (said, side) = match leg.direction {
             Direction::Inbound => (&leg.to, &mut self.to),
             Direction::Outbound => (&leg.from, &mut self.from),
             Direction::Unknown => return true,
         };
-        !said.is_empty() || add(&mut side.extension_ids, owner)
+        !said.is_empty() || add(&mut side.extension_ids, owner, news)
     }
 }
 
 impl Side {
     /// False when a value had no room.
-    fn take_in(&mut self, said: &Endpoint) -> bool {
+    fn take_in(&mut self, said: &Endpoint, news: &mut News) -> bool {
         let mut kept = true;
         for (values, value) in
             [(&mut self.numbers, &said.number), (&mut self.extension_ids, &said.extension_id), (&mut self.extension_numbers, &said.extension_number)]
         {
             if let Some(value) = value {
-                kept &= add(values, value);
+                kept &= add(values, value, news);
             }
         }
         kept
@@ -218,17 +253,22 @@ impl Side {
 }
 
 /// False when there was no room.
-fn add(values: &mut Texts, value: &str) -> bool {
+fn add(values: &mut Texts, value: &str, news: &mut News) -> bool {
+    if values.len() == 1 && values[0] == value {
+        return true;
+    }
     let value = cut(value);
-    value.is_empty() || insert_sorted(values, value, MOST_VALUES)
+    value.is_empty() || insert_sorted(values, value, MOST_VALUES, news)
 }
 
-fn insert_sorted(values: &mut Texts, value: CompactString, most: usize) -> bool {
+/// False when there was no room.
+fn insert_sorted(values: &mut Texts, value: CompactString, most: usize, news: &mut News) -> bool {
     match values.binary_search(&value) {
         Ok(_) => true,
         Err(_) if values.len() >= most => false,
         Err(place) => {
             values.insert(place, value);
+            news.0 = true;
             true
         }
     }

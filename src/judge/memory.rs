@@ -31,7 +31,8 @@ impl State for MemoryState {
         }
         for change in changes.sessions {
             let key = (change.account_id.clone(), change.session_id.clone());
-            assert_eq!(self.sessions.get(&key).cloned().unwrap_or_default(), change.before, "a change starts from what is there");
+            let known = Indexed::of(self.sessions.get(&key).unwrap_or(&Session::default()));
+            assert_eq!(known, change.before, "a change starts from what is there");
             self.settled_waiting.retain(|(account, _, session)| (account, session) != (&key.0, &key.1));
             self.settled_gated.remove(&key);
             if change.before.verdict.as_ref().map(|v| v.ended_at) != change.after.verdict.as_ref().map(|v| v.ended_at) {

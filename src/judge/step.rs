@@ -7,7 +7,7 @@
 use super::endpoint::{endpoints, material, participants};
 use super::number::{Country, NumberText, read_number};
 use super::verdict::{Judgement, judge_endpoint};
-use super::view::{Changes, DueWork, OpenRow, Output, Remnant, Session, SessionChange, Settled, State, View, ViewError};
+use super::view::{Changes, DueWork, Indexed, OpenRow, Output, Remnant, Session, SessionChange, Settled, State, View, ViewError};
 use crate::event::{
     AccountId, AccountSettings, AccountState, Call, CallLegs, CallSource, CallVerdict, CompanyNumber, EndedBy, Event, Media, Millis, NumberKind,
     NumbersObserved, OpenCall, Rejudge, SessionId,
@@ -78,11 +78,16 @@ pub fn step<S: State>(state: &mut S, at: At, event: &Event) -> Result<Stepped, V
     let at = At { time: at.time.clamp(-LATEST, LATEST), ..at };
     // What numbers bring is published whole, so that much room is kept.
     let kept = if let Event::NumbersObserved(observed) = event { observed.numbers.len() } else { 0 };
-    let mut outputs = part(state, At { offset: at.offset - 1, ..at }, MOST_OUTPUTS.saturating_sub(kept), |step| step.pass_time())?.0;
+    let mut outputs = Vec::new();
+    if !state.due_sessions(at.time, 1)?.is_empty() || !state.ended_sessions(forgotten_until(state, at.time), 1)?.is_empty() {
+        outputs = part(state, At { offset: at.offset - 1, ..at }, MOST_OUTPUTS.saturating_sub(kept), |step| step.pass_time())?.0;
+    }
     let (taken_in, refused) = part(state, at, MOST_OUTPUTS, |step| step.take_in(event))?;
     outputs.extend(taken_in);
-    let room = MOST_OUTPUTS.saturating_sub(outputs.len());
-    outputs.extend(part(state, at, room, |step| step.go_on())?.0);
+    if !state.due_work(1)?.is_empty() {
+        let room = MOST_OUTPUTS.saturating_sub(outputs.len());
+        outputs.extend(part(state, at, room, |step| step.go_on())?.0);
+    }
     Ok(Stepped { outputs, refused })
 }
 
@@ -130,8 +135,11 @@ struct Member {
     session: Session,
 }
 
-/// A number's row, and whether this step has changed it.
-type NumberRow = (Option<Arc<CompanyNumber>>, bool);
+/// A session that this part of the step has read.
+struct Read {
+    change: SessionChange,
+    is_changed: bool,
+}
 
 struct Step<'v, V> {
     view: &'v V,
@@ -140,8 +148,9 @@ struct Step<'v, V> {
     looks: usize,
     outputs: Vec<Output>,
     accounts: Vec<Arc<AccountState>>,
-    numbers: HashMap<(AccountId, CompactString), NumberRow>,
-    sessions: Vec<SessionChange>,
+    /// Numbers that this step has changed; `None`: erased.
+    numbers: HashMap<(AccountId, CompactString), Option<Arc<CompanyNumber>>>,
+    sessions: Vec<Read>,
     /// Places in `sessions`, once they are more than [`FEW_SESSIONS`].
     session_index: HashMap<(AccountId, SessionId), usize>,
     due: Vec<(DueWork, bool)>,
@@ -166,10 +175,9 @@ impl<'v, V: View> Step<'v, V> {
     }
 
     fn finish(self) -> (Changes, Vec<Output>) {
-        let mut numbers: Vec<_> =
-            self.numbers.into_iter().filter(|(_, (_, changed))| *changed).map(|((account, number), (row, _))| (account, number, row)).collect();
+        let mut numbers: Vec<_> = self.numbers.into_iter().map(|((account, number), row)| (account, number, row)).collect();
         numbers.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
-        let sessions = self.sessions.into_iter().filter(|change| change.before != change.after).collect();
+        let sessions = self.sessions.into_iter().filter(|read| read.is_changed).map(|read| read.change).collect();
         (Changes { accounts: self.accounts, numbers, sessions, due: self.due, settled: self.settled }, self.outputs)
     }
 
@@ -241,38 +249,52 @@ impl<'v, V: View> Step<'v, V> {
 
     /// The rows of a session, without those from before the account's removal.
     fn session(&mut self, state: &AccountState, session: &SessionId) -> Result<Session, ViewError> {
-        if let Some(at) = self.place(&state.account_id, session) {
-            return Ok(self.sessions[at].after.clone());
+        let at = match self.place(&state.account_id, session) {
+            Some(at) => at,
+            None => self.hold(state, session, self.view.session(&state.account_id, session)?, false),
+        };
+        Ok(self.sessions[at].change.after.clone())
+    }
+
+    /// The same, to be changed in place: where it stands in `sessions`.
+    fn take_session(&mut self, state: &AccountState, session: &SessionId) -> Result<usize, ViewError> {
+        match self.place(&state.account_id, session) {
+            Some(at) => Ok(at),
+            None => Ok(self.hold(state, session, self.view.take_session(&state.account_id, session)?, true)),
         }
-        let key = (state.account_id.clone(), session.clone());
-        let before = self.view.session(&key.0, &key.1)?;
-        let mut after = before.clone();
+    }
+
+    fn hold(&mut self, state: &AccountState, session: &SessionId, mut rows: Session, mut is_changed: bool) -> usize {
+        let (account_id, session_id) = (state.account_id.clone(), session.clone());
+        let before = Indexed::of(&rows);
         if let Some(removed) = state.removed_position {
-            if after.verdict.take_if(|verdict| verdict.position <= removed).is_some() {
-                self.outputs.push(Output::VerdictGone(key.0.clone(), key.1.clone()));
+            if rows.verdict.take_if(|verdict| verdict.position <= removed).is_some() {
+                self.outputs.push(Output::VerdictGone(account_id.clone(), session_id.clone()));
+                is_changed = true;
             }
-            if after.open.take_if(|row| row.record.position <= removed).is_some_and(|row| row.on_topic) {
-                self.outputs.push(Output::OpenGone(key.0.clone(), key.1.clone()));
-            }
-        }
-        self.sessions.push(SessionChange { account_id: key.0.clone(), session_id: key.1.clone(), before, after: after.clone() });
-        match self.sessions.len() {
-            ..=FEW_SESSIONS => {}
-            many if self.session_index.is_empty() => {
-                let keys = self.sessions.iter().map(|change| (change.account_id.clone(), change.session_id.clone()));
-                self.session_index.extend(keys.zip(0..many));
-            }
-            many => {
-                self.session_index.insert(key, many - 1);
+            if let Some(row) = rows.open.take_if(|row| row.record.position <= removed) {
+                is_changed = true;
+                if row.on_topic {
+                    self.outputs.push(Output::OpenGone(account_id.clone(), session_id.clone()));
+                }
             }
         }
-        Ok(after)
+        let at = self.sessions.len();
+        if at == FEW_SESSIONS {
+            let keys = self.sessions.iter().map(|read| (read.change.account_id.clone(), read.change.session_id.clone()));
+            self.session_index.extend(keys.zip(0..at));
+        }
+        if at >= FEW_SESSIONS {
+            self.session_index.insert((account_id.clone(), session_id.clone()), at);
+        }
+        self.sessions.push(Read { change: SessionChange { account_id, session_id, before, after: rows }, is_changed });
+        at
     }
 
     /// Where the session stands among those that this step has read.
     fn place(&self, account: &AccountId, session: &SessionId) -> Option<usize> {
         if self.session_index.is_empty() {
-            return self.sessions.iter().position(|change| change.session_id == *session && change.account_id == *account);
+            return self.sessions.iter().position(|read| read.change.session_id == *session && read.change.account_id == *account);
         }
         self.session_index.get(&(account.clone(), session.clone())).copied()
     }
@@ -280,18 +302,20 @@ impl<'v, V: View> Step<'v, V> {
     /// Sets the rows of a session that was read before.
     fn put_session(&mut self, account: &AccountId, session: &SessionId, after: Session) {
         if let Some(at) = self.place(account, session) {
-            self.sessions[at].after = after;
+            let read = &mut self.sessions[at];
+            read.is_changed |= read.change.after != after;
+            read.change.after = after;
         }
     }
 
-    fn number(&mut self, state: &AccountState, number: &str) -> Result<Option<Arc<CompanyNumber>>, ViewError> {
-        let key = (state.account_id.clone(), CompactString::new(number));
-        if let Some((row, _)) = self.numbers.get(&key) {
+    fn number(&self, state: &AccountState, number: &str) -> Result<Option<Arc<CompanyNumber>>, ViewError> {
+        if !self.numbers.is_empty()
+            && let Some(row) = self.numbers.get(&(state.account_id.clone(), CompactString::new(number)))
+        {
             return Ok(row.clone());
         }
-        let row = self.view.number(&key.0, number)?.filter(|row| state.removed_position.is_none_or(|removed| row.position > removed));
-        self.numbers.insert(key, (row.clone(), false));
-        Ok(row)
+        let row = self.view.number(&state.account_id, number)?;
+        Ok(row.filter(|row| state.removed_position.is_none_or(|removed| row.position > removed)))
     }
 
     // ---- facts about calls ----
@@ -309,17 +333,18 @@ impl<'v, V: View> Step<'v, V> {
             return Ok(Some(format!("session {} is older than the retention of judged calls (400 days)", facts.session_id)));
         }
         let session_id = self.resolve(account, &facts.session_id)?;
-        let session = self.session(&state, &session_id)?;
+        let place = self.take_session(&state, &session_id)?;
+        let as_fax = self.is_known_as_fax(&state, &session_id, place, facts)?.then(|| CallLegs { media: Media::Fax, ..facts.clone() });
+        let facts = as_fax.as_ref().unwrap_or(facts);
+        let session = &mut self.sessions[place].change.after;
         // A copy that is brought up may hold more than the log has told so far.
         let contained = session.open.as_ref().map(|row| row.record.position).max(session.verdict.as_ref().map(|verdict| verdict.position));
         if recalled && contained.is_some_and(|position| self.at.offset <= position) {
             return Ok(None);
         }
-        let as_fax = self.is_known_as_fax(&state, &session_id, facts)?.then(|| CallLegs { media: Media::Fax, ..facts.clone() });
-        let facts = as_fax.as_ref().unwrap_or(facts);
-        match (&session.open, &session.verdict) {
-            (Some(row), _) => self.add_facts(&state, &session_id, &session, row, facts),
-            (None, Some(verdict)) => self.reopen(&state, &session_id, &session, verdict, facts),
+        match (session.open.take(), session.verdict.clone()) {
+            (Some(row), _) => self.add_facts(&state, place, row, false, facts),
+            (None, Some(verdict)) => self.reopen(&state, place, &verdict, facts),
             (None, None) if facts.source == CallSource::SessionLookup && facts.is_final && facts.legs.is_empty() => {}
             (None, None) => {
                 let record = OpenCall {
@@ -331,7 +356,7 @@ impl<'v, V: View> Step<'v, V> {
                     call: Call::new(facts),
                 };
                 let row = OpenRow { record, unpublished_since: None, on_topic: false, gated: false, deadline: Millis::MAX };
-                self.add_facts(&state, &session_id, &session, &row, facts);
+                self.add_facts(&state, place, Arc::new(row), true, facts);
             }
         }
         Ok(None)
@@ -344,22 +369,33 @@ impl<'v, V: View> Step<'v, V> {
         Ok(known.iter().find(|known| known.as_legacy().is_none()).unwrap_or(session).clone())
     }
 
-    /// What was a fax while only its legacy id named it is one under its real name too.
-    fn is_known_as_fax(&mut self, state: &AccountState, session_id: &SessionId, facts: &CallLegs) -> Result<bool, ViewError> {
+    /// What was a fax while only its legacy id named it is one under its real name too. (Once that name is known by the id, nothing more comes under the
+    /// id alone.)
+    fn is_known_as_fax(
+        &mut self,
+        state: &AccountState,
+        session_id: &SessionId,
+        place: usize,
+        facts: &CallLegs,
+    ) -> Result<bool, ViewError> {
         let Some(legacy_id) = facts.legacy_session_id.as_deref().filter(|_| session_id.as_legacy().is_none()) else { return Ok(false) };
+        if self.sessions[place].change.after.evidence().is_some_and(|call| call.legacy_session_ids.iter().any(|id| id == legacy_id)) {
+            return Ok(false);
+        }
         let known = self.view.with_legacy_id(&state.account_id, legacy_id)?;
         let Some(stand_in) = known.iter().find(|id| id.as_legacy() == Some(legacy_id)) else { return Ok(false) };
         Ok(self.session(state, stand_in)?.evidence().is_some_and(|call| call.media == Media::Fax))
     }
 
-    fn add_facts(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, row: &OpenRow, facts: &CallLegs) {
-        let was_fax = row.record.call.media == Media::Fax;
-        let is_new = row.deadline == Millis::MAX;
-        let mut after = row.clone();
-        after.record.call.take_in(session_id, facts);
+    /// `row` becomes the open row of the session at `place`, with these facts.
+    fn add_facts(&mut self, state: &AccountState, place: usize, mut row: Arc<OpenRow>, is_new: bool, facts: &CallLegs) {
+        let SessionChange { session_id, after: session, .. } = &mut self.sessions[place].change;
+        let after = Arc::make_mut(&mut row);
+        let was_fax = after.record.call.media == Media::Fax;
+        let is_news = after.record.call.take_in(session_id, facts);
         after.record.touched_at = self.at.time;
         after.record.position = self.at.offset;
-        if is_new || after.record.call != row.record.call {
+        if is_new || is_news {
             after.unpublished_since = after.unpublished_since.or(Some(self.at.time));
         }
         match after.record.call.end() {
@@ -367,18 +403,19 @@ impl<'v, V: View> Step<'v, V> {
             Some(_) => after.record.over_since = after.record.over_since.or(Some(self.at.time)),
         }
         if after.record.call.media == Media::Fax {
-            return self.set_fax(state, session_id, session, after, was_fax);
+            let (session_id, session) = (session_id.clone(), session.clone());
+            return self.set_fax(state, &session_id, &session, row, was_fax);
         }
         let due = after.record.over_since.map_or(after.record.touched_at + IDLE_LIMIT, |since| since + settle(&after.record.call));
-        after.deadline = after.deadline.min(due).min(flush_at(&after));
-        self.put_session(&state.account_id, session_id, Session { open: Some(Arc::new(after)), verdict: session.verdict.clone() });
+        after.deadline = after.deadline.min(due).min(flush_at(after));
+        session.open = Some(row);
     }
 
     /// A judged session takes in what is material and nothing else (design §1).
-    fn reopen(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, verdict: &CallVerdict, facts: &CallLegs) {
+    fn reopen(&mut self, state: &AccountState, place: usize, verdict: &CallVerdict, facts: &CallLegs) {
+        let session_id = &verdict.session_id;
         let (before, mut after) = (&verdict.call, verdict.call.clone());
-        after.take_in(session_id, facts);
-        if after == *before {
+        if !after.take_in(session_id, facts) {
             return;
         }
         let settings = settings(state);
@@ -402,11 +439,12 @@ impl<'v, V: View> Step<'v, V> {
             call: before.clone(),
         };
         let row = OpenRow { record, unpublished_since: None, on_topic: false, gated: false, deadline: Millis::MAX };
-        self.add_facts(state, session_id, session, &row, facts);
+        self.add_facts(state, place, Arc::new(row), true, facts);
     }
 
     /// Design R7: no verdict, and one that it has already is withdrawn. The row stays, so that later facts are known for a fax's.
-    fn set_fax(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, mut row: OpenRow, was_fax: bool) {
+    fn set_fax(&mut self, state: &AccountState, session_id: &SessionId, session: &Session, mut shared: Arc<OpenRow>, was_fax: bool) {
+        let row = Arc::make_mut(&mut shared);
         row.gated = false;
         let is_withdrawn = session.verdict.is_some();
         if is_withdrawn {
@@ -415,9 +453,9 @@ impl<'v, V: View> Step<'v, V> {
             row.on_topic = true;
         }
         // Sessions that were judged with it, or waited for it, are looked at as soon as time passes.
-        let due = if was_fax { self.fax_forgotten_at(&row) } else { self.at.time };
-        row.deadline = if was_fax { row.deadline.min(due) } else { due }.min(flush_at(&row));
-        let row = Arc::new(row);
+        let due = if was_fax { self.fax_forgotten_at(row) } else { self.at.time };
+        row.deadline = if was_fax { row.deadline.min(due) } else { due }.min(flush_at(row));
+        let row = shared;
         if is_withdrawn {
             self.outputs.push(Output::VerdictGone(state.account_id.clone(), session_id.clone()));
             self.outputs.push(Output::Open(row.clone()));
@@ -427,9 +465,8 @@ impl<'v, V: View> Step<'v, V> {
 
     // ---- time ----
 
-    /// What ended until then is forgotten.
     fn forgotten_until(&self) -> Millis {
-        self.at.time.saturating_sub(self.view.kept_for())
+        forgotten_until(self.view, self.at.time)
     }
 
     fn fax_forgotten_at(&self, row: &OpenRow) -> Millis {
@@ -540,7 +577,7 @@ impl<'v, V: View> Step<'v, V> {
         };
         let on_topic = session.open.as_ref().is_some_and(|row| row.on_topic);
         let row = OpenRow { record, unpublished_since: Some(self.at.time), on_topic, gated: false, deadline: Millis::MAX };
-        self.set_fax(state, session_id, &session, row, false);
+        self.set_fax(state, session_id, &session, Arc::new(row), false);
         Ok(())
     }
 
@@ -554,7 +591,7 @@ impl<'v, V: View> Step<'v, V> {
             neighbours.extend(self.view.with_legacy_id(account, legacy_id)?.iter().cloned());
         }
         // Links that this very step has learned.
-        for change in self.sessions.iter().filter(|change| change.account_id == *account) {
+        for change in self.sessions.iter().map(|read| &read.change).filter(|change| change.account_id == *account) {
             if let Some(call) = change.after.evidence()
                 && call.links.contains(session)
             {
@@ -801,10 +838,10 @@ impl<'v, V: View> Step<'v, V> {
             if !changed.contains(&text) {
                 changed.push(text.clone());
             }
-            self.numbers.insert((account.clone(), text), (Some(Arc::new(row)), true));
+            self.numbers.insert((account.clone(), text), Some(Arc::new(row)));
         }
         for text in changed {
-            if let Some((Some(row), _)) = self.numbers.get(&(account.clone(), text)) {
+            if let Some(Some(row)) = self.numbers.get(&(account.clone(), text)) {
                 self.outputs.push(Output::Number(row.clone()));
             }
         }
@@ -838,8 +875,8 @@ impl<'v, V: View> Step<'v, V> {
 
     /// The session has got its verdict with others of its conversation a moment ago.
     fn is_judged_here(&self, account: &AccountId, session_id: &SessionId) -> bool {
-        self.session_index.get(&(account.clone(), session_id.clone())).is_some_and(|at| {
-            let change = &self.sessions[*at];
+        self.place(account, session_id).is_some_and(|at| {
+            let change = &self.sessions[at].change;
             change.after.open.is_none() && change.after.verdict.is_some() && change.before.verdict != change.after.verdict
         })
     }
@@ -911,11 +948,11 @@ impl<'v, V: View> Step<'v, V> {
             match remnant {
                 Remnant::Number(number) => {
                     let key = (account.clone(), number);
-                    if self.numbers.get(&key).is_some_and(|(row, changed)| *changed && row.is_some()) {
+                    if self.numbers.get(&key).is_some_and(Option::is_some) {
                         continue;
                     }
                     self.outputs.push(Output::NumberGone(key.0.clone(), key.1.clone()));
-                    self.numbers.insert(key, (None, true));
+                    self.numbers.insert(key, None);
                 }
                 // Looking at it is what erases it.
                 Remnant::Session(session) => {
@@ -925,6 +962,11 @@ impl<'v, V: View> Step<'v, V> {
         }
         Ok(is_all)
     }
+}
+
+/// What ended until then is forgotten.
+fn forgotten_until(view: &impl View, now: Millis) -> Millis {
+    now.saturating_sub(view.kept_for())
 }
 
 /// Since when the session has been over; `None` while it isn't.

@@ -3,8 +3,9 @@
 //! The rows are the tables of design §2; every index that the view offers can be derived from them.
 
 use super::step::RETENTION;
-use crate::event::{AccountId, AccountState, Call, CallVerdict, CompanyNumber, Millis, OpenCall, SessionId};
+use crate::event::{AccountId, AccountState, Call, CallVerdict, CompanyNumber, Millis, OpenCall, SessionId, Texts};
 use compact_str::CompactString;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// The state could not be read.
@@ -44,6 +45,36 @@ impl Session {
     }
 }
 
+/// What the indices know of a session: all that they are derived from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Indexed {
+    /// When its open row is to be looked at; `None`: it has none.
+    pub deadline: Option<Millis>,
+    /// It waits for the account's snapshot, or was judged without it.
+    pub gated: bool,
+    /// Sessions that it names.
+    pub links: SmallVec<[SessionId; 1]>,
+    /// Legacy ids that it is known by.
+    pub legacy_session_ids: Texts,
+    /// Its verdict.
+    pub verdict: Option<Arc<CallVerdict>>,
+}
+
+impl Indexed {
+    /// Of these rows.
+    #[must_use]
+    pub fn of(session: &Session) -> Self {
+        let evidence = session.evidence();
+        Self {
+            deadline: session.open.as_ref().map(|row| row.deadline),
+            gated: session.open.as_ref().is_some_and(|row| row.gated) || session.verdict.as_ref().is_some_and(|verdict| !verdict.snapshot_complete),
+            links: evidence.map(|call| call.links.clone()).unwrap_or_default(),
+            legacy_session_ids: evidence.map(|call| call.legacy_session_ids.clone()).unwrap_or_default(),
+            verdict: session.verdict.clone(),
+        }
+    }
+}
+
 /// Work that one record could not finish.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DueWork {
@@ -76,6 +107,11 @@ pub trait View {
     fn number(&self, account: &AccountId, number: &str) -> Result<Option<Arc<CompanyNumber>>, ViewError>;
     /// A session's rows.
     fn session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError>;
+    /// The same, for who will change them whatever comes: the state keeps no copy, so that they can change in place. It shows them no more until a
+    /// change gives them back.
+    fn take_session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError> {
+        self.session(account, session)
+    }
     /// Sessions that name this one as their link.
     fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError>;
     /// Sessions known by this legacy id.
@@ -107,8 +143,8 @@ pub struct SessionChange {
     pub account_id: AccountId,
     /// The session.
     pub session_id: SessionId,
-    /// As it was.
-    pub before: Session,
+    /// As it was, as far as indices know.
+    pub before: Indexed,
     /// As it is.
     pub after: Session,
 }

@@ -7,9 +7,9 @@ use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
 use crate::event::{
-    AccountId, AccountState, Call, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode,
+    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode,
 };
-use crate::judge::{Changes, DueWork, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, reopened};
+use crate::judge::{Changes, DueWork, Indexed, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, reopened};
 use compact_str::CompactString;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use rocksdb::{ReadOptions, WriteBatch};
@@ -228,29 +228,37 @@ impl Store {
         self.due_changed.insert(work, is_left);
     }
 
-    fn apply_session(&mut self, change: &SessionChange) {
-        let (account, id, before, after) = (&change.account_id, &change.session_id, &change.before, &change.after);
-        self.index_deadline(account, id, before, after);
-        self.index_links(account, id, before.evidence(), after.evidence());
-        match (&before.verdict, &after.verdict) {
+    fn apply_session(&mut self, change: SessionChange) {
+        let SessionChange { account_id: account, session_id: id, before: was, after } = change;
+        let is = Indexed::of(&after);
+        self.index_deadline(&account, &id, was.deadline, is.deadline);
+        self.index_links(&account, &id, &was, &is);
+        match (&was.verdict, &is.verdict) {
             (Some(old), Some(new)) if Arc::ptr_eq(old, new) => {}
-            (old, new) => self.index_verdict(account, id, old.as_deref(), new.as_deref()),
+            (None, None) => {}
+            (old, new) => self.index_verdict(&account, &id, old.as_deref(), new.as_deref()),
         }
-        match (is_gated(before), is_gated(after)) {
-            (was, is) if was != is => self.gated.set(keys::gated(account, id.as_str()), is),
-            _ => {}
+        if was.gated != is.gated {
+            self.gated.set(keys::gated(&account, id.as_str()), is.gated);
         }
         let Sessions { rows, changed } = self.sessions.get_mut();
-        let entry = rows.entry((account.clone(), id.clone())).or_insert_with(|| CachedSession::clean(before.clone()));
-        entry.session = after.clone();
-        if !std::mem::replace(&mut entry.is_changed, true) {
-            changed.push((account.clone(), id.clone()));
+        let key = (account, id);
+        match rows.get_mut(&key) {
+            Some(cached) => {
+                cached.session = after;
+                if !std::mem::replace(&mut cached.is_changed, true) {
+                    changed.push(key);
+                }
+            }
+            None => {
+                let cached = CachedSession { session: after, open_is_stored: was.deadline.is_some(), stored_verdict: was.verdict, is_changed: true };
+                changed.push(key.clone());
+                rows.insert(key, cached);
+            }
         }
     }
 
-    fn index_deadline(&mut self, account: &AccountId, id: &SessionId, before: &Session, after: &Session) {
-        let deadline = |session: &Session| session.open.as_ref().map(|row| row.deadline);
-        let (was, is) = (deadline(before), deadline(after));
+    fn index_deadline(&mut self, account: &AccountId, id: &SessionId, was: Option<Millis>, is: Option<Millis>) {
         if was == is {
             return;
         }
@@ -263,19 +271,15 @@ impl Store {
     }
 
     /// Links and legacy ids only accumulate, so entries go with their session alone.
-    fn index_links(&mut self, account: &AccountId, id: &SessionId, before: Option<&Call>, after: Option<&Call>) {
-        let names = |call: Option<&Call>| -> Vec<Vec<u8>> {
-            let Some(call) = call else { return Vec::new() };
-            let links = call.links.iter().map(|peer| keys::linking_to(account, peer));
-            links.chain(call.legacy_session_ids.iter().map(|legacy| keys::with_legacy_id(account, legacy))).collect()
-        };
-        if let (Some(before), Some(after)) = (before, after)
-            && before.links == after.links
-            && before.legacy_session_ids == after.legacy_session_ids
-        {
+    fn index_links(&mut self, account: &AccountId, id: &SessionId, was: &Indexed, is: &Indexed) {
+        if was.links == is.links && was.legacy_session_ids == is.legacy_session_ids {
             return;
         }
-        let (was, is) = (names(before), names(after));
+        let names = |of: &Indexed| -> Vec<Vec<u8>> {
+            let links = of.links.iter().map(|peer| keys::linking_to(account, peer));
+            links.chain(of.legacy_session_ids.iter().map(|legacy| keys::with_legacy_id(account, legacy))).collect()
+        };
+        let (was, is) = (names(was), names(is));
         for key in is.iter().filter(|key| !was.contains(key)) {
             self.change_list(key, |list| {
                 if let Err(place) = list.binary_search(id) {
@@ -478,7 +482,7 @@ impl Store {
                 after.verdict = Some(Arc::new(verdict));
             }
         }
-        self.apply_session(&SessionChange { account_id: account.clone(), session_id: session.clone(), before, after });
+        self.apply_session(SessionChange { account_id: account.clone(), session_id: session.clone(), before: Indexed::of(&before), after });
         Ok(())
     }
 
@@ -500,7 +504,7 @@ impl Store {
                 });
             }
         }
-        self.apply_session(&SessionChange { account_id: account.clone(), session_id: session.clone(), before, after });
+        self.apply_session(SessionChange { account_id: account.clone(), session_id: session.clone(), before: Indexed::of(&before), after });
         Ok(())
     }
 
@@ -516,10 +520,6 @@ impl Store {
 fn is_remnant(session: &Session, position: i64) -> bool {
     session.open.as_ref().is_some_and(|row| row.record.position <= position)
         || session.verdict.as_ref().is_some_and(|verdict| verdict.position <= position)
-}
-
-fn is_gated(session: &Session) -> bool {
-    session.open.as_ref().is_some_and(|row| row.gated) || session.verdict.as_ref().is_some_and(|verdict| !verdict.snapshot_complete)
 }
 
 /// The numbers that would change a verdict if they were the company's.
@@ -569,7 +569,7 @@ impl State for Store {
             numbers.changed.insert((account.clone(), number.clone()));
             numbers.rows.insert((account, number), row);
         }
-        for change in &changes.sessions {
+        for change in changes.sessions {
             self.apply_session(change);
         }
         for (work, is_left) in changes.due {
@@ -634,6 +634,13 @@ impl View for Store {
             self.sessions.borrow_mut().rows.insert(key, CachedSession::clean(found.clone()));
         }
         Ok(found)
+    }
+
+    fn take_session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError> {
+        if let Some(cached) = self.sessions.borrow_mut().rows.get_mut(&(account.clone(), session.clone())) {
+            return Ok(std::mem::take(&mut cached.session));
+        }
+        self.session(account, session)
     }
 
     fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError> {
