@@ -198,11 +198,16 @@ pub fn decode<T: Decoded>(bytes: &[u8]) -> Result<T, CodecError> {
 /// Writes a record.
 #[must_use]
 pub fn encode<T: Decoded>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(1024);
+    let mut bytes = Vec::with_capacity(256);
+    encode_onto(value, &mut bytes);
+    bytes
+}
+
+/// Writes a record behind what is there.
+pub fn encode_onto<T: Decoded>(value: &T, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&MARKER);
     bytes.extend_from_slice(&WRITTEN[T::RECORD as usize].fingerprint);
-    value.write(&mut bytes);
-    bytes
+    value.write(bytes);
 }
 
 /// Reads an event of the input log.

@@ -29,7 +29,7 @@ impl State for MemoryState {
                 None => self.numbers.remove(&(account, number)),
             };
         }
-        for change in changes.sessions {
+        for change in changes.sessions.into_iter().filter(|change| change.is_changed) {
             let key = (change.account_id.clone(), change.session_id.clone());
             let known = Indexed::of(self.sessions.get(&key).unwrap_or(&Session::default()));
             assert_eq!(known, change.before, "a change starts from what is there");

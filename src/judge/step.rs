@@ -135,11 +135,6 @@ struct Member {
     session: Session,
 }
 
-/// A session that this part of the step has read.
-struct Read {
-    change: SessionChange,
-    is_changed: bool,
-}
 
 struct Step<'v, V> {
     view: &'v V,
@@ -150,7 +145,8 @@ struct Step<'v, V> {
     accounts: Vec<Arc<AccountState>>,
     /// Numbers that this step has changed; `None`: erased.
     numbers: HashMap<(AccountId, CompactString), Option<Arc<CompanyNumber>>>,
-    sessions: Vec<Read>,
+    /// Those that this part has read.
+    sessions: Vec<SessionChange>,
     /// Places in `sessions`, once they are more than [`FEW_SESSIONS`].
     session_index: HashMap<(AccountId, SessionId), usize>,
     due: Vec<(DueWork, bool)>,
@@ -177,8 +173,7 @@ impl<'v, V: View> Step<'v, V> {
     fn finish(self) -> (Changes, Vec<Output>) {
         let mut numbers: Vec<_> = self.numbers.into_iter().map(|((account, number), row)| (account, number, row)).collect();
         numbers.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
-        let sessions = self.sessions.into_iter().filter(|read| read.is_changed).map(|read| read.change).collect();
-        (Changes { accounts: self.accounts, numbers, sessions, due: self.due, settled: self.settled }, self.outputs)
+        (Changes { accounts: self.accounts, numbers, sessions: self.sessions, due: self.due, settled: self.settled }, self.outputs)
     }
 
     fn take_in(&mut self, event: &Event) -> Result<Option<String>, ViewError> {
@@ -253,7 +248,7 @@ impl<'v, V: View> Step<'v, V> {
             Some(at) => at,
             None => self.hold(state, session, self.view.session(&state.account_id, session)?, false),
         };
-        Ok(self.sessions[at].change.after.clone())
+        Ok(self.sessions[at].after.clone())
     }
 
     /// The same, to be changed in place: where it stands in `sessions`.
@@ -281,20 +276,24 @@ impl<'v, V: View> Step<'v, V> {
         }
         let at = self.sessions.len();
         if at == FEW_SESSIONS {
-            let keys = self.sessions.iter().map(|read| (read.change.account_id.clone(), read.change.session_id.clone()));
+            let keys = self.sessions.iter().map(|change| (change.account_id.clone(), change.session_id.clone()));
             self.session_index.extend(keys.zip(0..at));
         }
         if at >= FEW_SESSIONS {
             self.session_index.insert((account_id.clone(), session_id.clone()), at);
         }
-        self.sessions.push(Read { change: SessionChange { account_id, session_id, before, after: rows }, is_changed });
+        if at == 0 {
+            // Mostly it stays alone.
+            self.sessions.reserve_exact(1);
+        }
+        self.sessions.push(SessionChange { account_id, session_id, before, after: rows, is_changed });
         at
     }
 
     /// Where the session stands among those that this step has read.
     fn place(&self, account: &AccountId, session: &SessionId) -> Option<usize> {
         if self.session_index.is_empty() {
-            return self.sessions.iter().position(|read| read.change.session_id == *session && read.change.account_id == *account);
+            return self.sessions.iter().position(|change| change.session_id == *session && change.account_id == *account);
         }
         self.session_index.get(&(account.clone(), session.clone())).copied()
     }
@@ -302,9 +301,9 @@ impl<'v, V: View> Step<'v, V> {
     /// Sets the rows of a session that was read before.
     fn put_session(&mut self, account: &AccountId, session: &SessionId, after: Session) {
         if let Some(at) = self.place(account, session) {
-            let read = &mut self.sessions[at];
-            read.is_changed |= read.change.after != after;
-            read.change.after = after;
+            let change = &mut self.sessions[at];
+            change.is_changed |= change.after != after;
+            change.after = after;
         }
     }
 
@@ -336,7 +335,7 @@ impl<'v, V: View> Step<'v, V> {
         let place = self.take_session(&state, &session_id)?;
         let as_fax = self.is_known_as_fax(&state, &session_id, place, facts)?.then(|| CallLegs { media: Media::Fax, ..facts.clone() });
         let facts = as_fax.as_ref().unwrap_or(facts);
-        let session = &mut self.sessions[place].change.after;
+        let session = &mut self.sessions[place].after;
         // A copy that is brought up may hold more than the log has told so far.
         let contained = session.open.as_ref().map(|row| row.record.position).max(session.verdict.as_ref().map(|verdict| verdict.position));
         if recalled && contained.is_some_and(|position| self.at.offset <= position) {
@@ -379,7 +378,7 @@ impl<'v, V: View> Step<'v, V> {
         facts: &CallLegs,
     ) -> Result<bool, ViewError> {
         let Some(legacy_id) = facts.legacy_session_id.as_deref().filter(|_| session_id.as_legacy().is_none()) else { return Ok(false) };
-        if self.sessions[place].change.after.evidence().is_some_and(|call| call.legacy_session_ids.iter().any(|id| id == legacy_id)) {
+        if self.sessions[place].after.evidence().is_some_and(|call| call.legacy_session_ids.iter().any(|id| id == legacy_id)) {
             return Ok(false);
         }
         let known = self.view.with_legacy_id(&state.account_id, legacy_id)?;
@@ -389,7 +388,7 @@ impl<'v, V: View> Step<'v, V> {
 
     /// `row` becomes the open row of the session at `place`, with these facts.
     fn add_facts(&mut self, state: &AccountState, place: usize, mut row: Arc<OpenRow>, is_new: bool, facts: &CallLegs) {
-        let SessionChange { session_id, after: session, .. } = &mut self.sessions[place].change;
+        let SessionChange { session_id, after: session, .. } = &mut self.sessions[place];
         let after = Arc::make_mut(&mut row);
         let was_fax = after.record.call.media == Media::Fax;
         let is_news = after.record.call.take_in(session_id, facts);
@@ -586,12 +585,12 @@ impl<'v, V: View> Step<'v, V> {
     /// Sessions linked directly with this one, in either direction or through a legacy id; sorted.
     fn neighbours(&self, account: &AccountId, session: &SessionId, call: &Call) -> Result<BTreeSet<SessionId>, ViewError> {
         let mut neighbours: BTreeSet<SessionId> = call.links.iter().cloned().collect();
-        neighbours.extend(self.view.linking_to(account, session)?.iter().cloned());
+        neighbours.extend(self.view.linking_to(account, session)?.iter().filter(|id| *id != session).cloned());
         for legacy_id in &call.legacy_session_ids {
-            neighbours.extend(self.view.with_legacy_id(account, legacy_id)?.iter().cloned());
+            neighbours.extend(self.view.with_legacy_id(account, legacy_id)?.iter().filter(|id| *id != session).cloned());
         }
         // Links that this very step has learned.
-        for change in self.sessions.iter().map(|read| &read.change).filter(|change| change.account_id == *account) {
+        for change in self.sessions.iter().filter(|change| change.account_id == *account) {
             if let Some(call) = change.after.evidence()
                 && call.links.contains(session)
             {
@@ -604,14 +603,15 @@ impl<'v, V: View> Step<'v, V> {
 
     /// The sessions that are judged together with this one, itself first; a fax belongs to none, and leads nowhere.
     fn conversation(&mut self, state: &AccountState, start: &SessionId) -> Result<Vec<Member>, ViewError> {
-        let mut members: Vec<Member> = Vec::new();
-        let mut seen = BTreeSet::from([start.clone()]);
-        let mut queue = VecDeque::from([start.clone()]);
-        while let Some(id) = queue.pop_front() {
+        let mut members: Vec<Member> = Vec::with_capacity(1);
+        let mut seen = BTreeSet::new();
+        let mut queue = VecDeque::new();
+        let mut next = Some(start.clone());
+        while let Some(id) = next.take().or_else(|| queue.pop_front()) {
             let session = self.session(state, &id)?;
             let Some(call) = session.evidence().filter(|call| call.media != Media::Fax) else { continue };
             for neighbour in self.neighbours(&state.account_id, &id, call)? {
-                if seen.insert(neighbour.clone()) {
+                if neighbour != *start && seen.insert(neighbour.clone()) {
                     queue.push_back(neighbour);
                 }
             }
@@ -690,7 +690,9 @@ impl<'v, V: View> Step<'v, V> {
         }
         let mut ids: Vec<SessionId> = members.iter().map(|member| member.id.clone()).collect();
         ids.sort();
-        let recorded: BTreeSet<&CompactString> = calls().flat_map(|(_, call)| participants(call)).filter(|id| is_recorded(&settings, id)).collect();
+        let mut recorded: Vec<&CompactString> = calls().flat_map(|(_, call)| participants(call)).filter(|id| is_recorded(&settings, id)).collect();
+        recorded.sort_unstable();
+        recorded.dedup();
         let judgement = Judgement {
             endpoints: judged,
             members: ids,
@@ -876,7 +878,7 @@ impl<'v, V: View> Step<'v, V> {
     /// The session has got its verdict with others of its conversation a moment ago.
     fn is_judged_here(&self, account: &AccountId, session_id: &SessionId) -> bool {
         self.place(account, session_id).is_some_and(|at| {
-            let change = &self.sessions[at].change;
+            let change = &self.sessions[at];
             change.after.open.is_none() && change.after.verdict.is_some() && change.before.verdict != change.after.verdict
         })
     }

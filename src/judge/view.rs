@@ -147,6 +147,8 @@ pub struct SessionChange {
     pub before: Indexed,
     /// As it is.
     pub after: Session,
+    /// False: it was read only.
+    pub is_changed: bool,
 }
 
 /// An index entry that its row still implies, but that has done its work.

@@ -222,6 +222,8 @@ impl Engine {
         let mut base = Options::default();
         base.create_if_missing(true);
         base.create_missing_column_families(true);
+        // One worker writes each database, so a plain insertion will do.
+        base.set_allow_concurrent_memtable_write(false);
         base.set_max_background_jobs(i32::from(options.background_jobs.max(1)));
         // Stalling is left to RocksDB's own triggers: one partition that writes much must not stop the others.
         base.set_write_buffer_manager(&WriteBufferManager::new_write_buffer_manager(options.write_buffer_bytes, false));
@@ -290,6 +292,8 @@ impl Engine {
 /// An open database. Closed when the last handle is dropped.
 pub struct Database {
     db: DB,
+    /// For reads of single keys; making them anew each time would cost as much as a hit in memory.
+    reads: ReadOptions,
     path: PathBuf,
     write_ahead_log: bool,
 }
@@ -312,7 +316,7 @@ impl Database {
         refuse_unknown(path, &engine.base, &known)?;
         let descriptors = known.iter().map(|(name, access)| ColumnFamilyDescriptor::new(*name, engine.family_options(*access)));
         let db = DB::open_cf_descriptors(&engine.base, path, descriptors).map_err(|e| DatabaseError::new("opening", path, e))?;
-        Ok(Self { db, path: path.to_path_buf(), write_ahead_log: engine.write_ahead_log })
+        Ok(Self { db, reads: ReadOptions::default(), path: path.to_path_buf(), write_ahead_log: engine.write_ahead_log })
     }
 
     /// Its directory.
@@ -347,7 +351,7 @@ impl Database {
 
     /// The value of a key.
     pub fn get(&self, family: &ColumnFamily, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, DatabaseError> {
-        self.db.get_pinned_cf(family, key).map_err(|e| self.error("reading", e))
+        self.db.get_pinned_cf_opt(family, key, &self.reads).map_err(|e| self.error("reading", e))
     }
 
     /// An iterator, not yet positioned. When it ends, ask it for its status, by [`Database::finished`].

@@ -7,7 +7,7 @@ use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
 use crate::event::{
-    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode,
+    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode, encode_onto,
 };
 use crate::judge::{Changes, DueWork, Indexed, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, reopened};
 use compact_str::CompactString;
@@ -141,6 +141,8 @@ pub struct Store {
     deadlines: BTreeSet<(Millis, AccountId, SessionId)>,
     /// What is written with the batch already: verdicts, which are published and stored alike, and so encoded once.
     batch: WriteBatch,
+    /// Where records are encoded.
+    scratch: Vec<u8>,
     /// Open rows on disk that are not in memory; while there are none, a session that is not in memory has none.
     unread_open: Cell<usize>,
     /// No judged call ended before.
@@ -183,6 +185,7 @@ impl Store {
             due_changed: BTreeMap::new(),
             unread_open: Cell::new(deadlines.len()),
             batch: WriteBatch::default(),
+            scratch: Vec::new(),
             deadlines,
             earliest_end: Cell::new(Millis::MIN),
             kept_for: RETENTION,
@@ -229,7 +232,7 @@ impl Store {
     }
 
     fn apply_session(&mut self, change: SessionChange) {
-        let SessionChange { account_id: account, session_id: id, before: was, after } = change;
+        let SessionChange { account_id: account, session_id: id, before: was, after, is_changed: _ } = change;
         let is = Indexed::of(&after);
         self.index_deadline(&account, &id, was.deadline, is.deadline);
         self.index_links(&account, &id, &was, &is);
@@ -329,15 +332,16 @@ impl Store {
 
     /// A verdict that a step made, as the bytes that are published of it and stored.
     pub fn encode_verdict(&mut self, verdict: &Arc<CallVerdict>) -> Vec<u8> {
-        let bytes = encode(verdict.as_ref());
+        self.scratch.clear();
+        encode_onto(verdict.as_ref(), &mut self.scratch);
         let key = (verdict.account_id.clone(), verdict.session_id.clone());
         if let Some(cached) = self.sessions.get_mut().rows.get_mut(&key)
             && cached.session.verdict.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, verdict))
         {
-            self.batch.put_cf(self.database.family(Family::Judged), keys::in_account(&key.0, key.1.as_str().as_bytes()), &bytes);
+            self.batch.put_cf(self.database.family(Family::Judged), keys::in_account(&key.0, key.1.as_str().as_bytes()), &self.scratch);
             cached.stored_verdict = Some(verdict.clone());
         }
-        bytes
+        self.scratch.clone()
     }
 
     /// Everything that has changed since the last call, for one atomic write. What is read afterwards still shows it.
@@ -360,7 +364,11 @@ impl Store {
             cached.is_changed = false;
             let stored = keys::in_account(&key.0, key.1.as_str().as_bytes());
             match &cached.session.open {
-                Some(row) => batch.put_cf(open, &stored, encode_open(row)),
+                Some(row) => {
+                    self.scratch.clear();
+                    encode_open(row, &mut self.scratch);
+                    batch.put_cf(open, &stored, &self.scratch);
+                }
                 None if cached.open_is_stored => batch.delete_cf(open, &stored),
                 None => {}
             }
@@ -482,7 +490,7 @@ impl Store {
                 after.verdict = Some(Arc::new(verdict));
             }
         }
-        self.apply_session(SessionChange { account_id: account.clone(), session_id: session.clone(), before: Indexed::of(&before), after });
+        self.apply_session(SessionChange { account_id: account.clone(), session_id: session.clone(), before: Indexed::of(&before), after, is_changed: true });
         Ok(())
     }
 
@@ -504,7 +512,7 @@ impl Store {
                 });
             }
         }
-        self.apply_session(SessionChange { account_id: account.clone(), session_id: session.clone(), before: Indexed::of(&before), after });
+        self.apply_session(SessionChange { account_id: account.clone(), session_id: session.clone(), before: Indexed::of(&before), after, is_changed: true });
         Ok(())
     }
 
@@ -569,7 +577,7 @@ impl State for Store {
             numbers.changed.insert((account.clone(), number.clone()));
             numbers.rows.insert((account, number), row);
         }
-        for change in changes.sessions {
+        for change in changes.sessions.into_iter().filter(|change| change.is_changed) {
             self.apply_session(change);
         }
         for (work, is_left) in changes.due {

@@ -3,7 +3,7 @@
 
 use super::database::{Database, DatabaseError, Family};
 use super::keys;
-use crate::event::{AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, decode, encode};
+use crate::event::{AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, decode, encode_onto};
 use crate::judge::{OpenRow, ViewError};
 use rocksdb::ReadOptions;
 
@@ -181,15 +181,12 @@ const OPEN_HEADER: usize = 18;
 const NEVER: Millis = Millis::MAX;
 
 /// An open row as bytes: a version, flags, two times, then the record as on its topic.
-pub(super) fn encode_open(row: &OpenRow) -> Vec<u8> {
-    let record = encode(&row.record);
-    let mut bytes = Vec::with_capacity(OPEN_HEADER + record.len());
+pub(super) fn encode_open(row: &OpenRow, bytes: &mut Vec<u8>) {
     bytes.push(1);
     bytes.push(u8::from(row.on_topic) | u8::from(row.gated) << 1);
     bytes.extend_from_slice(&row.unpublished_since.unwrap_or(NEVER).to_be_bytes());
     bytes.extend_from_slice(&row.deadline.to_be_bytes());
-    bytes.extend_from_slice(&record);
-    bytes
+    encode_onto(&row.record, bytes);
 }
 
 pub(super) fn decode_open(bytes: &[u8]) -> Result<OpenRow, TableError> {
