@@ -46,6 +46,8 @@ pub const MOST_SESSIONS: usize = 256;
 pub const LATEST: Millis = 253_402_300_799_999;
 /// Things that one step may look at without publishing anything.
 const MOST_LOOKS: usize = 1_000;
+/// Sessions that one step may come by in the conversations that it looks at; the last one is looked at as a whole.
+pub const MOST_VISITS: usize = 64 * MOST_SESSIONS;
 /// So many sessions are found by looking at each; nearly all steps touch one or two.
 const FEW_SESSIONS: usize = 8;
 const MOST_PREVIOUS_EXTENSIONS: usize = 10;
@@ -138,6 +140,7 @@ struct Step<'v, V> {
     at: At,
     room: usize,
     looks: usize,
+    visits: usize,
     outputs: Vec<Output>,
     accounts: Vec<Arc<AccountState>>,
     numbers: HashMap<(AccountId, CompactString), NumberRow>,
@@ -155,6 +158,7 @@ impl<'v, V: View> Step<'v, V> {
             at,
             room,
             looks: MOST_LOOKS,
+            visits: MOST_VISITS,
             outputs: Vec::new(),
             accounts: Vec::new(),
             numbers: HashMap::new(),
@@ -437,7 +441,7 @@ impl<'v, V: View> Step<'v, V> {
     }
 
     fn has_room(&self) -> bool {
-        self.outputs.len() < self.room && self.looks > 0
+        self.outputs.len() < self.room && self.looks > 0 && self.visits > 0
     }
 
     fn pass_time(&mut self) -> Result<(), ViewError> {
@@ -509,7 +513,8 @@ impl<'v, V: View> Step<'v, V> {
             return Ok(Some(forgotten_at));
         }
         for neighbour in self.neighbours(&state.account_id, session_id, &row.record.call)? {
-            if !self.has_room() {
+            // Looks alone are no reason to stop: the next step would begin at the first neighbour again.
+            if self.outputs.len() >= self.room {
                 return Ok(None);
             }
             let is_stand_in = neighbour.as_legacy().is_some_and(|legacy_id| row.record.call.legacy_session_ids.iter().any(|id| id == legacy_id));
@@ -583,6 +588,7 @@ impl<'v, V: View> Step<'v, V> {
                 break;
             }
         }
+        self.visits = self.visits.saturating_sub(members.len());
         Ok(members)
     }
 
@@ -838,8 +844,8 @@ impl<'v, V: View> Step<'v, V> {
 
     /// The session has got its verdict with others of its conversation a moment ago.
     fn is_judged_here(&self, account: &AccountId, session_id: &SessionId) -> bool {
-        self.session_index.get(&(account.clone(), session_id.clone())).is_some_and(|at| {
-            let change = &self.sessions[*at];
+        self.place(account, session_id).is_some_and(|at| {
+            let change = &self.sessions[at];
             change.after.open.is_none() && change.after.verdict.is_some() && change.before.verdict != change.after.verdict
         })
     }

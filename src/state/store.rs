@@ -509,7 +509,8 @@ fn is_gated(session: &Session) -> bool {
     session.open.as_ref().is_some_and(|row| row.gated) || session.verdict.as_ref().is_some_and(|verdict| !verdict.snapshot_complete)
 }
 
-/// The numbers that would change a verdict if they were the company's.
+/// The numbers that would change a verdict if they were the company's. One that an abridged verdict omits changes nothing by itself:
+/// external endpoints are kept first, so it is omitted only while others that are external are named.
 fn waits_for(verdict: &CallVerdict) -> impl Iterator<Item = &CompactString> {
     let waits = |reason| matches!(reason, StandingReason::NotInSnapshot | StandingReason::UnknownShortNumber);
     verdict.endpoints.iter().filter(move |endpoint| waits(endpoint.reason)).filter_map(|endpoint| endpoint.number.as_ref())
