@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use callsieve::event::{
     AccountId, CallLegs, CallSource, CallVerdict, Direction, Endpoint, Event, Leg, LegId, Media, Millis, NumberKind, NumberQuery, NumbersObserved,
     ObservedNumber, SessionId, SnapshotCompleted, Verdict, decode, encode_event,
@@ -11,6 +13,7 @@ use callsieve::log::{Appender, Input, Reader, Topic};
 use callsieve::roles::partition::Partition;
 use callsieve::roles::processor::Worker;
 use callsieve::state::database::{Database, DatabaseOptions, Engine, Family};
+use common::copy::{Row, copy_state, replace_state};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +30,9 @@ const T0: Millis = 1_700_000_000_000;
 const S: Millis = 1_000;
 const MIN: Millis = 60 * S;
 const H: Millis = 60 * MIN;
+const D: Millis = 24 * H;
+/// Far more than any backlog here takes.
+const MOST_TURNS: usize = 10_000;
 
 thread_local! {
     static NOW: Cell<Millis> = const { Cell::new(T0) };
@@ -35,9 +41,6 @@ thread_local! {
 fn now() -> Millis {
     NOW.with(Cell::get)
 }
-
-/// A row of the state: family, key, value.
-type Row = (Family, Vec<u8>, Vec<u8>);
 
 struct Company {
     folder: tempfile::TempDir,
@@ -102,7 +105,8 @@ impl Company {
     }
 
     fn work(&mut self) {
-        while self.turn() > 0 || self.running.as_ref().unwrap().1.partitions().any(Partition::has_due_work) {}
+        let rests = (0..MOST_TURNS).any(|_| self.turn() == 0 && !self.running.as_ref().unwrap().1.partitions().any(Partition::has_due_work));
+        assert!(rests, "the worker comes to no rest in {MOST_TURNS} turns, at {}", now());
     }
 
     fn pass(&mut self, time: Millis, step: Millis) {
@@ -127,38 +131,36 @@ impl Company {
     }
 
     fn copy(&self) -> Vec<Row> {
-        copy_of(&self.database())
+        copy_state(&self.database())
     }
 
     /// The process ends; when it starts again its state is what `copy` holds.
     fn restart_with(&mut self, copy: &[Row]) {
         let database = self.database();
         self.running = None;
-        let mut batch = rocksdb::WriteBatch::default();
-        for (family, key, _) in copy_of(&database) {
-            batch.delete_cf(database.family(family), key);
-        }
-        for (family, key, value) in copy {
-            batch.put_cf(database.family(*family), key, value);
-        }
-        database.write(batch).unwrap();
+        replace_state(&database, copy);
         drop(database);
         self.start();
     }
 
-    fn newest(&self) -> BTreeMap<String, CallVerdict> {
+    /// What `call-verdicts` has been told, in order: sessions with their verdicts, or that those are gone.
+    fn published(&self) -> Vec<(String, Option<CallVerdict>)> {
         let reader = self.running.as_ref().unwrap().0.reader();
         let (mut next, end) = (0, reader.end(Topic::CallVerdicts, 0).unwrap());
-        let mut newest = BTreeMap::new();
+        let mut published = Vec::new();
         while next < end {
             let read = reader.read(Topic::CallVerdicts, 0, next, 10_000).unwrap();
-            for record in read.records {
-                let verdict: CallVerdict = decode(&record.value.unwrap()).unwrap();
-                newest.insert(verdict.session_id.to_string(), verdict);
-            }
+            assert!(read.next > next, "reading goes on at {next}");
+            let session = |key: &[u8]| std::str::from_utf8(key).unwrap().split_once('/').unwrap().1.to_owned();
+            published.extend(read.records.iter().map(|record| (session(&record.key), record.value.as_deref().map(|value| decode(value).unwrap()))));
             next = read.next;
         }
-        newest
+        published
+    }
+
+    fn newest(&self) -> BTreeMap<String, CallVerdict> {
+        let newest: BTreeMap<String, Option<CallVerdict>> = self.published().into_iter().collect();
+        newest.into_iter().filter_map(|(session, verdict)| Some((session, verdict?))).collect()
     }
 
     #[track_caller]
@@ -167,19 +169,6 @@ impl Company {
         let verdict = newest.get(session).expect("the session has its verdict");
         (verdict.verdict, verdict.revision)
     }
-}
-
-fn copy_of(database: &Database) -> Vec<Row> {
-    let mut copy = Vec::new();
-    for family in Family::ALL {
-        let mut rows = database.iterate(database.family(family), rocksdb::ReadOptions::default());
-        rows.seek_to_first();
-        while let Some((key, value)) = rows.item() {
-            copy.push((family, key.to_vec(), value.to_vec()));
-            rows.next();
-        }
-    }
-    copy
 }
 
 fn account() -> AccountId {
@@ -265,6 +254,30 @@ fn a_verdict_replaces_the_open_row_of_an_old_copy() {
     company.restart_with(&copy);
     company.pass(30 * H, H);
     assert_eq!(company.verdict("s-1"), (Verdict::External, 1), "what the verdict contains is judged by");
+}
+
+#[test]
+fn a_call_that_was_forgotten_is_not_judged_again_from_an_old_copy_that_has_it_open() {
+    let mut company = Company::new();
+    company.append([said("s-1", "p-1", CUSTOMER, ALICE, "Answered")]);
+    company.work();
+    let copy = company.copy();
+    company.append([said("s-1", "p-1", CUSTOMER, ALICE, "Disconnected")]);
+    company.work();
+    company.pass(MIN, S);
+    // What is forgotten goes with the next record.
+    company.pass(402 * D, D);
+    company.others(MIN);
+    let told = |company: &Company| {
+        let of_it = company.published().into_iter().filter(|(session, _)| session == "s-1");
+        of_it.map(|(_, verdict)| verdict.map(|v| v.revision)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&company), [Some(1), None]);
+    company.restart_with(&copy);
+    company.pass(2 * D, H);
+    company.others(2 * MIN);
+    assert_eq!(told(&company), [Some(1), None]);
+    assert!(company.copy().iter().all(|(family, ..)| *family != Family::Open), "nothing of it is left");
 }
 
 /// More calls than one step publishes of.

@@ -419,7 +419,7 @@ impl<'v, V: View> Step<'v, V> {
             row.on_topic = true;
         }
         // Sessions that were judged with it, or waited for it, are looked at as soon as time passes.
-        let due = if was_fax { self.fax_forgotten_at(&row) } else { self.at.time };
+        let due = if was_fax { self.forgotten_at(&row) } else { self.at.time };
         row.deadline = if was_fax { row.deadline.min(due) } else { due }.min(flush_at(&row));
         let row = Arc::new(row);
         if is_withdrawn {
@@ -436,7 +436,7 @@ impl<'v, V: View> Step<'v, V> {
         self.at.time.saturating_sub(self.view.kept_for())
     }
 
-    fn fax_forgotten_at(&self, row: &OpenRow) -> Millis {
+    fn forgotten_at(&self, row: &OpenRow) -> Millis {
         row.record.call.last_event_at.max(row.record.call.final_end.unwrap_or(Millis::MIN)).saturating_add(self.view.kept_for())
     }
 
@@ -464,6 +464,14 @@ impl<'v, V: View> Step<'v, V> {
         let state = self.account(account)?;
         let session = self.session(&state, session_id)?;
         let Some(row) = session.open.filter(|row| row.deadline <= self.at.time) else { return Ok(true) };
+        if self.forgotten_at(&row) <= self.at.time {
+            // A fax, or a call that has been forgotten since an old copy knew it as open.
+            if row.on_topic {
+                self.outputs.push(Output::OpenGone(account.clone(), session_id.clone()));
+            }
+            self.put_session(account, session_id, Session { open: None, verdict: session.verdict });
+            return Ok(true);
+        }
         let waits_until = if row.record.call.media == Media::Fax {
             match self.fire_fax(&state, session_id, &row)? {
                 Some(until) => until,
@@ -502,16 +510,8 @@ impl<'v, V: View> Step<'v, V> {
         Ok(())
     }
 
-    /// Those who were linked with a session that turned out a fax are judged without it; in the end it is forgotten.
+    /// Those who were linked with a session that turned out a fax are judged without it; it is looked at again when it is forgotten.
     fn fire_fax(&mut self, state: &AccountState, session_id: &SessionId, row: &OpenRow) -> Result<Option<Millis>, ViewError> {
-        let forgotten_at = self.fax_forgotten_at(row);
-        if forgotten_at <= self.at.time {
-            if row.on_topic {
-                self.outputs.push(Output::OpenGone(state.account_id.clone(), session_id.clone()));
-            }
-            self.put_session(&state.account_id, session_id, Session::default());
-            return Ok(Some(forgotten_at));
-        }
         for neighbour in self.neighbours(&state.account_id, session_id, &row.record.call)? {
             // Looks alone are no reason to stop: the next step would begin at the first neighbour again.
             if self.outputs.len() >= self.room {
@@ -528,7 +528,7 @@ impl<'v, V: View> Step<'v, V> {
                 Closing::Waits(until) => self.look_again(state, &neighbour, until)?,
             }
         }
-        Ok(Some(forgotten_at))
+        Ok(Some(self.forgotten_at(row)))
     }
 
     /// The session that a fax was while only its legacy id named it is one too.

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod copy;
+
 use callsieve::event::{AccountId, Event, SnapshotCompleted};
 use callsieve::judge::number::Country;
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
