@@ -131,6 +131,8 @@ pub struct Store {
     /// No judged call ended before.
     earliest_end: Cell<Millis>,
     kept_for: Millis,
+    /// See [`MOST_CACHED`].
+    most_cached: usize,
 }
 
 impl Store {
@@ -171,6 +173,7 @@ impl Store {
             deadlines,
             earliest_end: Cell::new(Millis::MIN),
             kept_for: RETENTION,
+            most_cached: MOST_CACHED,
         })
     }
 
@@ -178,6 +181,12 @@ impl Store {
     #[must_use]
     pub fn kept_for_ever(self) -> Self {
         Self { kept_for: Millis::MAX, ..self }
+    }
+
+    /// The same, with another bound than [`MOST_CACHED`].
+    #[cfg(test)]
+    pub(super) fn caching(self, most_cached: usize) -> Self {
+        Self { most_cached, ..self }
     }
 
     /// Where the rows are.
@@ -329,7 +338,7 @@ impl Store {
         write_rows(&database, &mut batch, Family::Accounts, accounts, |account| account.as_str().as_bytes().to_vec())?;
         let numbers = self.numbers.get_mut();
         write_rows(&database, &mut batch, Family::Numbers, numbers, |(account, number)| keys::in_account(account, number.as_bytes()))?;
-        if numbers.rows.len() > MOST_CACHED {
+        if numbers.rows.len() > self.most_cached {
             numbers.rows.clear();
         }
 
@@ -361,7 +370,7 @@ impl Store {
             }
         }
         self.encoded.clear();
-        if sessions.rows.len() > MOST_CACHED {
+        if sessions.rows.len() > self.most_cached {
             sessions.rows.clear();
             self.unread_open.set(self.deadlines.len());
         }
@@ -374,7 +383,7 @@ impl Store {
                 None => batch.delete_cf(links, &key),
             }
         }
-        if lists.rows.len() > MOST_CACHED {
+        if lists.rows.len() > self.most_cached {
             lists.rows.clear();
         }
 
