@@ -47,6 +47,8 @@ struct Company {
     engine: Engine,
     clock: Arc<AtomicI64>,
     running: Option<(EmbeddedLog, Worker<EmbeddedWorker>)>,
+    /// What was said of how far bringing up was, the last time.
+    progress: Vec<(u64, u64)>,
 }
 
 impl Company {
@@ -54,7 +56,8 @@ impl Company {
     fn gated() -> Self {
         NOW.with(|now| now.set(T0));
         let engine = Engine::new(&DatabaseOptions { cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20, background_jobs: 1, write_ahead_log: true });
-        let mut company = Self { folder: tempfile::tempdir().unwrap(), engine, clock: Arc::new(AtomicI64::new(T0)), running: None };
+        let mut company =
+            Self { folder: tempfile::tempdir().unwrap(), engine, clock: Arc::new(AtomicI64::new(T0)), running: None, progress: Vec::new() };
         company.start();
         company.numbers(&[ALICE, BOB]);
         company
@@ -70,7 +73,9 @@ impl Company {
         let clock = self.clock.clone();
         let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: Arc::new(move || clock.load(Ordering::SeqCst)) };
         let log = EmbeddedLog::open(self.folder.path(), &self.engine, &options).unwrap();
-        let worker = Worker::open(log.worker(&[0]).unwrap(), now, |partition| Ok(log.database(partition)?), &mut |_, _| {}).unwrap();
+        self.progress.clear();
+        let mut report = |done, total| self.progress.push((done, total));
+        let worker = Worker::open(log.worker(&[0]).unwrap(), now, |partition| Ok(log.database(partition)?), &mut report).unwrap();
         self.running = Some((log, worker));
     }
 
@@ -278,6 +283,20 @@ fn a_call_that_was_forgotten_is_not_judged_again_from_an_old_copy_that_has_it_op
     company.others(2 * MIN);
     assert_eq!(told(&company), [Some(1), None]);
     assert!(company.copy().iter().all(|(family, ..)| *family != Family::Open), "nothing of it is left");
+}
+
+#[test]
+fn bringing_up_says_how_many_records_are_read_of_how_many() {
+    let mut company = Company::new();
+    company.others(H);
+    let copy = company.copy();
+    company.restart_with(&copy);
+    assert_eq!(company.progress, [], "a copy that is up to date has nothing to read");
+    company.restart_with(&[]);
+    let (done, total) = *company.progress.last().unwrap();
+    // 60 verdicts, 2 numbers, and the account at least.
+    assert!(done == total && total > 62, "{done} of {total}");
+    assert!(company.progress.is_sorted() && company.progress.iter().all(|(done, of)| done <= of && *of == total), "{:?}", company.progress);
 }
 
 /// More calls than one step publishes of.
