@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use callsieve::event::{
     AccountId, CallLegs, CallSource, CallVerdict, Direction, Endpoint, Event, Leg, LegId, Media, Millis, NumberKind, NumberQuery, NumbersObserved,
     ObservedNumber, SessionId, SnapshotCompleted, Verdict, decode, encode_event,
@@ -11,6 +13,7 @@ use callsieve::log::{Appender, Input, Reader, Topic};
 use callsieve::roles::partition::Partition;
 use callsieve::roles::processor::Worker;
 use callsieve::state::database::{Database, DatabaseOptions, Engine, Family};
+use common::copy::{Row, copy_state, replace_state};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +30,9 @@ const T0: Millis = 1_700_000_000_000;
 const S: Millis = 1_000;
 const MIN: Millis = 60 * S;
 const H: Millis = 60 * MIN;
+const D: Millis = 24 * H;
+/// Far more than any backlog here takes.
+const MOST_TURNS: usize = 10_000;
 
 thread_local! {
     static NOW: Cell<Millis> = const { Cell::new(T0) };
@@ -36,14 +42,13 @@ fn now() -> Millis {
     NOW.with(Cell::get)
 }
 
-/// A row of the state: family, key, value.
-type Row = (Family, Vec<u8>, Vec<u8>);
-
 struct Company {
     folder: tempfile::TempDir,
     engine: Engine,
     clock: Arc<AtomicI64>,
     running: Option<(EmbeddedLog, Worker<EmbeddedWorker>)>,
+    /// What was said of how far bringing up was, the last time.
+    progress: Vec<(u64, u64)>,
 }
 
 impl Company {
@@ -51,7 +56,8 @@ impl Company {
     fn gated() -> Self {
         NOW.with(|now| now.set(T0));
         let engine = Engine::new(&DatabaseOptions { cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20, background_jobs: 1, write_ahead_log: true });
-        let mut company = Self { folder: tempfile::tempdir().unwrap(), engine, clock: Arc::new(AtomicI64::new(T0)), running: None };
+        let mut company =
+            Self { folder: tempfile::tempdir().unwrap(), engine, clock: Arc::new(AtomicI64::new(T0)), running: None, progress: Vec::new() };
         company.start();
         company.numbers(&[ALICE, BOB]);
         company
@@ -67,7 +73,9 @@ impl Company {
         let clock = self.clock.clone();
         let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: Arc::new(move || clock.load(Ordering::SeqCst)) };
         let log = EmbeddedLog::open(self.folder.path(), &self.engine, &options).unwrap();
-        let worker = Worker::open(log.worker(&[0]).unwrap(), now, |partition| Ok(log.database(partition)?), &mut |_, _| {}).unwrap();
+        self.progress.clear();
+        let mut report = |done, total| self.progress.push((done, total));
+        let worker = Worker::open(log.worker(&[0]).unwrap(), now, |partition| Ok(log.database(partition)?), &mut report).unwrap();
         self.running = Some((log, worker));
     }
 
@@ -102,7 +110,8 @@ impl Company {
     }
 
     fn work(&mut self) {
-        while self.turn() > 0 || self.running.as_ref().unwrap().1.partitions().any(Partition::has_due_work) {}
+        let rests = (0..MOST_TURNS).any(|_| self.turn() == 0 && !self.running.as_ref().unwrap().1.partitions().any(Partition::has_due_work));
+        assert!(rests, "the worker comes to no rest in {MOST_TURNS} turns, at {}", now());
     }
 
     fn pass(&mut self, time: Millis, step: Millis) {
@@ -127,38 +136,36 @@ impl Company {
     }
 
     fn copy(&self) -> Vec<Row> {
-        copy_of(&self.database())
+        copy_state(&self.database())
     }
 
     /// The process ends; when it starts again its state is what `copy` holds.
     fn restart_with(&mut self, copy: &[Row]) {
         let database = self.database();
         self.running = None;
-        let mut batch = rocksdb::WriteBatch::default();
-        for (family, key, _) in copy_of(&database) {
-            batch.delete_cf(database.family(family), key);
-        }
-        for (family, key, value) in copy {
-            batch.put_cf(database.family(*family), key, value);
-        }
-        database.write(batch).unwrap();
+        replace_state(&database, copy);
         drop(database);
         self.start();
     }
 
-    fn newest(&self) -> BTreeMap<String, CallVerdict> {
+    /// What `call-verdicts` has been told, in order: sessions with their verdicts, or that those are gone.
+    fn published(&self) -> Vec<(String, Option<CallVerdict>)> {
         let reader = self.running.as_ref().unwrap().0.reader();
         let (mut next, end) = (0, reader.end(Topic::CallVerdicts, 0).unwrap());
-        let mut newest = BTreeMap::new();
+        let mut published = Vec::new();
         while next < end {
             let read = reader.read(Topic::CallVerdicts, 0, next, 10_000).unwrap();
-            for record in read.records {
-                let verdict: CallVerdict = decode(&record.value.unwrap()).unwrap();
-                newest.insert(verdict.session_id.to_string(), verdict);
-            }
+            assert!(read.next > next, "reading goes on at {next}");
+            let session = |key: &[u8]| std::str::from_utf8(key).unwrap().split_once('/').unwrap().1.to_owned();
+            published.extend(read.records.iter().map(|record| (session(&record.key), record.value.as_deref().map(|value| decode(value).unwrap()))));
             next = read.next;
         }
-        newest
+        published
+    }
+
+    fn newest(&self) -> BTreeMap<String, CallVerdict> {
+        let newest: BTreeMap<String, Option<CallVerdict>> = self.published().into_iter().collect();
+        newest.into_iter().filter_map(|(session, verdict)| Some((session, verdict?))).collect()
     }
 
     #[track_caller]
@@ -167,19 +174,6 @@ impl Company {
         let verdict = newest.get(session).expect("the session has its verdict");
         (verdict.verdict, verdict.revision)
     }
-}
-
-fn copy_of(database: &Database) -> Vec<Row> {
-    let mut copy = Vec::new();
-    for family in Family::ALL {
-        let mut rows = database.iterate(database.family(family), rocksdb::ReadOptions::default());
-        rows.seek_to_first();
-        while let Some((key, value)) = rows.item() {
-            copy.push((family, key.to_vec(), value.to_vec()));
-            rows.next();
-        }
-    }
-    copy
 }
 
 fn account() -> AccountId {
@@ -265,6 +259,44 @@ fn a_verdict_replaces_the_open_row_of_an_old_copy() {
     company.restart_with(&copy);
     company.pass(30 * H, H);
     assert_eq!(company.verdict("s-1"), (Verdict::External, 1), "what the verdict contains is judged by");
+}
+
+#[test]
+fn a_call_that_was_forgotten_is_not_judged_again_from_an_old_copy_that_has_it_open() {
+    let mut company = Company::new();
+    company.append([said("s-1", "p-1", CUSTOMER, ALICE, "Answered")]);
+    company.work();
+    let copy = company.copy();
+    company.append([said("s-1", "p-1", CUSTOMER, ALICE, "Disconnected")]);
+    company.work();
+    company.pass(MIN, S);
+    // What is forgotten goes with the next record.
+    company.pass(402 * D, D);
+    company.others(MIN);
+    let told = |company: &Company| {
+        let of_it = company.published().into_iter().filter(|(session, _)| session == "s-1");
+        of_it.map(|(_, verdict)| verdict.map(|v| v.revision)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&company), [Some(1), None]);
+    company.restart_with(&copy);
+    company.pass(2 * D, H);
+    company.others(2 * MIN);
+    assert_eq!(told(&company), [Some(1), None]);
+    assert!(company.copy().iter().all(|(family, ..)| *family != Family::Open), "nothing of it is left");
+}
+
+#[test]
+fn bringing_up_says_how_many_records_are_read_of_how_many() {
+    let mut company = Company::new();
+    company.others(H);
+    let copy = company.copy();
+    company.restart_with(&copy);
+    assert_eq!(company.progress, [], "a copy that is up to date has nothing to read");
+    company.restart_with(&[]);
+    let (done, total) = *company.progress.last().unwrap();
+    // 60 verdicts, 2 numbers, and the account at least.
+    assert!(done == total && total > 62, "{done} of {total}");
+    assert!(company.progress.is_sorted() && company.progress.iter().all(|(done, of)| done <= of && *of == total), "{:?}", company.progress);
 }
 
 /// More calls than one step publishes of.

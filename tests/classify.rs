@@ -358,6 +358,30 @@ fn several_files_are_one_stream_in_the_given_order_however_they_are_laid_out() {
 }
 
 #[test]
+fn a_document_without_indentation_goes_on_until_its_brackets_are_closed() {
+    let record = |session: &str, from: &str| record(session, json!({"phoneNumber": from}), json!({"phoneNumber": OURS})).to_string();
+    // A line break after every bracket, comma and colon that stands outside of a text; no text of these has one.
+    let laid_out = |text: &str| text.replace('{', "{\n").replace('}', "\n}").replace("\":", "\":\n").replace("\",", "\",\n");
+    let response = format!("{{\n\"records\": [\n{},\n{}\n],\n\"paging\":\n{{\n}}\n}}\n", laid_out(&record("s-1", CUSTOMER)), record("s-2", OURS));
+    let ran = run(&["classify", "-"], format!("{response}{}\n", record("s-3", CUSTOMER)).as_bytes());
+    assert_eq!((ran.status, ran.err.as_str()), (0, ""));
+    assert_eq!(ran.brief(), ["s-1 1 EXTERNAL", "s-2 1 EXTERNAL", "s-3 1 EXTERNAL"]);
+}
+
+#[test]
+fn a_line_that_was_cut_takes_no_other_along() {
+    // Cut at every place, and each time followed by the whole line of another call.
+    let line = |session: usize| call(&format!("s-{session:04}"), 3, CUSTOMER, OURS)[2].to_string();
+    let places = 1..line(0).len();
+    let lines: String = places.clone().map(|end| format!("{}\n{}\n", &line(0)[..end], line(end))).collect();
+    let ran = run(&["classify", "-"], lines.as_bytes());
+    assert_eq!(ran.status, 1);
+    let named: Vec<_> = ran.err.lines().map(|line| line.split(": not JSON").next().unwrap()).collect();
+    assert_eq!(named, places.clone().map(|end| format!("standard input:{}", 2 * end - 1)).collect::<Vec<_>>());
+    assert_eq!(ran.brief(), places.map(|end| format!("s-{end:04} 1 EXTERNAL")).collect::<Vec<_>>());
+}
+
+#[test]
 fn what_is_unreadable_is_named_with_its_line_and_the_rest_is_judged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("calls.jsonl");

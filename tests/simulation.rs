@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use callsieve::event::{AccountId, CallVerdict, Event, Millis, SnapshotCompleted, Verdict, decode, encode_event};
 use callsieve::judge::number::Country;
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, EmbeddedWorker, Retention};
@@ -11,7 +13,8 @@ use callsieve::log::{Appender, Input, Log, Reader, Topic};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::processor::Worker;
 use callsieve::simulate::{AccountLists, Company, CompanyConfig, Faults, disturb};
-use callsieve::state::database::{Database, DatabaseOptions, Engine, Family};
+use callsieve::state::database::{DatabaseOptions, Engine};
+use common::copy::{Row, copy_state, replace_state};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cell::Cell;
@@ -28,6 +31,8 @@ const DAY: Millis = 24 * HOUR;
 /// Hours that one company is watched for.
 const HOURS_EACH: u32 = 6;
 const CALLS_PER_HOUR: u32 = 25;
+/// Far more than any backlog here takes.
+const MOST_TURNS: usize = 10_000;
 
 thread_local! {
     static NOW: Cell<Millis> = const { Cell::new(0) };
@@ -42,9 +47,6 @@ struct Running {
     log: EmbeddedLog,
     worker: Worker<EmbeddedWorker>,
 }
-
-/// A row of the state: family, key, value.
-type Row = (Family, Vec<u8>, Vec<u8>);
 
 struct Simulation<'a> {
     folder: &'a Path,
@@ -78,10 +80,8 @@ impl<'a> Simulation<'a> {
     }
 
     fn append(&mut self, events: impl IntoIterator<Item = Event>) {
-        let inputs: Vec<Input> = events
-            .into_iter()
-            .map(|event| Input { account: self.account.to_string(), value: encode_event(&event), headers: Vec::new() })
-            .collect();
+        let inputs: Vec<Input> =
+            events.into_iter().map(|event| Input { account: self.account.to_string(), value: encode_event(&event), headers: Vec::new() }).collect();
         let appender = self.running().log.appender();
         futures_executor(appender.append_all(inputs)).expect("it is durable");
     }
@@ -96,7 +96,7 @@ impl<'a> Simulation<'a> {
 
     /// Works until nothing is left to do at this time.
     fn work(&mut self) {
-        loop {
+        for _ in 0..MOST_TURNS {
             let running = self.running();
             let stepped = running.worker.turn(Duration::ZERO).expect("the worker turns");
             let is_due = running.worker.partitions().any(callsieve::roles::partition::Partition::has_due_work);
@@ -107,6 +107,7 @@ impl<'a> Simulation<'a> {
                 return;
             }
         }
+        panic!("the worker comes to no rest in {MOST_TURNS} turns, at {}", now());
     }
 
     /// Time passes in steps, so that ticks let deadlines expire.
@@ -132,11 +133,8 @@ impl<'a> Simulation<'a> {
         }
         self.running = None;
         match kind {
-            2 | 3 => wipe_state(&database),
-            4 => {
-                wipe_state(&database);
-                restore_state(&database, self.old_copy.as_deref().unwrap_or_default());
-            }
+            2 | 3 => replace_state(&database, &[]),
+            4 => replace_state(&database, self.old_copy.as_deref().unwrap_or_default()),
             _ => {}
         }
         drop(database);
@@ -148,35 +146,6 @@ impl<'a> Simulation<'a> {
 
 fn futures_executor<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
-}
-
-fn copy_state(database: &Database) -> Vec<Row> {
-    let mut copy = Vec::new();
-    for family in Family::ALL {
-        let mut rows = database.iterate(database.family(family), rocksdb::ReadOptions::default());
-        rows.seek_to_first();
-        while let Some((key, value)) = rows.item() {
-            copy.push((family, key.to_vec(), value.to_vec()));
-            rows.next();
-        }
-    }
-    copy
-}
-
-fn wipe_state(database: &Database) {
-    let mut batch = rocksdb::WriteBatch::default();
-    for (family, key, _) in copy_state(database) {
-        batch.delete_cf(database.family(family), key);
-    }
-    database.write(batch).unwrap();
-}
-
-fn restore_state(database: &Database, copy: &[Row]) {
-    let mut batch = rocksdb::WriteBatch::default();
-    for (family, key, value) in copy {
-        batch.put_cf(database.family(*family), key, value);
-    }
-    database.write(batch).unwrap();
 }
 
 /// One company's hours. Panics with what differs from the truth.

@@ -8,7 +8,7 @@ use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_c
 use callsieve::log::{Reader, Record, Topic};
 use callsieve::roles::service::log_dir;
 use callsieve::simulate::{Company, HOUR_MS, Notification, SimulatedCall};
-use callsieve::state::database::{DatabaseOptions, Engine};
+use callsieve::state::database::{DatabaseOptions, Engine, Family};
 use common::{Running, Sent, Stream, TOKEN, account, company, escaped, get, now, synchronise, until};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -295,6 +295,91 @@ async fn a_data_directory_has_one_service_at_a_time() {
     service.ready().await;
     let metrics = reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap();
     assert!(metrics.contains("callsieve_lag_records{partition=\"2\"} 0"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_go_on_exits_with_1_and_says_why() {
+    let used = || {
+        let directory = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
+        std::fs::create_dir_all(log_dir(directory.path())).unwrap();
+        let log = EmbeddedLog::open(&log_dir(directory.path()), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
+        (directory, log)
+    };
+    // A place where no directory can be made.
+    let taken = tempfile::tempdir().unwrap();
+    std::fs::write(log_dir(taken.path()), "").unwrap();
+    fails(taken.path(), "making ").await;
+    // A database that cannot be opened.
+    let (torn, log) = used();
+    drop(log);
+    std::fs::write(file_named(&log_dir(torn.path()), "CURRENT").unwrap(), "no manifest\n").unwrap();
+    fails(torn.path(), "opening ").await;
+    // One that can, and has a row that makes no sense: the worker's thread notices, not the one that started it.
+    let (corrupt, log) = used();
+    let database = log.database(0).unwrap();
+    let mut batch = rocksdb::WriteBatch::default();
+    batch.put_cf(database.family(Family::Open), b"no key", b"no row");
+    database.write(batch).unwrap();
+    drop((database, log));
+    fails(corrupt.path(), "the processor stopped: ").await;
+}
+
+/// Runs the service on a directory until it ends by itself, as it must.
+async fn fails(data_dir: &Path, why: &str) {
+    let mut service = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve"))
+        .args(["run", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(data_dir)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut status = None;
+    until(&format!("the service ends with \"{why}\""), async || {
+        status = service.try_wait().unwrap();
+        status.is_some()
+    })
+    .await;
+    let said = std::io::read_to_string(service.stderr.take().unwrap()).unwrap();
+    assert_eq!(status.unwrap().code(), Some(1), "{said}");
+    assert!(said.lines().last().is_some_and(|line| line.starts_with(&format!("callsieve: {why}"))), "{said}");
+}
+
+fn file_named(folder: &Path, name: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).find_map(|path| match path.is_dir() {
+        true => file_named(&path, name),
+        false => (path.file_name()? == name).then_some(path),
+    })
+}
+
+#[tokio::test]
+async fn a_verdict_that_is_withdrawn_is_told_as_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let company = company(6);
+    synchronise(directory.path(), &company).await;
+    let account = account(&company).to_string();
+    let service = Running::start(directory.path(), &[]);
+    service.ready().await;
+    let mut live = Stream::open(&format!("{}/api/v1/accounts/{account}/verdicts/stream", service.base), None).await;
+    let call = single_calls(&company).remove(0);
+    send(&service.base, &account, std::slice::from_ref(&call)).await;
+    let verdict = live.next(PATIENCE).await.unwrap();
+    let session = call.truth.sessions[0].session.as_str();
+    assert_eq!((verdict.event.as_str(), verdict.data["session_id"].as_str()), ("verdict", Some(session)));
+    // The call log shows that it was a fax.
+    let fax = json!({
+        "uri": format!("https://platform.example.com/restapi/v1.0/account/{account}/call-log/1?view=Simple"), "id": "1",
+        "telephonySessionId": session, "startTime": "2026-01-05T07:00:00.000Z", "duration": 60, "type": "Fax", "direction": "Inbound",
+        "action": "Phone Call", "result": "Received", "from": {"phoneNumber": "+14155550123"}, "to": {"phoneNumber": "+14155550124"}
+    });
+    let documents = format!("{}/api/v1/accounts/{account}/documents", service.base);
+    let posted = reqwest::Client::new().post(documents).header("content-type", "application/json").body(fax.to_string()).send().await.unwrap();
+    assert_eq!(posted.status(), 200, "{}", posted.text().await.unwrap());
+    let gone = live.next(PATIENCE).await.unwrap();
+    assert_eq!((gone.event.as_str(), gone.data), ("forgotten", json!({ "account_id": account, "session_id": session })));
+    assert_eq!(get(&format!("{}/api/v1/accounts/{account}/calls/{}", service.base, escaped(session))).await.1["verdict"], Value::Null);
+    // Whoever comes back hears of it.
+    let mut resumed = Stream::open(&format!("{}/api/v1/accounts/{account}/verdicts/stream", service.base), Some(&verdict.id)).await;
+    assert_eq!(resumed.next(PATIENCE).await.unwrap().id, gone.id);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use super::view::*;
 use crate::event::*;
 use compact_str::CompactString;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ pub struct MemoryState {
     settled_waiting: BTreeSet<(AccountId, CompactString, SessionId)>,
     settled_gated: BTreeSet<(AccountId, SessionId)>,
     moved_ends: BTreeMap<(AccountId, SessionId), Millis>,
+    /// How often a session's neighbours were asked for.
+    pub visited: Cell<usize>,
 }
 
 impl State for MemoryState {
@@ -90,6 +93,7 @@ impl View for MemoryState {
     }
 
     fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError> {
+        self.visited.set(self.visited.get() + 1);
         Ok(self.of(account).filter(|(_, s)| s.evidence().is_some_and(|c| c.links.contains(session))).map(|(id, _)| id.clone()).collect())
     }
 

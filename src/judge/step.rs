@@ -46,6 +46,8 @@ pub const MOST_SESSIONS: usize = 256;
 pub const LATEST: Millis = 253_402_300_799_999;
 /// Things that one step may look at without publishing anything.
 const MOST_LOOKS: usize = 1_000;
+/// Sessions that one step may come by in the conversations that it looks at; the last one is looked at as a whole.
+pub const MOST_VISITS: usize = 64 * MOST_SESSIONS;
 /// So many sessions are found by looking at each; nearly all steps touch one or two.
 const FEW_SESSIONS: usize = 8;
 const MOST_PREVIOUS_EXTENSIONS: usize = 10;
@@ -135,12 +137,12 @@ struct Member {
     session: Session,
 }
 
-
 struct Step<'v, V> {
     view: &'v V,
     at: At,
     room: usize,
     looks: usize,
+    visits: usize,
     outputs: Vec<Output>,
     accounts: Vec<Arc<AccountState>>,
     /// Numbers that this step has changed; `None`: erased.
@@ -160,6 +162,7 @@ impl<'v, V: View> Step<'v, V> {
             at,
             room,
             looks: MOST_LOOKS,
+            visits: MOST_VISITS,
             outputs: Vec::new(),
             accounts: Vec::new(),
             numbers: HashMap::new(),
@@ -370,13 +373,7 @@ impl<'v, V: View> Step<'v, V> {
 
     /// What was a fax while only its legacy id named it is one under its real name too. (Once that name is known by the id, nothing more comes under the
     /// id alone.)
-    fn is_known_as_fax(
-        &mut self,
-        state: &AccountState,
-        session_id: &SessionId,
-        place: usize,
-        facts: &CallLegs,
-    ) -> Result<bool, ViewError> {
+    fn is_known_as_fax(&mut self, state: &AccountState, session_id: &SessionId, place: usize, facts: &CallLegs) -> Result<bool, ViewError> {
         let Some(legacy_id) = facts.legacy_session_id.as_deref().filter(|_| session_id.as_legacy().is_none()) else { return Ok(false) };
         if self.sessions[place].after.evidence().is_some_and(|call| call.legacy_session_ids.iter().any(|id| id == legacy_id)) {
             return Ok(false);
@@ -452,7 +449,7 @@ impl<'v, V: View> Step<'v, V> {
             row.on_topic = true;
         }
         // Sessions that were judged with it, or waited for it, are looked at as soon as time passes.
-        let due = if was_fax { self.fax_forgotten_at(row) } else { self.at.time };
+        let due = if was_fax { self.forgotten_at(row) } else { self.at.time };
         row.deadline = if was_fax { row.deadline.min(due) } else { due }.min(flush_at(row));
         let row = shared;
         if is_withdrawn {
@@ -468,12 +465,12 @@ impl<'v, V: View> Step<'v, V> {
         forgotten_until(self.view, self.at.time)
     }
 
-    fn fax_forgotten_at(&self, row: &OpenRow) -> Millis {
+    fn forgotten_at(&self, row: &OpenRow) -> Millis {
         row.record.call.last_event_at.max(row.record.call.final_end.unwrap_or(Millis::MIN)).saturating_add(self.view.kept_for())
     }
 
     fn has_room(&self) -> bool {
-        self.outputs.len() < self.room && self.looks > 0
+        self.outputs.len() < self.room && self.looks > 0 && self.visits > 0
     }
 
     fn pass_time(&mut self) -> Result<(), ViewError> {
@@ -496,6 +493,14 @@ impl<'v, V: View> Step<'v, V> {
         let state = self.account(account)?;
         let session = self.session(&state, session_id)?;
         let Some(row) = session.open.filter(|row| row.deadline <= self.at.time) else { return Ok(true) };
+        if self.forgotten_at(&row) <= self.at.time {
+            // A fax, or a call that has been forgotten since an old copy knew it as open.
+            if row.on_topic {
+                self.outputs.push(Output::OpenGone(account.clone(), session_id.clone()));
+            }
+            self.put_session(account, session_id, Session { open: None, verdict: session.verdict });
+            return Ok(true);
+        }
         let waits_until = if row.record.call.media == Media::Fax {
             match self.fire_fax(&state, session_id, &row)? {
                 Some(until) => until,
@@ -534,18 +539,11 @@ impl<'v, V: View> Step<'v, V> {
         Ok(())
     }
 
-    /// Those who were linked with a session that turned out a fax are judged without it; in the end it is forgotten.
+    /// Those who were linked with a session that turned out a fax are judged without it; it is looked at again when it is forgotten.
     fn fire_fax(&mut self, state: &AccountState, session_id: &SessionId, row: &OpenRow) -> Result<Option<Millis>, ViewError> {
-        let forgotten_at = self.fax_forgotten_at(row);
-        if forgotten_at <= self.at.time {
-            if row.on_topic {
-                self.outputs.push(Output::OpenGone(state.account_id.clone(), session_id.clone()));
-            }
-            self.put_session(&state.account_id, session_id, Session::default());
-            return Ok(Some(forgotten_at));
-        }
         for neighbour in self.neighbours(&state.account_id, session_id, &row.record.call)? {
-            if !self.has_room() {
+            // Looks alone are no reason to stop: the next step would begin at the first neighbour again.
+            if self.outputs.len() >= self.room {
                 return Ok(None);
             }
             let is_stand_in = neighbour.as_legacy().is_some_and(|legacy_id| row.record.call.legacy_session_ids.iter().any(|id| id == legacy_id));
@@ -559,7 +557,7 @@ impl<'v, V: View> Step<'v, V> {
                 Closing::Waits(until) => self.look_again(state, &neighbour, until)?,
             }
         }
-        Ok(Some(forgotten_at))
+        Ok(Some(self.forgotten_at(row)))
     }
 
     /// The session that a fax was while only its legacy id named it is one too.
@@ -620,6 +618,7 @@ impl<'v, V: View> Step<'v, V> {
                 break;
             }
         }
+        self.visits = self.visits.saturating_sub(members.len());
         Ok(members)
     }
 

@@ -20,6 +20,8 @@ const S: Millis = 1_000;
 const MIN: Millis = 60_000;
 const H: Millis = 3_600_000;
 const D: Millis = 24 * H;
+/// Ticks that anything here takes at most; more are a worker that never comes to rest.
+const MOST_TICKS: usize = 100_000;
 
 fn account() -> AccountId {
     AccountId::parse(ACCOUNT).unwrap()
@@ -89,12 +91,14 @@ struct Fold {
     published: Vec<Output>,
     refused: Vec<String>,
     most_published: usize,
+    /// Sessions whose neighbours one step has looked for.
+    most_visited: usize,
 }
 
 impl Fold {
     /// An account whose gate is not open yet.
     fn gated() -> Self {
-        Self { state: MemoryState::default(), offset: 0, now: T0, published: Vec::new(), refused: Vec::new(), most_published: 0 }
+        Self { state: MemoryState::default(), offset: 0, now: T0, published: Vec::new(), refused: Vec::new(), most_published: 0, most_visited: 0 }
     }
 
     /// An account with its snapshot: Alice, Bob and the main number.
@@ -106,9 +110,11 @@ impl Fold {
     }
 
     fn event(&mut self, event: &Event) -> &mut Self {
+        self.state.visited.set(0);
         let stepped = step(&mut self.state, At { offset: self.offset, time: self.now }, event).unwrap();
         self.offset += 1;
         self.most_published = self.most_published.max(stepped.outputs.len());
+        self.most_visited = self.most_visited.max(self.state.visited.get());
         self.published.extend(stepped.outputs);
         self.refused.extend(stepped.refused);
         self
@@ -151,7 +157,8 @@ impl Fold {
     /// Time passes, with ticks as a worker appends them.
     fn wait(&mut self, time: Millis) -> &mut Self {
         let until = self.now + time;
-        loop {
+        for ticks in 0.. {
+            assert!(ticks < MOST_TICKS, "the account comes to no rest by {until}: {:?}", self.state.due);
             let next = self.state.sessions.values().filter_map(|s| s.open.as_ref()).map(|r| r.deadline).min();
             let is_due = !self.state.due.is_empty() || next.is_some_and(|at| at <= self.now);
             match next {
@@ -375,6 +382,15 @@ fn r5_two_unknown_numbers_need_both() {
     assert_eq!((fold.verdict("s-1").verdict, fold.verdict("s-1").revision), (External, 2), "a standing has changed, the verdict has not");
     fold.numbers(&[STRANGER]);
     assert_eq!((fold.verdict("s-1").verdict, fold.verdict("s-1").revision), (Internal, 3));
+}
+
+#[test]
+fn r5_numbers_that_arrive_together_have_a_call_judged_once() {
+    let mut fold = Fold::new();
+    judged(&mut fold, CUSTOMER, STRANGER);
+    fold.most_visited = 0;
+    fold.numbers(&[CUSTOMER, STRANGER]);
+    assert_eq!((fold.verdict("s-1").verdict, fold.verdict("s-1").revision, fold.most_visited), (Internal, 2, 1));
 }
 
 #[test]
@@ -833,6 +849,23 @@ fn a_conversation_follows_256_sessions_and_keeps_the_other_links() {
     assert!(fold.most_published <= MOST_OUTPUTS);
 }
 
+#[test]
+fn one_record_does_bounded_work_on_a_conversation_of_256_sessions() {
+    let mut fold = Fold::new();
+    // The first one goes on, so all the others' deadlines come at once, and each finds that there is nothing to be done yet.
+    for n in 0..MOST_SESSIONS {
+        let leg = leg("p-1", CUSTOMER, ALICE, if n == 0 { "Answered" } else { "Disconnected" });
+        fold.says(&format!("s-{n}"), Leg { peer_session_id: Some("s-0".into()), ..leg });
+    }
+    fold.settle();
+    assert!(fold.state.sessions.values().all(|s| s.verdict.is_none()));
+    fold.says("s-0", leg("p-1", CUSTOMER, ALICE, "Disconnected")).settle().numbers(&[CUSTOMER]);
+    assert!(fold.state.sessions.values().all(|s| s.verdict.as_ref().is_some_and(|v| (v.verdict, v.linked_sessions.len()) == (Internal, 255))));
+    // A step has three parts.
+    let most = 3 * (MOST_VISITS + MOST_SESSIONS);
+    assert!(fold.most_visited <= most && fold.most_published <= MOST_OUTPUTS, "{} visits, {} outputs", fold.most_visited, fold.most_published);
+}
+
 // ---- when has a call ended? ----
 
 #[test]
@@ -955,6 +988,42 @@ fn nothing_published_is_larger_than_900_kb() {
     assert!((400_000..900_000).contains(&size), "{size}");
     assert!(verdict.endpoints_omitted > 0 && verdict.endpoints.iter().all(|e| e.standing == Standing::External), "external ones come first");
     assert!(verdict.call.legs_dropped > 0 && verdict.verdict == External);
+}
+
+/// The kept endpoints alone lead from a number to the verdict. Of those that are external the first ones are kept, so as long as any
+/// is, one of them waits; when an omitted one's number arrives, nothing that is published changes.
+#[test]
+fn a_verdict_with_more_unknown_numbers_than_it_can_name_turns_internal_when_all_have_arrived_in_any_order() {
+    let numbers: Vec<String> = (0..2_000).map(|n| format!("+1415555{n:04}")).collect();
+    let call = || {
+        let legs = numbers.iter().enumerate().map(|(n, number)| leg(&format!("p-{}-{n}", "x".repeat(150)), ALICE, number, "Disconnected"));
+        let mut fold = Fold::new();
+        fold.legs(CallLegs { legs: legs.collect(), ..said("s-1", T0, over(ALICE, BOB)) });
+        fold.settle();
+        fold
+    };
+    let mut fold = call();
+    let verdict = fold.verdict("s-1");
+    assert_eq!((verdict.verdict, verdict.call.legs_dropped), (External, 0));
+    let named: BTreeSet<_> = verdict.endpoints.iter().filter_map(|e| e.number.as_deref()).collect();
+    let (kept, omitted): (Vec<_>, Vec<_>) = numbers.iter().map(String::as_str).partition(|number| named.contains(number));
+    assert!(verdict.endpoints_omitted > 1 && omitted.len() + 1 >= usize::try_from(verdict.endpoints_omitted).unwrap(), "Alice, too");
+
+    let last_kept = kept[kept.len() - 1];
+    let orders = [[&omitted[..], &kept].concat(), [&kept[..], &omitted].concat(), [&kept[..kept.len() - 1], &omitted, &[last_kept]].concat()];
+    let mut newest = Vec::new();
+    for (n, order) in orders.iter().enumerate() {
+        let mut fold = if n == 0 { std::mem::replace(&mut fold, Fold::new()) } else { call() };
+        for (at, some) in order.chunks(400).enumerate() {
+            assert_eq!(fold.verdict("s-1").verdict, External, "order {n}, before chunk {at}");
+            fold.numbers(some).settle();
+        }
+        let verdict = fold.verdict("s-1");
+        assert_eq!(verdict.verdict, Internal, "order {n}");
+        newest.push(verdict.endpoints.into_iter().filter_map(|e| e.number).collect::<BTreeSet<_>>());
+        check_history(&fold);
+    }
+    assert!(newest.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
 #[test]

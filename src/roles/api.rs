@@ -562,6 +562,11 @@ fn answer(body: &impl Serialize) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
+    use crate::roles::rate::Rates;
+    use crate::state::database::{DatabaseOptions, Engine};
+    use std::future::IntoFuture;
+    use tokio::sync::watch;
 
     #[test]
     fn only_loopback_names_are_answered_without_a_token() {
@@ -580,6 +585,49 @@ mod tests {
             headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
             assert_eq!(is_loopback_host(&headers), is, "{host}");
         }
+    }
+
+    #[tokio::test]
+    async fn readyz_says_how_far_the_state_is_brought_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
+        let log = EmbeddedLog::open(folder.path(), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
+        let (progress, readiness) = watch::channel(Readiness::BringingUp { done: 0, total: 0 });
+        let (_stop, stopping) = watch::channel(false);
+        let shared = Shared {
+            appender: log.appender(),
+            reader: log.reader(),
+            databases: vec![log.database(0).unwrap()],
+            clock: system_clock(),
+            readiness,
+            stop: stopping,
+            verification_token: None,
+            api_token: None,
+            body_limit: 1 << 20,
+            rates: Rates::new(1),
+            metrics: instruments::recorder().unwrap(),
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(axum::serve(listener, router(Arc::new(shared))).into_future());
+        let rows = [
+            (Readiness::BringingUp { done: 3, total: 10 }, 503, json!([3, 10])),
+            (Readiness::Ready, 200, json!([null, null])),
+            (Readiness::Stopped, 503, json!([null, null])),
+        ];
+        for (at, status, records) in rows {
+            progress.send(at).unwrap();
+            // Nor is anything told from a state that is behind.
+            for path in ["/readyz", "/api/v1/accounts"] {
+                let answer = reqwest::get(format!("{base}{path}")).await.unwrap();
+                assert_eq!(answer.status(), status, "{path}, {at:?}");
+                assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), status == 503, "{path}, {at:?}");
+                let body: serde_json::Value = answer.json().await.unwrap();
+                assert_eq!(json!([body["records_done"], body["records_total"]]), records, "{path}, {at:?}");
+            }
+            assert_eq!(reqwest::get(format!("{base}/healthz")).await.unwrap().status(), 200, "{at:?}");
+        }
+        server.abort();
     }
 
     #[test]

@@ -155,3 +155,31 @@ fn dead_letter(partition: u32, record: &Record, cause: &str) -> Published {
     headers.push(("callsieve.offset".into(), record.offset.to_string().into_bytes()));
     Published { topic: Topic::DeadLetters, key: record.key.clone(), value: record.value.clone(), headers }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Tick, encode_event};
+    use crate::state::database::{Database, DatabaseOptions, Engine};
+    use std::sync::Arc;
+
+    const T0: Millis = 1_700_000_000_000;
+
+    #[test]
+    fn a_partitions_time_is_the_running_maximum_of_its_records_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
+        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0 };
+        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        // A writer's clock may be behind, and a record's time may be none at all.
+        let rows = [(-5, 0), (T0, T0), (T0 - 60_000, T0), (T0 + 1, T0 + 1), (Millis::MIN, T0 + 1), (Millis::MAX, LATEST), (T0 + 2, LATEST)];
+        for (offset, (timestamp, expected)) in (0..).zip(rows) {
+            let value = encode_event(&Event::Tick(Tick { at: timestamp }));
+            let record = Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new() };
+            let mut published = Vec::new();
+            assert_eq!(partition.step(&[record], &mut published).unwrap(), 1);
+            assert_eq!(published, []);
+            assert_eq!((partition.position().partition_time, partition.position().next), (expected, offset + 1), "after {timestamp}");
+        }
+    }
+}

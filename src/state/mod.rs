@@ -9,3 +9,6 @@ pub mod tables;
 
 pub use store::Store;
 pub use tables::TableError;
+
+#[cfg(test)]
+mod tests;

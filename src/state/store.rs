@@ -9,7 +9,9 @@ use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upt
 use crate::event::{
     AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode, encode_onto,
 };
-use crate::judge::{Changes, DueWork, Indexed, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, reopened};
+use crate::judge::{
+    Changes, DueWork, Indexed, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, reopened,
+};
 use compact_str::CompactString;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use rocksdb::{ReadOptions, WriteBatch};
@@ -148,6 +150,8 @@ pub struct Store {
     /// No judged call ended before.
     earliest_end: Cell<Millis>,
     kept_for: Millis,
+    /// See [`MOST_CACHED`].
+    most_cached: usize,
 }
 
 impl Store {
@@ -189,6 +193,7 @@ impl Store {
             deadlines,
             earliest_end: Cell::new(Millis::MIN),
             kept_for: RETENTION,
+            most_cached: MOST_CACHED,
         })
     }
 
@@ -196,6 +201,12 @@ impl Store {
     #[must_use]
     pub fn kept_for_ever(self) -> Self {
         Self { kept_for: Millis::MAX, ..self }
+    }
+
+    /// The same, with another bound than [`MOST_CACHED`].
+    #[cfg(test)]
+    pub(super) fn caching(self, most_cached: usize) -> Self {
+        Self { most_cached, ..self }
     }
 
     /// Where the rows are.
@@ -353,7 +364,7 @@ impl Store {
         write_rows(&database, &mut batch, Family::Accounts, accounts, |account| account.as_str().as_bytes().to_vec());
         let numbers = self.numbers.get_mut();
         write_rows(&database, &mut batch, Family::Numbers, numbers, |(account, number)| keys::in_account(account, number.as_bytes()));
-        if numbers.rows.len() > MOST_CACHED {
+        if numbers.rows.len() > self.most_cached {
             numbers.rows.clear();
         }
 
@@ -386,7 +397,7 @@ impl Store {
                 cached.stored_verdict.clone_from(&cached.session.verdict);
             }
         }
-        if sessions.rows.len() > MOST_CACHED {
+        if sessions.rows.len() > self.most_cached {
             sessions.rows.clear();
             self.unread_open.set(self.deadlines.len());
         }
@@ -399,7 +410,7 @@ impl Store {
                 None => batch.delete_cf(links, &key),
             }
         }
-        if lists.rows.len() > MOST_CACHED {
+        if lists.rows.len() > self.most_cached {
             lists.rows.clear();
         }
 
@@ -490,7 +501,13 @@ impl Store {
                 after.verdict = Some(Arc::new(verdict));
             }
         }
-        self.apply_session(SessionChange { account_id: account.clone(), session_id: session.clone(), before: Indexed::of(&before), after, is_changed: true });
+        self.apply_session(SessionChange {
+            account_id: account.clone(),
+            session_id: session.clone(),
+            before: Indexed::of(&before),
+            after,
+            is_changed: true,
+        });
         Ok(())
     }
 
@@ -512,7 +529,13 @@ impl Store {
                 });
             }
         }
-        self.apply_session(SessionChange { account_id: account.clone(), session_id: session.clone(), before: Indexed::of(&before), after, is_changed: true });
+        self.apply_session(SessionChange {
+            account_id: account.clone(),
+            session_id: session.clone(),
+            before: Indexed::of(&before),
+            after,
+            is_changed: true,
+        });
         Ok(())
     }
 
@@ -530,7 +553,8 @@ fn is_remnant(session: &Session, position: i64) -> bool {
         || session.verdict.as_ref().is_some_and(|verdict| verdict.position <= position)
 }
 
-/// The numbers that would change a verdict if they were the company's.
+/// The numbers that would change a verdict if they were the company's. One that an abridged verdict omits changes nothing by itself:
+/// external endpoints are kept first, so it is omitted only while others that are external are named.
 fn waits_for(verdict: &CallVerdict) -> impl Iterator<Item = &CompactString> {
     let waits = |reason| matches!(reason, StandingReason::NotInSnapshot | StandingReason::UnknownShortNumber);
     verdict.endpoints.iter().filter(move |endpoint| waits(endpoint.reason)).filter_map(|endpoint| endpoint.number.as_ref())

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod copy;
+
 use callsieve::event::{AccountId, Event, SnapshotCompleted};
 use callsieve::judge::number::Country;
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
@@ -160,8 +162,12 @@ impl Stream {
         Self { answer, text: String::new() }
     }
 
-    /// The next event; `None` when the stream ends, or nothing comes within `patience`.
+    /// The next event; `None` when the stream ends, or none comes within `patience`. (Comments come as long as the connection lives.)
     pub async fn next(&mut self, patience: Duration) -> Option<Sent> {
+        tokio::time::timeout(patience, self.wait()).await.ok()?
+    }
+
+    async fn wait(&mut self) -> Option<Sent> {
         loop {
             if let Some((frame, rest)) = self.text.split_once("\n\n") {
                 let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned();
@@ -172,8 +178,8 @@ impl Stream {
                 }
                 return Some(sent);
             }
-            let part = tokio::time::timeout(patience, self.answer.chunk()).await.ok()?;
-            self.text.push_str(std::str::from_utf8(&part.ok()??).unwrap());
+            let part = self.answer.chunk().await.ok()??;
+            self.text.push_str(std::str::from_utf8(&part).unwrap());
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each line is offered as a document first, since nearly all input is JSON Lines. Only for a line that cannot be read is it looked
 //! at where its first value ends: before the end of the line (several documents stand on it), beyond it (a document of several
-//! lines), or never (a line that was cut). What a document says is no business of this file.
+//! lines, which goes on until its brackets are closed), or never (a line that was cut). What a document says is no business of this file.
 
 use std::io::{self, Read};
 
@@ -10,6 +10,8 @@ use std::io::{self, Read};
 const LONGEST_DOCUMENT: usize = 256 << 20;
 /// Bytes that are asked for at once.
 const BLOCK: usize = 1 << 20;
+/// Brackets within brackets, which serde_json takes no more of. Lines that are all cut within a list end here.
+const DEEPEST: usize = 128;
 const COMPRESSED: &[u8] = &[0x1f, 0x8b];
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -186,10 +188,9 @@ fn take_apart<R: Reading>(window: &mut Window<'_>, reading: &mut R, line: usize,
     let whole = window.rest()[..line].trim_ascii_end().len();
     let mut extent = Extent::default();
     let mut seen = begins;
-    let mut starts_line = false;
     loop {
         let rest = window.rest();
-        match extent.find_end(&rest[seen..], starts_line) {
+        match extent.find_end(&rest[seen..]) {
             Found::End(end) => {
                 let end = seen + end;
                 if end == whole {
@@ -213,10 +214,7 @@ fn take_apart<R: Reading>(window: &mut Window<'_>, reading: &mut R, line: usize,
                 reading.complain(window.line, reason)?;
                 return Ok(line);
             }
-            Found::GoesOn => {
-                seen = rest.len();
-                starts_line = rest.last() == Some(&b'\n');
-            }
+            Found::GoesOn => seen = rest.len(),
         }
         if seen > window.longest {
             window.in_ruins = true;
@@ -234,26 +232,27 @@ fn take_apart<R: Reading>(window: &mut Window<'_>, reading: &mut R, line: usize,
 /// Where an object or a list ends, found by its brackets and texts alone.
 #[derive(Default)]
 struct Extent {
-    depth: usize,
+    /// The brackets that are open, outermost first.
+    open: Vec<u8>,
     in_text: bool,
     is_escaped: bool,
-    is_object: bool,
+    /// The last byte that is no space.
+    last: u8,
 }
 
 enum Found {
     /// One past its last byte.
     End(usize),
-    /// It was cut: a line end stands within a text, or the next document begins within it, at this place of the piece.
+    /// It has no end, as this place of the piece shows: the next document's beginning, for one.
     Cut(usize),
     /// Not in this piece.
     GoesOn,
 }
 
 impl Extent {
-    /// Goes on with the next piece. `starts_line`: the piece begins with a new line.
-    fn find_end(&mut self, piece: &[u8], starts_line: bool) -> Found {
-        let mut starts_line = starts_line;
-        for (at, byte) in piece.iter().enumerate() {
+    /// Goes on with the next piece.
+    fn find_end(&mut self, piece: &[u8]) -> Found {
+        for (at, &byte) in piece.iter().enumerate() {
             if self.in_text {
                 match byte {
                     b'\n' => return Found::Cut(at),
@@ -265,24 +264,35 @@ impl Extent {
                 continue;
             }
             match byte {
-                // Whoever lays an object out on several lines indents what is in it.
-                b'{' if starts_line && self.is_object => return Found::Cut(at),
-                b'{' | b'[' => {
-                    self.is_object |= self.depth == 0 && *byte == b'{';
-                    self.depth += 1;
-                }
+                b' ' | b'\t' | b'\r' | b'\n' => continue,
+                b'{' | b'[' if !self.may_open() => return Found::Cut(at),
+                b'{' | b'[' => self.open.push(byte),
                 b'}' | b']' => {
-                    self.depth -= 1;
-                    if self.depth == 0 {
+                    let opening = if byte == b'}' { b'{' } else { b'[' };
+                    if self.open.pop() != Some(opening) {
+                        return Found::Cut(at);
+                    }
+                    if self.open.is_empty() {
                         return Found::End(at + 1);
                     }
                 }
                 b'"' => self.in_text = true,
                 _ => {}
             }
-            starts_line = *byte == b'\n';
+            self.last = byte;
         }
         Found::GoesOn
+    }
+
+    /// Whether an object or a list may stand here. In a document that was cut it soon may not: the next line begins with one, and
+    /// the line after that at the latest follows a value without a comma.
+    fn may_open(&self) -> bool {
+        self.open.len() < DEEPEST
+            && match self.open.last() {
+                None => true,
+                Some(b'{') => self.last == b':',
+                Some(_) => matches!(self.last, b'[' | b','),
+            }
     }
 }
 
@@ -341,12 +351,20 @@ mod tests {
             ("[\n{\"a\":1},\n{\"a\":2}\n]\n{}", &["1 [{\"a\":1},{\"a\":2}]", "5 {}"]),
             ("{\"a\":1}{\"a\":2} [3]\n{}", &["1 {\"a\":1}", "1 {\"a\":2}", "1 [3]", "2 {}"]),
             ("{\n}{\n}\n", &["1 {}", "2 {}"]),
+            ("{\n\"a\": [\n{\n\"b\": {}\n},\n{\n}\n],\n\"c\":\n{\n}\n}\n{}\n", &["1 {\"a\":[{\"b\":{}},{}],\"c\":{}}", "13 {}"]),
+            ("[\n[\n1\n]\n,\n{\n}\n]\n{}\n", &["1 [[1],{}]", "9 {}"]),
             // What is unreadable takes nothing else along.
             ("no json\n{}\n", &["1 unreadable", "2 {}"]),
             ("{\"a\" 1}\n{}\n", &["1 unreadable", "2 {}"]),
             ("{\"a\":\"cut\n{}\n", &["1 unreadable", "2 {}"]),
             ("{\"a\":1,\"b\":\n{\"c\":1}\n{}\n", &["1 unreadable", "2 {\"c\":1}", "3 {}"]),
             ("{\"a\":[1,\n", &["1 unreadable"]),
+            ("{\"a\":[1,\n{\"c\":1}\n{}\n", &["1 unreadable", "2 {\"c\":1}", "3 {}"]),
+            ("{\"a\":1,\n{\"c\":1}\n", &["1 unreadable", "2 {\"c\":1}"]),
+            ("{\"a\":{\"b\":1}\n{\"c\":1}\n", &["1 unreadable", "2 {\"c\":1}"]),
+            ("{\"a\":tr\n[1]\n{}\n", &["1 unreadable", "2 [1]", "3 {}"]),
+            ("{\"a\":[1}\n{}\n", &["1 unreadable", "2 {}"]),
+            ("{\"a\":\n{\"c\":1}\n", &["1 unreadable", "2 {\"c\":1}"]),
             ("{}]\n{}\n", &["1 {}", "1 unreadable", "2 {}"]),
             ("{\n \"a\": [\n  {\"b\": x},\n  2\n ]\n}\n{}\n", &["1 unreadable", "7 {}"]),
             ("{\n \"a\": \"cut\n  2\n ]\n}\n{}\n", &["1 unreadable", "6 {}"]),
@@ -365,6 +383,13 @@ mod tests {
         let mut notes = Notes::default();
         read_documents(&mut Slowly(&[0x1f, 0x8b, 8, 0, b'\n', b'x'], 1), &mut notes).unwrap();
         assert_eq!(notes.0, ["1 unreadable"]);
+    }
+
+    #[test]
+    fn lines_that_are_all_cut_within_a_list_are_each_unreadable_at_once() {
+        let mut extent = Extent::default();
+        let found = extent.find_end("{\"a\":[1,\n".repeat(2 * DEEPEST).as_bytes());
+        assert!(matches!(found, Found::Cut(at) if at < 10 * DEEPEST));
     }
 
     #[test]

@@ -1,0 +1,120 @@
+//! What a worker's view of the state shows must not depend on what of it is in memory.
+
+use super::Store;
+use super::database::{Database, DatabaseOptions, Engine};
+use crate::event::*;
+use crate::judge::{At, Output, step};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::sync::Arc;
+
+const T0: Millis = 1_700_000_000_000;
+const SESSIONS: u32 = 60;
+const NUMBERS: u32 = 40;
+
+/// A store in a folder of its own, and what the steps on it have published.
+struct Subject {
+    store: Store,
+    published: Vec<Output>,
+    _folder: tempfile::TempDir,
+}
+
+impl Subject {
+    fn new(most_cached: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::new(&DatabaseOptions { cache_bytes: 1 << 20, write_buffer_bytes: 4 << 20, ..DatabaseOptions::default() });
+        let database = Database::open(folder.path(), &engine, &[]).unwrap();
+        Self { store: Store::open(Arc::new(database)).unwrap().caching(most_cached), published: Vec::new(), _folder: folder }
+    }
+
+    fn step(&mut self, at: At, event: &Event) {
+        self.published.extend(step(&mut self.store, at, event).unwrap().outputs);
+    }
+
+    fn write(&mut self) {
+        let batch = self.store.take_batch();
+        self.store.database().write(batch).unwrap();
+    }
+}
+
+fn account() -> AccountId {
+    AccountId::parse("809646016").unwrap()
+}
+
+fn number(n: u32) -> String {
+    format!("+120555501{n:02}")
+}
+
+/// A leg between two of the numbers, or one of them becoming known.
+fn event(rng: &mut ChaCha8Rng, at: Millis) -> Event {
+    if rng.random_ratio(1, 20) {
+        let number = ObservedNumber {
+            number: number(rng.random_range(0..NUMBERS)).into(),
+            kind: NumberKind::Phone,
+            extension_id: None,
+            usage_type: None,
+            contact_account_id: None,
+        };
+        let numbers = vec![number];
+        return Event::NumbersObserved(NumbersObserved {
+            account_id: account(),
+            query: NumberQuery::PhoneNumbers,
+            observed_at: at,
+            sync_id: None,
+            numbers,
+        });
+    }
+    let session = |n: u32| SessionId::parse(&format!("s-{n}")).unwrap();
+    let side = |n: u32| Endpoint { number: Some(number(n).into()), ..Endpoint::default() };
+    let leg = Leg {
+        leg_id: LegId::parse(&format!("p-{}", rng.random_range(0..3))).unwrap(),
+        direction: Direction::Inbound,
+        extension_id: None,
+        from: side(rng.random_range(0..NUMBERS)),
+        to: side(rng.random_range(0..NUMBERS)),
+        status: Some(if rng.random_ratio(1, 2) { "Answered" } else { "Disconnected" }.into()),
+        reason: None,
+        leg_type: None,
+        peer_session_id: rng.random_ratio(1, 10).then(|| session(rng.random_range(0..SESSIONS)).to_string().into()),
+        recorded: false,
+    };
+    Event::CallLegs(CallLegs {
+        account_id: account(),
+        session_id: session(rng.random_range(0..SESSIONS)),
+        legacy_session_id: None,
+        source: CallSource::Webhook,
+        sequence: None,
+        occurred_at: at,
+        received_at: at,
+        origin: None,
+        media: Media::Voice,
+        is_final: false,
+        ended_at: None,
+        legs: [leg].into(),
+    })
+}
+
+#[test]
+fn a_store_with_more_rows_than_it_may_keep_in_memory_publishes_the_same() {
+    for seed in 0..2 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (mut roomy, mut tight) = (Subject::new(usize::MAX), Subject::new(4));
+        let completed = Event::SnapshotCompleted(SnapshotCompleted { account_id: account(), sync_id: "1".into(), completed_at: T0, numbers_seen: 0 });
+        let mut time = T0;
+        for offset in 0..1_000 {
+            time += rng.random_range(0..4_000);
+            let event = if offset == 20 { completed.clone() } else { event(&mut rng, time) };
+            let writes = rng.random_ratio(1, 3);
+            for subject in [&mut roomy, &mut tight] {
+                subject.step(At { offset, time }, &event);
+                if writes {
+                    subject.write();
+                }
+            }
+        }
+        assert!(roomy.published.iter().filter(|output| matches!(output, Output::Verdict(_))).count() > 100, "seed {seed}");
+        assert_eq!(roomy.published.len(), tight.published.len(), "seed {seed}");
+        let differs = roomy.published.iter().zip(&tight.published).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "seed {seed}");
+    }
+}
