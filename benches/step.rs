@@ -115,8 +115,19 @@ struct Round {
     state_bytes: u64,
 }
 
-fn work(prepared: &Prepared, dir: &Path, writes: bool) -> anyhow::Result<Round> {
-    let engine = Engine::new(&DatabaseOptions::default());
+/// What becomes of the changed state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    /// It is encoded, and dropped.
+    Not,
+    /// It is written as on Kafka, where the topics are the log.
+    WithoutLog,
+    /// It is written as on the embedded log.
+    WithLog,
+}
+
+fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round> {
+    let engine = Engine::new(&DatabaseOptions { write_ahead_log: writes != Writes::WithoutLog, ..DatabaseOptions::default() });
     let database = Arc::new(Database::open(dir, &engine, &[])?);
     let mut partition = Partition::new(0, Store::open(database.clone())?, Position { next: 0, partition_time: 0, low_water: 0 });
     let mut published = Vec::new();
@@ -133,7 +144,7 @@ fn work(prepared: &Prepared, dir: &Path, writes: bool) -> anyhow::Result<Round> 
         let mut published = Vec::new();
         partition.step(records, &mut published)?;
         let state = partition.store.take_batch();
-        if writes {
+        if writes != Writes::Not {
             database.write(state)?;
         }
         round.batches.push(batch_began.took());
@@ -193,15 +204,15 @@ fn main() -> anyhow::Result<ExitCode> {
         let micros = took.core.as_secs_f64() * 1e6 / legs as f64;
         let megabytes = prepared.bytes as f64 / took.core.as_secs_f64() / 1e6;
         println!(
-            "{what:<42} {:>8.0} legs/s {megabytes:>6.1} MB/s {micros:>6.3} us/leg   (by the clock {:>8.0} legs/s)",
+            "{what:<45} {:>8.0} legs/s {megabytes:>6.1} MB/s {micros:>6.3} us/leg   (by the clock {:>8.0} legs/s)",
             rate(took.core),
             rate(took.clock)
         );
     };
-    let of_rounds = |writes: bool, name: &str| -> anyhow::Result<Vec<Round>> {
+    let of_rounds = |writes: Writes| -> anyhow::Result<Vec<Round>> {
         let mut done = Vec::new();
         for n in 0..rounds {
-            done.push(work(&prepared, &dir.path().join(format!("{name}{n}")), writes)?);
+            done.push(work(&prepared, &dir.path().join(format!("{writes:?}{n}")), writes)?);
         }
         done.sort_by_key(|round| round.whole);
         Ok(done)
@@ -209,12 +220,12 @@ fn main() -> anyhow::Result<ExitCode> {
     if !whole_alone {
         let decodes = (0..rounds).map(|_| decode_only(&prepared)).collect::<anyhow::Result<Vec<_>>>()?;
         line("decode only", decodes.into_iter().min().unwrap_or_default());
-        let unwritten = of_rounds(false, "unwritten")?;
-        line("decode, step, encode, without writing", unwritten[0].whole);
+        line("decode, step, encode, without writing", of_rounds(Writes::Not)?[0].whole);
+        line("the same, written to RocksDB without its log", of_rounds(Writes::WithoutLog)?[0].whole);
     }
-    let done = of_rounds(true, "whole")?;
+    let done = of_rounds(Writes::WithLog)?;
     let best = &done[0];
-    line("decode, step, encode, write to RocksDB", best.whole);
+    line("the same, written with its write-ahead log", best.whole);
     line("the same, median round", done[done.len() / 2].whole);
     let figures = |name: &str, of: fn(&Took) -> Duration| {
         let mut batches: Vec<Duration> = done.iter().flat_map(|round| round.batches.iter().map(of)).collect();

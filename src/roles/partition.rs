@@ -138,7 +138,7 @@ fn publish(output: &Output, store: &mut Store) -> Result<Published, PartitionErr
         Output::Number(row) => of(Topic::CompanyNumbers, format!("{}/{}", row.account_id, row.number), Some(encode(row.as_ref()))),
         Output::NumberGone(account, number) => of(Topic::CompanyNumbers, format!("{account}/{number}"), None),
         Output::Verdict(verdict) => {
-            of(Topic::CallVerdicts, format!("{}/{}", verdict.account_id, verdict.session_id), Some(store.encode_verdict(verdict)))
+            of(Topic::CallVerdicts, [verdict.account_id.as_str(), "/", verdict.session_id.as_str()].concat(), Some(store.encode_verdict(verdict)))
         }
         Output::VerdictGone(account, session) => of(Topic::CallVerdicts, format!("{account}/{session}"), None),
         Output::Open(row) => of(Topic::OpenCalls, format!("{}/{}", row.record.account_id, row.record.session_id), Some(encode(&row.record))),

@@ -143,6 +143,8 @@ pub struct Store {
     deadlines: BTreeSet<(Millis, AccountId, SessionId)>,
     /// What is written with the batch already: verdicts, which are published and stored alike, and so encoded once.
     batch: WriteBatch,
+    /// Bytes of the batch before.
+    batch_size: usize,
     /// Where records are encoded.
     scratch: Vec<u8>,
     /// Open rows on disk that are not in memory; while there are none, a session that is not in memory has none.
@@ -189,6 +191,7 @@ impl Store {
             due_changed: BTreeMap::new(),
             unread_open: Cell::new(deadlines.len()),
             batch: WriteBatch::default(),
+            batch_size: 0,
             scratch: Vec::new(),
             deadlines,
             earliest_end: Cell::new(Millis::MIN),
@@ -358,7 +361,9 @@ impl Store {
     /// Everything that has changed since the last call, for one atomic write. What is read afterwards still shows it.
     pub fn take_batch(&mut self) -> WriteBatch {
         let database = self.database.clone();
-        let mut batch = std::mem::take(&mut self.batch);
+        // The next one will be about as large.
+        let next = WriteBatch::with_capacity_bytes(self.batch_size);
+        let mut batch = std::mem::replace(&mut self.batch, next);
 
         let accounts = self.accounts.get_mut();
         write_rows(&database, &mut batch, Family::Accounts, accounts, |account| account.as_str().as_bytes().to_vec());
@@ -425,6 +430,7 @@ impl Store {
                 batch.delete_cf(due, keys::due_work(&work));
             }
         }
+        self.batch_size = batch.size_in_bytes();
         batch
     }
 
