@@ -67,7 +67,8 @@ impl Company {
         let clock = self.clock.clone();
         let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: Arc::new(move || clock.load(Ordering::SeqCst)) };
         let log = EmbeddedLog::open(self.folder.path(), &self.engine, &options).unwrap();
-        let worker = Worker::open(log.worker(&[0]).unwrap(), now, |partition| Ok(log.database(partition)?), &mut |_, _| {}).unwrap();
+        let database = log.database(0).unwrap();
+        let worker = Worker::open(log.worker(&[0]).unwrap(), now, move |_| Ok(database.clone()), |_, _| {}).unwrap();
         self.running = Some((log, worker));
     }
 

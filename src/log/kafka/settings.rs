@@ -76,7 +76,9 @@ impl KafkaSettings {
     pub(super) fn reader(&self, committed: bool) -> ClientConfig {
         let mut config = self.client();
         // Settings of a group's member mean nothing here, and some are refused by a client that is none.
-        config.remove("group.protocol");
+        for name in ["group.protocol", "group.remote.assignor", "partition.assignment.strategy", "max.poll.interval.ms", "session.timeout.ms"] {
+            config.remove(name);
+        }
         config
             .set("group.id", &self.group)
             .set("isolation.level", if committed { "read_committed" } else { "read_uncommitted" })
