@@ -255,7 +255,7 @@ fn kafka_newest_verdicts_are_true_whatever_happens_to_workers() {
     companies.iter().for_each(|watched| ingress.synchronise(watched));
 
     // One that is polled by hand, and loses its membership when it isn't.
-    let away = KafkaSettings { passed: [("max.poll.interval.ms".to_owned(), "6000".to_owned()), ("session.timeout.ms".to_owned(), "6000".to_owned())].into(), ..settings.clone() };
+    let away = KafkaSettings { passed: [("max.poll.interval.ms".to_owned(), "6000".to_owned())].into(), ..settings.clone() };
     let mut paused = worker(&away, &folder.path().join("paused"));
     let first = Running::start(&settings, &folder.path().join("first"));
     quarter(0);

@@ -56,7 +56,7 @@ impl<L: Log> Worker<L> {
             ticked_at: BTreeMap::new(),
             looked_up_at: Millis::MIN,
         };
-        worker.open_assigned()?;
+        worker.follow()?;
         Ok(worker)
     }
 
@@ -81,8 +81,15 @@ impl<L: Log> Worker<L> {
         self.partitions.clear();
     }
 
+    /// Closes what isn't assigned any more: another worker gets it with the next poll, and must find it closed.
+    fn close_revoked(&mut self) {
+        let assigned = self.log.assigned();
+        self.partitions.retain(|id, _| assigned.contains(id));
+    }
+
     /// Opens what is assigned and isn't open, before anything is polled from it.
-    fn open_assigned(&mut self) -> Result<(), PartitionError> {
+    fn follow(&mut self) -> Result<(), PartitionError> {
+        self.close_revoked();
         for id in self.log.assigned() {
             if !self.partitions.contains_key(&id) {
                 let partition = bring_up(&mut self.log, id, (self.database)(id)?, &mut *self.progress)?;
@@ -95,12 +102,10 @@ impl<L: Log> Worker<L> {
 
     /// One turn of the loop. Returns how many records it stepped.
     pub fn turn(&mut self, wait: Duration) -> Result<usize, PartitionError> {
-        self.open_assigned()?;
+        self.follow()?;
         let due_now = self.partitions.values().any(Partition::has_due_work);
         let batches = self.log.poll(BATCH, if due_now { Duration::ZERO } else { wait })?;
-        // Another worker gets what is gone with the next poll, and must find it closed.
-        let assigned = self.log.assigned();
-        self.partitions.retain(|id, _| assigned.contains(id));
+        self.close_revoked();
         let mut commits = Vec::with_capacity(batches.len());
         let mut stepped = 0;
         let mut rewinds = Vec::new();

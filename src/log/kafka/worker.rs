@@ -85,7 +85,10 @@ impl ConsumerContext for Rebalances {
 pub struct KafkaLog {
     settings: KafkaSettings,
     events: String,
+    /// Its name in messages, and of its transactions.
     member: String,
+    /// Its static id.
+    instance: Option<String>,
     consumer: BaseConsumer<Rebalances>,
     transactions: Transactions,
     reader: KafkaReader,
@@ -103,8 +106,7 @@ impl KafkaLog {
     pub(super) fn join(settings: &KafkaSettings, member: Option<&str>, reader: KafkaReader, appender: KafkaAppender) -> Result<Self, LogError> {
         // Without a name of its own a worker is a new one each time.
         let name = member.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned);
-        let consumer: BaseConsumer<Rebalances> =
-            settings.member(member).create_with_context(Rebalances::default()).map_err(failed("making a worker's consumer"))?;
+        let consumer = consumer(settings, member)?;
         let events = settings.topic(Topic::Events);
         // Before it joins: a predecessor of the same name may have left a transaction, and can commit nothing from now on.
         let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group));
@@ -114,6 +116,7 @@ impl KafkaLog {
             settings: settings.clone(),
             events,
             member: name,
+            instance: member.map(str::to_owned),
             consumer,
             transactions,
             reader,
@@ -193,13 +196,13 @@ impl KafkaLog {
     }
 
     /// What a consumer's error means to a worker; `None` if it means nothing: connections come and go.
-    fn meaning(&self, error: &KafkaError) -> Option<LogError> {
+    fn meaning(&mut self, error: &KafkaError) -> Option<LogError> {
         let passing = |operation: &str| Some(LogError::Kafka { operation: operation.to_owned(), why: words(error) });
         match error {
-            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::FencedMemberEpoch) => {
+            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId) => {
                 Some(LogError::Fenced { member: self.member.clone(), why: words(error) })
             }
-            KafkaError::MessageConsumptionFatal(_) => Some(LogError::Fenced { member: self.member.clone(), why: words(error) }),
+            KafkaError::MessageConsumptionFatal(_) => Some(self.rejoin(error)),
             KafkaError::MessageConsumption(code) => match code {
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => passing("reading on: retention has passed the position"),
                 RDKafkaErrorCode::UnknownTopicOrPartition
@@ -210,6 +213,44 @@ impl KafkaLog {
             },
             _ => None,
         }
+    }
+
+    /// Becomes a member anew, with another consumer. One that the group has dropped while it had a rebalance to answer is of no use any more: the
+    /// group takes no member that comes with partitions.
+    fn rejoin(&mut self, cause: &KafkaError) -> LogError {
+        let operation = format!("rejoining the group {}", self.settings.group);
+        let joined = consumer(&self.settings, self.instance.as_deref())
+            .and_then(|consumer| consumer.subscribe(&[&self.events]).map(|()| consumer).map_err(failed(operation.clone())));
+        match joined {
+            Ok(consumer) => {
+                self.leave();
+                self.consumer = consumer;
+                LogError::Kafka { operation, why: words(cause) }
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Answers what the group waits for, also from a member that leaves, and owns nothing from now on. The consumer says goodbye when it is dropped.
+    fn leave(&mut self) {
+        let rebalances = self.consumer.context().clone();
+        rebalances.closing.store(true, Ordering::Release);
+        while let Some(change) = rebalances.first() {
+            let (Change::Assigned(partitions) | Change::Revoked(partitions)) = &change;
+            let list = self.list(partitions.iter().map(|partition| (*partition, Offset::End)));
+            let answer = list.map(|list| match change {
+                Change::Assigned(_) => self.consumer.incremental_assign(&list),
+                Change::Revoked(_) => self.consumer.incremental_unassign(&list),
+            });
+            if !matches!(answer, Ok(Ok(()))) {
+                tracing::debug!(member = self.member, group = self.settings.group, "leaving the group: a rebalance could not be answered");
+            }
+            rebalances.answered();
+        }
+        self.owned.clear();
+        self.starts.clear();
+        self.noted = 0;
+        self.group = None;
     }
 
     /// Lets a partition that is being fetched go on elsewhere.
@@ -353,22 +394,13 @@ impl Reader for KafkaLog {
 
 impl Drop for KafkaLog {
     fn drop(&mut self) {
-        // The group waits for an answer to each rebalance, also from a member that leaves.
-        let rebalances = self.consumer.context().clone();
-        rebalances.closing.store(true, Ordering::Release);
-        while let Some(change) = rebalances.first() {
-            let (Change::Assigned(partitions) | Change::Revoked(partitions)) = &change;
-            let list = self.list(partitions.iter().map(|partition| (*partition, Offset::End)));
-            let answer = list.map(|list| match change {
-                Change::Assigned(_) => self.consumer.incremental_assign(&list),
-                Change::Revoked(_) => self.consumer.incremental_unassign(&list),
-            });
-            if !matches!(answer, Ok(Ok(()))) {
-                tracing::debug!(member = self.member, group = self.settings.group, "leaving the group: a rebalance could not be answered");
-            }
-            rebalances.answered();
-        }
+        self.leave();
     }
+}
+
+/// A consumer that isn't a member yet.
+fn consumer(settings: &KafkaSettings, instance: Option<&str>) -> Result<BaseConsumer<Rebalances>, LogError> {
+    settings.member(instance).create_with_context(Rebalances::default()).map_err(failed("making a worker's consumer"))
 }
 
 fn position(partition: u32, offset: i64, text: &str) -> Result<Position, LogError> {
