@@ -88,12 +88,8 @@ struct Ingress {
 
 impl Ingress {
     fn new(settings: &KafkaSettings) -> Self {
-        let producer = ClientConfig::new()
-            .set("bootstrap.servers", &settings.brokers)
-            .set("enable.idempotence", "true")
-            .set("linger.ms", "1")
-            .create()
-            .unwrap();
+        let producer =
+            ClientConfig::new().set("bootstrap.servers", &settings.brokers).set("enable.idempotence", "true").set("linger.ms", "1").create().unwrap();
         Self { producer, events: settings.topic(Topic::Events) }
     }
 
@@ -300,8 +296,7 @@ fn kafka_newest_verdicts_are_true_whatever_happens_to_workers() {
 /// Whether everything that was appended is committed, by whomever.
 fn all_is_committed(settings: &KafkaSettings, reader: &KafkaReader) -> bool {
     use rdkafka::consumer::{BaseConsumer, Consumer};
-    let client: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", &settings.brokers).set("group.id", &settings.group).create().unwrap();
+    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &settings.brokers).set("group.id", &settings.group).create().unwrap();
     let mut asked = rdkafka::TopicPartitionList::new();
     asked.add_partition_range(&settings.topic(Topic::Events), 0, i32::try_from(PARTITIONS).unwrap() - 1);
     let Ok(found) = client.committed_offsets(asked, Duration::from_secs(10)) else { return false };

@@ -30,7 +30,12 @@ pub fn bring_up<L: Log>(log: &mut L, partition: u32, database: Arc<Database>, pr
         return Ok(Partition::new(partition, store, Position { next: start, partition_time: i64::MIN, low_water: start }));
     };
     if committed.next < start {
-        tracing::error!(partition, committed = committed.next, start, "retention has passed the committed position: events were dropped before they were read");
+        tracing::error!(
+            partition,
+            committed = committed.next,
+            start,
+            "retention has passed the committed position: events were dropped before they were read"
+        );
     }
     let position = Position { next: committed.next.max(start), ..committed };
     if copy.is_some_and(|copy| copy.next == committed.next) {

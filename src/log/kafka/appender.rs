@@ -71,8 +71,7 @@ impl KafkaAppender {
         }
         let name = self.settings.topic(topic);
         let (answer, answered) = oneshot::channel();
-        let record: BaseRecord<'_, [u8], [u8], _> =
-            BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition)).payload(value);
+        let record: BaseRecord<'_, [u8], [u8], _> = BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition)).payload(value);
         match self.producer.send(with(record, key, headers)) {
             Ok(()) => Ok(Some(Sent { topic, bytes, answered })),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(None),
@@ -141,9 +140,9 @@ where
         record = record.key(key);
     }
     if !headers.is_empty() {
-        let list = headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |list, (name, value)| {
-            list.insert(Header { key: name, value: Some(value) })
-        });
+        let list = headers
+            .iter()
+            .fold(OwnedHeaders::new_with_capacity(headers.len()), |list, (name, value)| list.insert(Header { key: name, value: Some(value) }));
         record = record.headers(list);
     }
     record

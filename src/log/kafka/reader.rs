@@ -94,10 +94,7 @@ impl Shared {
             return Err(LogError::NoSuchPartition { partition, partitions: self.partitions });
         }
         let name = self.settings.topic(topic);
-        client
-            .client()
-            .fetch_watermarks(&name, number(partition), REQUEST)
-            .map_err(failed(format!("asking where {name} partition {partition} ends")))
+        client.client().fetch_watermarks(&name, number(partition), REQUEST).map_err(failed(format!("asking where {name} partition {partition} ends")))
     }
 }
 

@@ -105,12 +105,7 @@ impl Transactions {
     }
 }
 
-fn publish(
-    producer: &BaseProducer<Sending>,
-    settings: &KafkaSettings,
-    commits: &[Commit],
-    group: &ConsumerGroupMetadata,
-) -> Result<(), Failure> {
+fn publish(producer: &BaseProducer<Sending>, settings: &KafkaSettings, commits: &[Commit], group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     let failure = |error: KafkaError| Failure::of(&error);
     producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
     let names = Topic::ALL.map(|topic| settings.topic(topic));

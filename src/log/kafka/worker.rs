@@ -176,8 +176,7 @@ impl KafkaLog {
     /// Takes notice of the rebalances that have come; drops what was polled of partitions that are gone.
     fn note(&mut self, polled: &mut BTreeMap<u32, Vec<Record>>) -> bool {
         let rebalances = self.consumer.context();
-        let changes: Vec<Change> =
-            rebalances.changes.lock().unwrap_or_else(PoisonError::into_inner).iter().skip(self.noted).cloned().collect();
+        let changes: Vec<Change> = rebalances.changes.lock().unwrap_or_else(PoisonError::into_inner).iter().skip(self.noted).cloned().collect();
         for change in &changes {
             tracing::info!(member = self.member, ?change, "rebalance");
             match change {
@@ -292,13 +291,13 @@ impl Log for KafkaLog {
                 break;
             }
             match got {
-                Some(Ok((partition, record))) => {
-                    if self.owned.contains(&partition) {
-                        left -= 1;
-                        left_bytes = left_bytes.saturating_sub(record.key.len() + record.value.as_ref().map_or(0, Vec::len));
-                        polled.entry(partition).or_default().push(record);
-                    }
+                Some(Ok((partition, record))) if self.owned.contains(&partition) => {
+                    left -= 1;
+                    left_bytes = left_bytes.saturating_sub(record.key.len() + record.value.as_ref().map_or(0, Vec::len));
+                    polled.entry(partition).or_default().push(record);
                 }
+                // What was fetched before the partition was gone.
+                Some(Ok(_)) => {}
                 Some(Err(error)) => match self.meaning(&error) {
                     Some(error) => return Err(error),
                     None => tracing::debug!("polling: {error}"),
@@ -340,7 +339,9 @@ impl Log for KafkaLog {
                 Ok(Some((Offset::Offset(offset), text))) => return position(partition, offset, &text).map(Some),
                 Ok(_) => return Ok(None),
                 // Offsets of a transaction under way aren't stable yet; a membership that is changing isn't known yet.
-                Err(error) if Instant::now() >= until => return Err(failed(format!("asking for the committed position of partition {partition}"))(error)),
+                Err(error) if Instant::now() >= until => {
+                    return Err(failed(format!("asking for the committed position of partition {partition}"))(error));
+                }
                 Err(error) => {
                     tracing::debug!("asking for the committed position of partition {partition}: {error}");
                     std::thread::sleep(Duration::from_millis(10));
