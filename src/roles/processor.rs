@@ -19,8 +19,9 @@ const TICK_EVERY: Millis = 1_000;
 /// How often the ends of the output topics are noted.
 const LOOK_UP_EVERY: Millis = 5_000;
 
-/// How long a worker whose log failed waits before it goes on.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How long a worker whose log failed waits before it goes on: twice as long each time, up to a bound.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Where a partition's state is.
 pub type DatabaseOf = Box<dyn FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send>;
@@ -63,14 +64,19 @@ impl<L: Log> Worker<L> {
     /// Works until `stop`. What is polled is committed before it returns. What of the log passes by itself (a transaction that came to nothing, a
     /// broker that is away) is waited for; then it goes on from what is committed.
     pub fn run(&mut self, stop: &AtomicBool) -> Result<(), PartitionError> {
+        let mut pause = PAUSE;
         while !stop.load(Ordering::Acquire) {
             match self.turn(WAIT) {
                 Err(PartitionError::Log(error)) if error.is_passing() => {
                     tracing::warn!(%error, "going on from what is committed");
                     self.begin_again();
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(pause);
+                    pause = (2 * pause).min(LONGEST_PAUSE);
                 }
-                done => _ = done?,
+                done => {
+                    done?;
+                    pause = PAUSE;
+                }
             }
         }
         Ok(())

@@ -158,16 +158,26 @@ fn kafka_a_partition_is_given_on_only_after_it_was_closed() {
         let mut first = subject.joined(None);
         let mut second = subject.kafka.worker(None).unwrap();
         let mut taken = Vec::new();
+        let mut has_closed = false;
         until("both have two partitions", || {
             for worker in [&mut first, &mut second] {
                 let batches = worker.poll(10, Duration::from_millis(20)).unwrap();
                 taken.extend(batches.into_iter().map(|batch| batch.partition));
             }
-            // Whatever the group does, what one has closed between two polls the other gets later.
+            if !has_closed && first.assigned().len() < 4 {
+                // Until the first one polls again it may be closing what it has lost, and the second doesn't get it however long that takes.
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_secs(2) {
+                    second.poll(10, Duration::from_millis(20)).unwrap();
+                    assert!(second.assigned().is_empty(), "{protocol}: {:?} isn't closed yet", second.assigned());
+                }
+                has_closed = true;
+            }
             assert!(first.assigned().iter().all(|partition| !second.assigned().contains(partition)), "{protocol}");
             assert!(first.assigned().len() >= 2, "{protocol}: kept partitions go on");
             (first.assigned().len(), second.assigned().len()) == (2, 2)
         });
+        assert!(has_closed);
         assert!(taken.is_empty());
         let kept = first.assigned();
         drop(second);
@@ -241,23 +251,36 @@ fn kafka_a_worker_that_restarts_by_its_name_gets_its_partitions_back() {
 
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
-fn kafka_of_two_workers_with_one_name_one_ends() {
+fn kafka_of_two_workers_with_one_name_one_works() {
     let subject = OnKafka::fresh(1);
     let mut first = subject.joined(Some("worker-0"));
     let mut second = subject.kafka.worker(Some("worker-0")).unwrap();
-    let mut ended = Vec::new();
-    until("one of them ends", || {
-        for (name, worker) in [("first", &mut first), ("second", &mut second)] {
-            match worker.poll(1, Duration::from_millis(50)) {
-                Err(LogError::Fenced { member, .. }) => ended.push((name, member)),
-                Err(error) => assert!(error.is_passing(), "{error}"),
-                Ok(_) => {}
+    let mut refused = 0;
+    until("the second is refused while the first works", || {
+        first.poll(1, Duration::from_millis(50)).unwrap();
+        match second.poll(1, Duration::from_millis(50)) {
+            Err(error) => {
+                assert!(error.is_passing() && error.to_string().contains("instance"), "{error}");
+                refused += 1;
             }
+            Ok(batches) => assert!(batches.is_empty()),
         }
-        !ended.is_empty()
+        assert_eq!((first.assigned().len(), second.assigned().len()), (1, 0));
+        refused > 2
     });
-    assert_eq!(ended.len(), 1);
-    assert_eq!(ended[0].1, "worker-0");
+    let next = append(&subject, "1", "x").offset + 1;
+    let _ = poll(&mut first, 1);
+    // The second took up what it believed to be its own transactions; the first finds out, and goes on.
+    let mut tries = 0;
+    while let Err(error) = first.commit(vec![commit(&subject, 0, position(next), vec![output(Topic::CallVerdicts, "1/s", Some("once"))])]) {
+        assert!(error.is_passing(), "{error}");
+        tries += 1;
+        assert!(tries < 3);
+    }
+    drop(first);
+    until("the second takes its place", || second.poll(1, Duration::from_millis(50)).is_ok() && second.assigned() == [0]);
+    assert_eq!(second.committed(0).unwrap(), Some(position(next)));
+    assert_eq!(verdicts(&subject), ["once"]);
 }
 
 #[test]

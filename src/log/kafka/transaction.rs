@@ -10,7 +10,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::{Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
 
@@ -90,7 +90,7 @@ impl Transactions {
         let why = match publish(producer, &self.settings, commits, group) {
             Ok(()) => return Ok(()),
             Err(Failure::Abort(why)) => {
-                if let Err(error) = insist(|| producer.abort_transaction(REQUEST)) {
+                if let Err(error) = abort(producer) {
                     tracing::info!("a transaction that could not be aborted ({}) is left to the next producer", words(&error));
                     self.producer = None;
                 }
@@ -134,6 +134,19 @@ fn publish(producer: &BaseProducer<Sending>, settings: &KafkaSettings, commits: 
     insist(|| producer.commit_transaction(REQUEST)).map_err(|error| match error {
         KafkaError::Transaction(error) if error.txn_requires_abort() => Failure::Abort(error.string()),
         other => Failure::GiveUp(words(&other)),
+    })
+}
+
+/// Aborting waits until every output was reported as delivered or dropped, and reports are only seen by polling.
+fn abort(producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
+    producer.purge(PurgeConfig::default().queue());
+    let until = Instant::now() + REQUEST;
+    while producer.in_flight_count() > 0 && Instant::now() < until {
+        producer.poll(Duration::from_millis(5));
+    }
+    insist(|| {
+        producer.poll(Duration::ZERO);
+        producer.abort_transaction(REQUEST)
     })
 }
 

@@ -198,9 +198,10 @@ impl KafkaLog {
     fn meaning(&mut self, error: &KafkaError) -> Option<LogError> {
         let passing = |operation: &str| Some(LogError::Kafka { operation: operation.to_owned(), why: words(error) });
         match error {
-            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId) => {
+            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => {
                 Some(LogError::Fenced { member: self.member.clone(), why: words(error) })
             }
+            // Also where another holds this one's static id: its predecessor, until the group has found out that it died.
             KafkaError::MessageConsumptionFatal(_) => Some(self.rejoin(error)),
             KafkaError::MessageConsumption(code) => match code {
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => passing("reading on: retention has passed the position"),
