@@ -333,3 +333,33 @@ fn kafka_a_lost_disk_is_rebuilt() {
     true_in_the_end(&reader, &companies);
     running.stop();
 }
+
+/// Through the binary: what `create` makes is right, and what somebody changed is said.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_topics_are_made_and_checked() {
+    let brokers = std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test");
+    let prefix = format!("test-{:016x}.", rand::random::<u64>());
+    let topics = |args: &[&str]| {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve"))
+            .args(["topics", args[0], "--brokers", &brokers, "--topic-prefix", &prefix])
+            .args(&args[1..])
+            .output()
+            .unwrap();
+        (done.status.code(), String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (status, said, _) = topics(&["check"]);
+    assert_eq!((status, said.lines().count()), (Some(1), 6), "{said}");
+    assert!(said.contains("topics create"), "{said}");
+    for _ in 0..2 {
+        assert_eq!(topics(&["create", "--partitions", "3"]).0, Some(0), "making them again does nothing");
+    }
+    let (status, said, _) = topics(&["check"]);
+    assert_eq!(status, Some(0), "{said}");
+    let (status, said, _) = topics(&["describe"]);
+    assert_eq!(status, Some(0));
+    assert!(said.contains(&format!("{prefix}call-verdicts: 3 partitions")) && said.contains("  cleanup.policy=compact"), "{said}");
+    let (status, _, why) = topics(&["check", "--kafka", "isolation.level=read_uncommitted"]);
+    assert_eq!(status, Some(2));
+    assert!(why.contains("isolation.level is set by callsieve itself"), "{why}");
+}

@@ -4,7 +4,7 @@
 //! [`super::Position`] as its metadata, are one transaction; the state is written after it, with the position in it. So a state may be behind what
 //! is committed, never ahead of it. [`KafkaAppender`] is the ingress's end, [`KafkaReader`] sees what is committed.
 //!
-//! Not here: what topics should look like is checked by nobody yet, and messages are read and written as they are, without a registry.
+//! Not here: messages are read and written as they are, without a registry.
 
 mod appender;
 mod client;
@@ -21,7 +21,7 @@ mod tests;
 pub use appender::KafkaAppender;
 pub use reader::KafkaReader;
 pub use settings::{FIXED, KafkaSettings};
-pub use topics::{TopicSettings, create};
+pub use topics::{Described, Finding, TopicSettings, create, describe, findings};
 pub use worker::KafkaLog;
 
 use super::{LogError, Topic};
