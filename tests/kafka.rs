@@ -40,12 +40,14 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Topics and a group of a test's own.
-fn settings(passed: &[(&str, &str)]) -> KafkaSettings {
-    let brokers = std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test");
+/// Topics and a group of a test's own, on the broker that all tests share.
+fn settings() -> KafkaSettings {
+    made(&std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test"))
+}
+
+fn made(brokers: &str) -> KafkaSettings {
     let name = format!("test-{:016x}", rand::random::<u64>());
-    let passed = passed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let settings = KafkaSettings { brokers, topic_prefix: format!("{name}."), group: name, passed };
+    let settings = KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, passed: BTreeMap::new() };
     // The simulated companies' time is in their records.
     let dated = (Topic::Events, "message.timestamp.type".to_owned(), "CreateTime".to_owned());
     create(&settings, &TopicSettings { partitions: PARTITIONS, over: vec![dated], ..TopicSettings::default() }).unwrap();
@@ -234,7 +236,7 @@ fn true_in_the_end(reader: &KafkaReader, companies: &[Watched]) {
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_newest_verdicts_are_true_whatever_happens_to_workers() {
-    let settings = settings(&[]);
+    let settings = settings();
     let reader = Kafka::connect(settings.clone()).unwrap().reader();
     let folder = tempfile::tempdir().unwrap();
     let ingress = Ingress::new(&settings);
@@ -308,7 +310,7 @@ fn all_is_committed(settings: &KafkaSettings, reader: &KafkaReader) -> bool {
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_a_lost_disk_is_rebuilt() {
-    let settings = settings(&[]);
+    let settings = settings();
     let reader = Kafka::connect(settings.clone()).unwrap().reader();
     let folder = tempfile::tempdir().unwrap();
     let ingress = Ingress::new(&settings);
@@ -362,4 +364,75 @@ fn kafka_topics_are_made_and_checked() {
     let (status, _, why) = topics(&["check", "--kafka", "isolation.level=read_uncommitted"]);
     assert_eq!(status, Some(2));
     assert!(why.contains("isolation.level is set by callsieve itself"), "{why}");
+}
+
+/// Three brokers of a test's own, which it may kill.
+struct Cluster {
+    dir: tempfile::TempDir,
+    brokers: String,
+}
+
+impl Cluster {
+    fn run(dir: &Path, command: &[&str]) -> std::process::Output {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/cluster");
+        let done = std::process::Command::new(script).arg(command[0]).arg(dir).args(&command[1..]).output().unwrap();
+        assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+        done
+    }
+
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Below the ports that the system gives out, and above those of the shared broker.
+        let port = (30_000 + u32::from(rand::random::<u16>()) % 2_700).to_string();
+        let said = Self::run(dir.path(), &["up", "--nodes", "3", "--port", &port]).stdout;
+        Self { dir, brokers: String::from_utf8(said).unwrap().trim().to_owned() }
+    }
+
+    fn broker(&self, command: &str, number: usize) {
+        Self::run(self.dir.path(), &[command, &number.to_string()]);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        Self::run(self.dir.path(), &["down"]);
+    }
+}
+
+/// Each broker is killed in turn, and with it the coordinators of group and transactions and the leaders of partitions; one is away and comes back.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_verdicts_stay_true_while_brokers_die() {
+    let cluster = Cluster::start();
+    let settings = made(&cluster.brokers);
+    let reader = Kafka::connect(settings.clone()).unwrap().reader();
+    let folder = tempfile::tempdir().unwrap();
+    let ingress = Ingress::new(&settings);
+    let companies: Vec<Watched> = (21..=24).map(Watched::new).collect();
+    companies.iter().for_each(|watched| ingress.synchronise(watched));
+    let workers: Vec<Running> = ["one", "two"].map(|name| Running::start(&settings, &folder.path().join(name))).into();
+    let pieces = 24;
+    for piece in 0..pieces {
+        for watched in &companies {
+            let all = watched.arriving.len();
+            ingress.notify(watched, all * piece / pieces..all * (piece + 1) / pieces);
+        }
+        match piece {
+            3 | 9 | 15 => cluster.broker("kill", piece / 6 + 1),
+            6 | 12 | 18 => cluster.broker("start", piece / 6),
+            20 => cluster.broker("pause", 1),
+            22 => cluster.broker("resume", 1),
+            _ => {}
+        }
+        // Time for transactions before, during and after each of it; longer than a broker's session where one is paused.
+        let whole = Instant::now();
+        while whole.elapsed() < Duration::from_millis(if piece == 21 { 8_000 } else { 400 }) {
+            ingress.producer.poll(Duration::from_millis(20));
+        }
+    }
+    ingress.producer.flush(Duration::from_secs(60)).unwrap();
+    ingress.pass(now() + 50 * MINUTE);
+    until("all is committed", || all_is_committed(&settings, &reader));
+    true_in_the_end(&reader, &companies);
+    workers.into_iter().for_each(Running::stop);
 }
