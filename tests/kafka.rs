@@ -436,3 +436,37 @@ fn kafka_verdicts_stay_true_while_brokers_die() {
     true_in_the_end(&reader, &companies);
     workers.into_iter().for_each(Running::stop);
 }
+
+/// Somebody takes the name of the worker's transactions again and again, so that commits come to nothing while the worker keeps its partitions.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_a_commit_that_came_to_nothing_is_made_again() {
+    let settings = settings();
+    let reader = Kafka::connect(settings.clone()).unwrap().reader();
+    let folder = tempfile::tempdir().unwrap();
+    let ingress = Ingress::new(&settings);
+    let companies: Vec<Watched> = (31..=33).map(Watched::new).collect();
+    companies.iter().for_each(|watched| ingress.synchronise(watched));
+    let log = Kafka::connect(settings.clone()).unwrap().worker(Some("worker-0")).unwrap();
+    let running = Running::resume(Worker::open(log, now, databases(folder.path().to_owned()), |_, _| {}).unwrap());
+    ingress.producer.flush(Duration::from_secs(10)).unwrap();
+    until("the worker works", || all_is_committed(&settings, &reader));
+    let pieces = 30;
+    for piece in 0..pieces {
+        for watched in &companies {
+            let all = watched.arriving.len();
+            ingress.notify(watched, all * piece / pieces..all * (piece + 1) / pieces);
+        }
+        let usurper: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &settings.brokers)
+            .set("transactional.id", format!("{}-worker-0", settings.group))
+            .create()
+            .unwrap();
+        usurper.init_transactions(Duration::from_secs(10)).unwrap();
+        ingress.producer.flush(Duration::from_secs(10)).unwrap();
+        until("the worker goes on", || all_is_committed(&settings, &reader));
+    }
+    ingress.pass(now() + 50 * MINUTE);
+    true_in_the_end(&reader, &companies);
+    running.stop();
+}
