@@ -9,7 +9,7 @@ export ROCKSDB_STATIC := 1
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup rocksdb run test lint fmt bench simulation
+.PHONY: help setup rocksdb run test kafka-test lint fmt bench simulation
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,8 +23,13 @@ rocksdb: setup
 run: rocksdb ## Starts the service with a simulated company; its calls turn into verdicts on the terminal (ARGS="--help" for more)
 	@cargo run --locked --profile quick -- run --simulate --data-dir .callsieve $(ARGS)
 
-test: rocksdb ## Runs all tests (ARGS="NAME" for some)
+test: rocksdb ## Runs all tests (ARGS="NAME" for some, without Kafka)
 	@cargo test --locked $(ARGS)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory kafka-test)
+
+kafka-test: rocksdb ## Runs the tests on a real Kafka broker, which it starts (ARGS="NAME" for some)
+	@deploy/build/setup kafka
+	@tests/kafka/run cargo test --locked --lib --test kafka -- --ignored $(or $(ARGS),kafka_)
 
 lint: rocksdb ## Checks format, clippy, unused dependencies, licenses, sources and known vulnerabilities
 	@deploy/build/lint "$(cache)/tools"

@@ -16,8 +16,8 @@ use callsieve::state::database::{Database, DatabaseOptions, Engine, Family};
 use common::copy::{Row, copy_state, replace_state};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const ACCOUNT: &str = "809646016";
@@ -48,7 +48,7 @@ struct Company {
     clock: Arc<AtomicI64>,
     running: Option<(EmbeddedLog, Worker<EmbeddedWorker>)>,
     /// What was said of how far bringing up was, the last time.
-    progress: Vec<(u64, u64)>,
+    progress: Arc<Mutex<Vec<(u64, u64)>>>,
 }
 
 impl Company {
@@ -57,7 +57,7 @@ impl Company {
         NOW.with(|now| now.set(T0));
         let engine = Engine::new(&DatabaseOptions { cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20, background_jobs: 1, write_ahead_log: true });
         let mut company =
-            Self { folder: tempfile::tempdir().unwrap(), engine, clock: Arc::new(AtomicI64::new(T0)), running: None, progress: Vec::new() };
+            Self { folder: tempfile::tempdir().unwrap(), engine, clock: Arc::new(AtomicI64::new(T0)), running: None, progress: Arc::default() };
         company.start();
         company.numbers(&[ALICE, BOB]);
         company
@@ -73,9 +73,11 @@ impl Company {
         let clock = self.clock.clone();
         let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: Arc::new(move || clock.load(Ordering::SeqCst)) };
         let log = EmbeddedLog::open(self.folder.path(), &self.engine, &options).unwrap();
-        self.progress.clear();
-        let mut report = |done, total| self.progress.push((done, total));
-        let worker = Worker::open(log.worker(&[0]).unwrap(), now, |partition| Ok(log.database(partition)?), &mut report).unwrap();
+        let database = log.database(0).unwrap();
+        self.progress.lock().unwrap().clear();
+        let progress = self.progress.clone();
+        let report = move |done, total| progress.lock().unwrap().push((done, total));
+        let worker = Worker::open(log.worker(&[0]).unwrap(), now, move |_| Ok(database.clone()), report).unwrap();
         self.running = Some((log, worker));
     }
 
@@ -291,12 +293,13 @@ fn bringing_up_says_how_many_records_are_read_of_how_many() {
     company.others(H);
     let copy = company.copy();
     company.restart_with(&copy);
-    assert_eq!(company.progress, [], "a copy that is up to date has nothing to read");
+    assert_eq!(*company.progress.lock().unwrap(), [], "a copy that is up to date has nothing to read");
     company.restart_with(&[]);
-    let (done, total) = *company.progress.last().unwrap();
+    let progress = company.progress.lock().unwrap();
+    let (done, total) = *progress.last().unwrap();
     // 60 verdicts, 2 numbers, and the account at least.
     assert!(done == total && total > 62, "{done} of {total}");
-    assert!(company.progress.is_sorted() && company.progress.iter().all(|(done, of)| done <= of && *of == total), "{:?}", company.progress);
+    assert!(progress.is_sorted() && progress.iter().all(|(done, of)| done <= of && *of == total), "{progress:?}");
 }
 
 /// More calls than one step publishes of.

@@ -65,8 +65,8 @@ impl<'a> Simulation<'a> {
         let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: Arc::new(move || clock.load(Ordering::SeqCst)) };
         let log = EmbeddedLog::open(self.folder, self.engine, &options).expect("the log opens");
         let worker = log.worker(&[0]).expect("the partition is free");
-        let database = |partition| Ok(log.database(partition)?);
-        let worker = Worker::open(worker, now, database, &mut |_, _| {}).expect("the copy is brought up");
+        let database = log.database(0).expect("there is a partition");
+        let worker = Worker::open(worker, now, move |_| Ok(database.clone()), |_, _| {}).expect("the copy is brought up");
         self.running = Some(Running { log, worker });
     }
 

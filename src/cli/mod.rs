@@ -1,6 +1,7 @@
 //! The command line: one variant per command, each with its arguments and its one function.
 
 pub mod classify;
+pub mod topics;
 
 use crate::roles::service::{self, RunArgs};
 use crate::simulate::{self, SimulateArgs};
@@ -23,6 +24,8 @@ enum Command {
     Run(Box<RunArgs>),
     /// Serve a simulated company as RingCentral would, or write its notifications to a file
     Simulate(SimulateArgs),
+    /// Make, check or show the topics on Kafka
+    Topics(topics::TopicsArgs),
 }
 
 /// Runs the command that the arguments name. Exits with 0, with 1 after an error, and with 2 for wrong usage; `classify` has one more.
@@ -30,11 +33,12 @@ enum Command {
 pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Classify(args) => return classify::main(&args),
-        Command::Run(args) => service::main(*args),
-        Command::Simulate(args) => simulated(args),
+        Command::Run(args) => service::main(*args).map(|()| ExitCode::SUCCESS),
+        Command::Simulate(args) => simulated(args).map(|()| ExitCode::SUCCESS),
+        Command::Topics(args) => topics::main(args),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("callsieve: {error:#}");
             ExitCode::FAILURE

@@ -2,10 +2,11 @@
 //!
 //! Two ends and a view. A [`Log`] is a worker's end: it polls input and commits outputs, position and state together. An
 //! [`Appender`] is the ingress's end. A [`Reader`] sees topics as they stand. The log knows keys and bytes; it knows no
-//! call and no Avro. [`embedded`] keeps it in RocksDB on one machine.
+//! call and no Avro. [`embedded`] keeps it in RocksDB on one machine, [`kafka`] on Apache Kafka.
 
 pub mod embedded;
 mod frame;
+pub mod kafka;
 mod position;
 
 #[cfg(test)]
@@ -252,6 +253,28 @@ pub enum LogError {
     /// The log is being closed.
     #[error("log: it is closed")]
     Closed,
+    /// A transaction came to nothing, or may have: what is committed says which. The worker drops what it has in memory, and goes on from there.
+    #[error("log: a transaction was aborted: {why}")]
+    Aborted {
+        /// The client's words.
+        why: String,
+    },
+    /// Another worker has taken this one's place.
+    #[error("log: another worker took the place of {member}: two have the same member id, or this one was away for too long: {why}")]
+    Fenced {
+        /// Its member id.
+        member: String,
+        /// The client's words.
+        why: String,
+    },
+    /// Kafka didn't do what it was asked.
+    #[error("log: {operation}: {why}")]
+    Kafka {
+        /// What was tried.
+        operation: String,
+        /// The client's words.
+        why: String,
+    },
     /// The system gives no thread.
     #[error("log: no thread for partition {partition}: {why}")]
     Thread {
@@ -260,6 +283,14 @@ pub enum LogError {
         /// The system's words.
         why: String,
     },
+}
+
+impl LogError {
+    /// Whether the worker may go on, once it has dropped what it has in memory and begun again from what is committed.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Aborted { .. } | Self::Kafka { .. } | Self::NotAssigned { .. })
+    }
 }
 
 /// A view of the topics as they stand, committed records only. For who brings a copy up, and who serves readers. Its methods may wait for the disk or
@@ -271,8 +302,9 @@ pub trait Reader: Send + Sync {
     /// The offset after the last record that readers see: the high watermark.
     fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
 
-    /// Records from `from` up to the end, at most `max` of them and about [`MAX_READ_BYTES`]. Doesn't wait. On a topic that isn't compacted, an
-    /// offset that retention has passed is [`LogError::OutOfRange`]: nothing is left out silently. On any topic, so is one beyond the end.
+    /// Records from `from` up to the end, at most `max` of them and about [`MAX_READ_BYTES`]. Doesn't wait for new ones; where all that is there
+    /// belongs to a transaction under way, it waits until that has ended. On a topic that isn't compacted, an offset that retention has passed is
+    /// [`LogError::OutOfRange`]: nothing is left out silently. On any topic, so is one beyond the end.
     fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError>;
 
     /// The end as it grows, for who waits for new records. What it shows can be read.
@@ -281,7 +313,8 @@ pub trait Reader: Send + Sync {
 
 /// A worker's end of the log: input in, outputs and position out. Its methods block; it is for a thread of its own.
 pub trait Log: Reader {
-    /// The partitions that are this worker's now. Changes only within [`Log::poll`], so what was polled before can always be committed before.
+    /// The partitions that are this worker's now. Changes only within [`Log::poll`], so what was polled before can always be committed before. One
+    /// that is gone after a poll is given to another worker no sooner than with the next poll: until then its state can be closed.
     fn assigned(&self) -> Vec<u32>;
 
     /// The next input: at most `max_records` over all partitions, in order within each. Blocks until there is some, at most for `wait`; then the

@@ -25,12 +25,21 @@ pub fn bring_up<L: Log>(log: &mut L, partition: u32, database: Arc<Database>, pr
     let committed = log.committed(partition)?;
     let copy = stored_position(&database)?;
     let mut store = Store::open(database)?;
+    let start = log.start(Topic::Events, partition)?;
     let Some(committed) = committed else {
-        let start = log.start(Topic::Events, partition)?;
         return Ok(Partition::new(partition, store, Position { next: start, partition_time: i64::MIN, low_water: start }));
     };
+    if committed.next < start {
+        tracing::error!(
+            partition,
+            committed = committed.next,
+            start,
+            "retention has passed the committed position: events were dropped before they were read"
+        );
+    }
+    let position = Position { next: committed.next.max(start), ..committed };
     if copy.is_some_and(|copy| copy.next == committed.next) {
-        return Ok(Partition::new(partition, store, committed));
+        return Ok(Partition::new(partition, store, position));
     }
     tracing::info!(partition, copy = copy.map_or(-1, |copy| copy.next), committed = committed.next, "bringing the state up");
 
@@ -40,7 +49,7 @@ pub fn bring_up<L: Log>(log: &mut L, partition: u32, database: Arc<Database>, pr
         parts.push((topic, first_output(&store, topic)?.max(log.start(topic, partition)?), log.end(topic, partition)?));
     }
     // Events before the low-water mark are contained in what is published; those before the copy's position in the copy.
-    let from = copy.map_or(0, |copy| copy.next).max(committed.low_water).max(log.start(Topic::Events, partition)?);
+    let from = copy.map_or(0, |copy| copy.next).max(committed.low_water).max(start);
     let total: i64 = parts.iter().map(|(_, from, end)| end - from).sum::<i64>() + (committed.next - from).max(0);
     let mut done: i64 = 0;
     let mut report = |records: i64| {
@@ -68,7 +77,7 @@ pub fn bring_up<L: Log>(log: &mut L, partition: u32, database: Arc<Database>, pr
         write_first_output(store.database(), &mut batch, topic, end);
     }
     store.database().write(batch).map_err(crate::state::TableError::from)?;
-    Ok(Partition::new(partition, store, committed))
+    Ok(Partition::new(partition, store, position))
 }
 
 #[allow(clippy::too_many_arguments, reason = "one loop for five topics")]

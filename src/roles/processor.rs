@@ -19,44 +19,99 @@ const TICK_EVERY: Millis = 1_000;
 /// How often the ends of the output topics are noted.
 const LOOK_UP_EVERY: Millis = 5_000;
 
-/// A worker: owns some partitions of a log.
+/// How long a worker whose log failed waits before it goes on: twice as long each time, up to a bound.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Where a partition's state is.
+pub type DatabaseOf = Box<dyn FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send>;
+/// Told how far bringing up is: records read, and records that there were to read.
+pub type Report = Box<dyn FnMut(u64, u64) + Send>;
+
+/// A worker: steps the partitions of a log that are assigned to it.
 pub struct Worker<L> {
     log: L,
     partitions: BTreeMap<u32, Partition>,
     clock: fn() -> Millis,
+    database: DatabaseOf,
+    progress: Report,
     ticked_at: BTreeMap<u32, Millis>,
     looked_up_at: Millis,
 }
 
 impl<L: Log> Worker<L> {
-    /// Opens the log's assigned partitions, each in the database that `database` gives, and brings them up.
+    /// Opens the partitions that the log has assigned by now, each in the database that `database` gives, and brings them up. Those that it assigns
+    /// later follow when they are.
     pub fn open(
-        mut log: L,
+        log: L,
         clock: fn() -> Millis,
-        mut database: impl FnMut(u32) -> Result<Arc<Database>, PartitionError>,
-        progress: &mut dyn FnMut(u64, u64),
+        database: impl FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send + 'static,
+        progress: impl FnMut(u64, u64) + Send + 'static,
     ) -> Result<Self, PartitionError> {
-        let mut partitions = BTreeMap::new();
-        for id in log.assigned() {
-            let partition = bring_up(&mut log, id, database(id)?, progress)?;
-            log.rewind(id, partition.position().next)?;
-            partitions.insert(id, partition);
-        }
-        Ok(Self { log, partitions, clock, ticked_at: BTreeMap::new(), looked_up_at: Millis::MIN })
+        let mut worker = Self {
+            log,
+            partitions: BTreeMap::new(),
+            clock,
+            database: Box::new(database),
+            progress: Box::new(progress),
+            ticked_at: BTreeMap::new(),
+            looked_up_at: Millis::MIN,
+        };
+        worker.follow()?;
+        Ok(worker)
     }
 
-    /// Works until `stop`. What is polled is committed before it returns.
+    /// Works until `stop`. What is polled is committed before it returns. What of the log passes by itself (a transaction that came to nothing, a
+    /// broker that is away) is waited for; then it goes on from what is committed.
     pub fn run(&mut self, stop: &AtomicBool) -> Result<(), PartitionError> {
+        let mut pause = PAUSE;
         while !stop.load(Ordering::Acquire) {
-            self.turn(WAIT)?;
+            match self.turn(WAIT) {
+                Err(PartitionError::Log(error)) if error.is_passing() => {
+                    tracing::warn!(%error, "going on from what is committed");
+                    self.begin_again();
+                    std::thread::sleep(pause);
+                    pause = (2 * pause).min(LONGEST_PAUSE);
+                }
+                done => {
+                    done?;
+                    pause = PAUSE;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what is in memory: each partition is brought up anew by the next turn. For after an error of the log.
+    pub fn begin_again(&mut self) {
+        self.partitions.clear();
+    }
+
+    /// Closes what isn't assigned any more: another worker gets it with the next poll, and must find it closed.
+    fn close_revoked(&mut self) {
+        let assigned = self.log.assigned();
+        self.partitions.retain(|id, _| assigned.contains(id));
+    }
+
+    /// Opens what is assigned and isn't open, before anything is polled from it.
+    fn follow(&mut self) -> Result<(), PartitionError> {
+        self.close_revoked();
+        for id in self.log.assigned() {
+            if !self.partitions.contains_key(&id) {
+                let partition = bring_up(&mut self.log, id, (self.database)(id)?, &mut *self.progress)?;
+                self.log.rewind(id, partition.position().next)?;
+                self.partitions.insert(id, partition);
+            }
         }
         Ok(())
     }
 
     /// One turn of the loop. Returns how many records it stepped.
     pub fn turn(&mut self, wait: Duration) -> Result<usize, PartitionError> {
+        self.follow()?;
         let due_now = self.partitions.values().any(Partition::has_due_work);
         let batches = self.log.poll(BATCH, if due_now { Duration::ZERO } else { wait })?;
+        self.close_revoked();
         let mut commits = Vec::with_capacity(batches.len());
         let mut stepped = 0;
         let mut rewinds = Vec::new();
@@ -99,9 +154,9 @@ impl<L: Log> Worker<L> {
         let now = (self.clock)();
         for (id, partition) in &self.partitions {
             let last = self.ticked_at.get(id).copied().unwrap_or(Millis::MIN);
-            let is_idle = self.log.end(Topic::Events, *id)? <= partition.position().next;
             let is_wanted = partition.has_due_work() || (partition.is_due(now) && now >= last.saturating_add(TICK_EVERY));
-            if is_idle && is_wanted {
+            // Asked last: it may be a question to a broker.
+            if is_wanted && self.log.end(Topic::Events, *id)? <= partition.position().next {
                 self.log.append(*id, b"", &encode_event(&Event::Tick(Tick { at: now })))?;
                 self.ticked_at.insert(*id, now);
             }

@@ -415,13 +415,14 @@ fn now() -> i64 {
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn work(log: &EmbeddedLog, progress: &watch::Sender<Readiness>, stop: &AtomicBool) -> anyhow::Result<()> {
+fn work(log: &Arc<EmbeddedLog>, progress: &watch::Sender<Readiness>, stop: &AtomicBool) -> anyhow::Result<()> {
     let partitions: Vec<u32> = (0..).take_while(|partition| log.database(*partition).is_ok()).collect();
     let begun = std::time::Instant::now();
-    let mut report = |done, total| {
-        let _ = progress.send(Readiness::BringingUp { done, total });
+    let (databases, reported) = (log.clone(), progress.clone());
+    let report = move |done, total| {
+        let _ = reported.send(Readiness::BringingUp { done, total });
     };
-    let mut worker = Worker::open(log.worker(&partitions)?, now, |partition| Ok(log.database(partition)?), &mut report)?;
+    let mut worker = Worker::open(log.worker(&partitions)?, now, move |partition| Ok(databases.database(partition)?), report)?;
     let _ = progress.send(Readiness::Ready);
     tracing::info!(partitions = partitions.len(), milliseconds = begun.elapsed().as_millis() as u64, "ready");
     Ok(worker.run(stop)?)

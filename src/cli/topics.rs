@@ -1,0 +1,100 @@
+//! `callsieve topics`: makes, checks and shows the topics on Kafka.
+
+use crate::log::kafka::{self, KafkaSettings, TopicSettings};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// What to do with the topics
+#[derive(Debug, clap::Args)]
+pub struct TopicsArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+/// How Kafka is reached
+#[derive(Debug, clap::Args)]
+struct KafkaArgs {
+    /// Kafka's bootstrap servers, host:port, with commas between them
+    #[arg(long, env = "CALLSIEVE_BROKERS")]
+    brokers: String,
+    /// What the name of every topic begins with
+    #[arg(long, env = "CALLSIEVE_TOPIC_PREFIX", default_value = "callsieve.")]
+    topic_prefix: String,
+    /// A setting of librdkafka's, for TLS, SASL and the like; may be given several times
+    #[arg(long = "kafka", value_name = "NAME=VALUE", value_parser = named)]
+    passed: Vec<(String, String)>,
+}
+
+fn named(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it isn't NAME=VALUE")?;
+    let name = name.strip_prefix("kafka.").unwrap_or(name);
+    if kafka::FIXED.contains(&name) {
+        return Err(format!("{name} is set by callsieve itself"));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl KafkaArgs {
+    fn settings(self) -> KafkaSettings {
+        let Self { brokers, topic_prefix, passed } = self;
+        KafkaSettings { brokers, topic_prefix, passed: passed.into_iter().collect(), ..KafkaSettings::default() }
+    }
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make the topics that are not there
+    Create(CreateArgs),
+    /// Say what is wrong with the topics, and what to change; exits with 1 if anything is
+    Check(KafkaArgs),
+    /// Show the topics as they are
+    Describe(KafkaArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CreateArgs {
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    /// Partitions of each topic: at most so many workers share the work. Changing it later moves everything
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=256))]
+    partitions: u32,
+    /// Copies that Kafka keeps of each topic [default: as the cluster does by itself]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=15))]
+    replication: Option<u32>,
+    /// Days after which records of the input, and dead letters, are dropped
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    retention_days: u32,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the cluster can't be reached or refuses, or the output can't be written.
+pub fn main(args: TopicsArgs) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match args.action {
+        Action::Create(args) => {
+            let wanted =
+                TopicSettings { partitions: args.partitions, replication: args.replication, retention_days: args.retention_days, over: Vec::new() };
+            kafka::create(&args.kafka.settings(), &wanted)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Check(args) => {
+            let described = kafka::describe(&args.settings())?;
+            let findings = kafka::findings(&described);
+            for finding in &findings {
+                writeln!(out, "{finding}")?;
+            }
+            Ok(if findings.iter().any(|finding| finding.is_wrong) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+        Action::Describe(args) => {
+            for topic in kafka::describe(&args.settings())? {
+                writeln!(out, "{}: {} partitions, {} replicas", topic.name, topic.partitions, topic.replicas)?;
+                for (name, value) in &topic.settings {
+                    writeln!(out, "  {name}={value}")?;
+                }
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

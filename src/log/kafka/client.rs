@@ -1,0 +1,51 @@
+//! What the clients have in common: where their words go, and how their errors are told.
+
+use crate::log::LogError;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+
+/// How long a request to Kafka may take before it counts as failed.
+pub(super) const REQUEST: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Tells what librdkafka says.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told;
+
+impl ClientContext for Told {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+                tracing::warn!(facility, "kafka: {message}");
+            }
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => tracing::debug!(facility, "kafka: {message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // What concerns a request comes back with it; this is about connections, which are tried again.
+        tracing::debug!("kafka: {error}: {reason}");
+    }
+}
+
+impl ConsumerContext for Told {}
+
+/// An error of Kafka's, with what was tried.
+pub(super) fn failed(operation: impl Into<String>) -> impl FnOnce(KafkaError) -> LogError {
+    let operation = operation.into();
+    move |error| LogError::Kafka { operation, why: words(&error) }
+}
+
+/// The client's words, without its type's name.
+pub(super) fn words(error: &KafkaError) -> String {
+    match error {
+        KafkaError::Transaction(error) => error.string(),
+        other => other.to_string(),
+    }
+}
+
+/// A partition as Kafka numbers it.
+pub(super) fn number(partition: u32) -> i32 {
+    i32::try_from(partition).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,100 @@
+//! The log on Apache Kafka.
+//!
+//! A worker ([`KafkaLog`]) is a member of the consumer group with a transactional producer of its own: outputs and the input's position, with the
+//! [`super::Position`] as its metadata, are one transaction; the state is written after it, with the position in it. So a state may be behind what
+//! is committed, never ahead of it. [`KafkaAppender`] is the ingress's end, [`KafkaReader`] sees what is committed.
+//!
+//! Not here: messages are read and written as they are, without a registry.
+
+mod appender;
+mod client;
+mod native;
+mod reader;
+mod settings;
+mod topics;
+mod transaction;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use appender::KafkaAppender;
+pub use reader::KafkaReader;
+pub use settings::{FIXED, KafkaSettings};
+pub use topics::{Described, Finding, TopicSettings, create, describe, findings};
+pub use worker::KafkaLog;
+
+use super::{LogError, Topic};
+use client::{REQUEST, Told, failed};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+/// A cluster with our topics: makes the ends of the log.
+pub struct Kafka {
+    settings: KafkaSettings,
+    partitions: u32,
+    reader: KafkaReader,
+    appender: KafkaAppender,
+}
+
+impl Kafka {
+    /// Connects, and looks how many partitions there are. Waits for the network: not for threads of an async runtime.
+    ///
+    /// # Errors
+    /// For settings that can't be, a cluster that can't be reached, and topics that are missing or differ in their number of partitions.
+    pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
+        if let Some(name) = settings.refused() {
+            return Err(LogError::Kafka { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
+        }
+        let partitions = count_partitions(&settings)?;
+        let reader = KafkaReader::new(&settings, partitions)?;
+        let appender = KafkaAppender::new(&settings, partitions)?;
+        Ok(Self { settings, partitions, reader, appender })
+    }
+
+    /// How many partitions each topic has.
+    #[must_use]
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// A worker: joins the group, and is assigned partitions while it polls. `member` is its static id, by which it gets its partitions back when it
+    /// restarts; no two workers may have the same. Waits for the network.
+    ///
+    /// # Errors
+    /// If the cluster refuses it, or can't be reached.
+    pub fn worker(&self, member: Option<&str>) -> Result<KafkaLog, LogError> {
+        KafkaLog::join(&self.settings, member, self.reader.clone(), self.appender.clone())
+    }
+
+    /// The ingress's end.
+    #[must_use]
+    pub fn appender(&self) -> KafkaAppender {
+        self.appender.clone()
+    }
+
+    /// A view for who serves readers.
+    #[must_use]
+    pub fn reader(&self) -> KafkaReader {
+        self.reader.clone()
+    }
+}
+
+fn count_partitions(settings: &KafkaSettings) -> Result<u32, LogError> {
+    let client: BaseConsumer<Told> = settings.reader(true).create_with_context(Told).map_err(failed("making a client"))?;
+    let mut counted = None;
+    for topic in Topic::ALL {
+        let name = settings.topic(topic);
+        let wrong = |why: String| LogError::Kafka { operation: format!("looking for the topic {name} at {}", settings.brokers), why };
+        let metadata = client.fetch_metadata(Some(&name), REQUEST).map_err(|error| wrong(client::words(&error)))?;
+        let found = metadata.topics().iter().find(|found| found.name() == name).filter(|found| found.error().is_none());
+        let count = found.map_or(0, |found| u32::try_from(found.partitions().len()).unwrap_or(u32::MAX));
+        if count == 0 {
+            return Err(wrong("it isn't there".into()));
+        }
+        if counted.is_some_and(|known| known != count) {
+            return Err(wrong(format!("it has {count} partitions, the topics before it {}; all must have as many", counted.unwrap_or_default())));
+        }
+        counted = Some(count);
+    }
+    Ok(counted.unwrap_or_default())
+}

@@ -1,0 +1,149 @@
+//! What the Rust client doesn't offer, through librdkafka's C interface. The only file with `unsafe`.
+#![allow(unsafe_code, reason = "calls into C")]
+
+use crate::log::{Headers, Record};
+use rdkafka::bindings as sys;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn millis(time: Duration) -> c_int {
+    c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX)
+}
+
+/// Waits until everything sent is delivered or failed; false when that takes longer than `wait`. The Rust client's own flush sleeps in steps of
+/// 100 ms where only errors are reported.
+pub(super) fn flush<C: ProducerContext>(producer: &BaseProducer<C>, wait: Duration) -> bool {
+    // SAFETY: the producer lives as long as the borrow, and so does its handle.
+    let answer = unsafe { sys::rd_kafka_flush(producer.client().native_ptr(), millis(wait)) };
+    answer == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+}
+
+/// What a consumer got.
+pub(super) enum Fetched {
+    /// A record.
+    Record(Record),
+    /// Everything before this offset has been got, and for now there is no more.
+    End(i64),
+    /// A failure.
+    Failed(RDKafkaErrorCode),
+}
+
+/// The queue of a consumer that assigns partitions to itself. Unlike the Rust client it says at which offset the end was reached, and gives many
+/// records at once. (It would swallow the rebalances of a group's member.)
+pub(super) struct Queue<C: ClientContext + ConsumerContext> {
+    queue: *mut sys::rd_kafka_queue_t,
+    messages: Vec<*mut sys::rd_kafka_message_t>,
+    /// Outlives the queue.
+    consumer: Arc<BaseConsumer<C>>,
+}
+
+// SAFETY: librdkafka's handles may be used from any thread; `&mut self` sees to it that one thread at a time uses the buffer.
+unsafe impl<C: ClientContext + ConsumerContext> Send for Queue<C> {}
+
+impl<C: ClientContext + ConsumerContext> Queue<C> {
+    /// The queue of a consumer with a group; `None` if it has none.
+    pub(super) fn of(consumer: Arc<BaseConsumer<C>>) -> Option<Self> {
+        // SAFETY: the handle is the consumer's, which this owns a part of; the reference to the queue is given back in `drop`.
+        let queue = unsafe { sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
+        (!queue.is_null()).then(|| Self { queue, messages: vec![ptr::null_mut(); 1_000], consumer })
+    }
+
+    pub(super) fn consumer(&self) -> &BaseConsumer<C> {
+        &self.consumer
+    }
+
+    /// At most `max` of what there is of a partition; waits at most for `wait` until there is any. What is left of another partition, from before
+    /// this one was assigned, is dropped.
+    pub(super) fn take(&mut self, topic: &str, partition: i32, max: usize, wait: Duration) -> Vec<Fetched> {
+        let room = max.clamp(1, self.messages.len());
+        // SAFETY: the buffer has room for that many pointers, and is used by nobody else meanwhile.
+        let count = unsafe { sys::rd_kafka_consume_batch_queue(self.queue, millis(wait), self.messages.as_mut_ptr(), room) };
+        let count = usize::try_from(count).unwrap_or(0);
+        self.messages[..count]
+            .iter()
+            .filter_map(|message| {
+                // SAFETY: librdkafka filled the first `count` places with messages that are ours until they are destroyed, each once.
+                unsafe {
+                    let fetched = is_of(&**message, topic, partition).then(|| fetched(&**message));
+                    sys::rd_kafka_message_destroy(*message);
+                    fetched
+                }
+            })
+            .collect()
+    }
+}
+
+impl<C: ClientContext + ConsumerContext> Drop for Queue<C> {
+    fn drop(&mut self) {
+        // SAFETY: the reference was taken in `of`, and is given back once; the consumer still lives.
+        unsafe { sys::rd_kafka_queue_destroy(self.queue) }
+    }
+}
+
+/// Whether a message is of the partition, or of none.
+///
+/// # Safety
+/// `message` is a message of librdkafka that hasn't been destroyed.
+unsafe fn is_of(message: &sys::rd_kafka_message_t, topic: &str, partition: i32) -> bool {
+    if message.rkt.is_null() {
+        return true;
+    }
+    // SAFETY: as for this function; a topic's name ends with 0, and lives as long as the topic.
+    let name = unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt)) };
+    name.to_bytes() == topic.as_bytes() && message.partition == partition
+}
+
+/// # Safety
+/// `message` is a message of librdkafka that hasn't been destroyed.
+unsafe fn fetched(message: &sys::rd_kafka_message_t) -> Fetched {
+    match message.err {
+        sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
+            let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+            // SAFETY: as for this function.
+            let (timestamp, headers) = unsafe { (sys::rd_kafka_message_timestamp(message, &raw mut kind), headers(message)) };
+            Fetched::Record(Record {
+                offset: message.offset,
+                timestamp: timestamp.max(0),
+                // SAFETY: key and payload are null, or point to that many bytes that live as long as the message.
+                key: unsafe { bytes(message.key, message.key_len) }.unwrap_or_default(),
+                value: unsafe { bytes(message.payload, message.len) },
+                headers,
+            })
+        }
+        sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => Fetched::End(message.offset),
+        error => Fetched::Failed(error.into()),
+    }
+}
+
+/// # Safety
+/// `start` is null, or points to `length` bytes.
+unsafe fn bytes(start: *const c_void, length: usize) -> Option<Vec<u8>> {
+    // SAFETY: as for this function.
+    (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) }.to_vec())
+}
+
+/// # Safety
+/// `message` is a message of librdkafka that hasn't been destroyed.
+unsafe fn headers(message: &sys::rd_kafka_message_t) -> Headers {
+    let mut found = Headers::new();
+    let mut list = ptr::null_mut();
+    // SAFETY: as for this function. The list is the message's, and lives as long; names end with 0.
+    unsafe {
+        if sys::rd_kafka_message_headers(message, &raw mut list) != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return found;
+        }
+        let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
+        while sys::rd_kafka_header_get_all(list, found.len(), &raw mut name, &raw mut value, &raw mut length)
+            == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
+            found.push((CStr::from_ptr(name).to_string_lossy().into_owned(), bytes(value, length).unwrap_or_default()));
+        }
+    }
+    found
+}

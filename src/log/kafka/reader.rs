@@ -1,0 +1,275 @@
+//! Reading topics: their ends, ranges of them, and their growth.
+//!
+//! A range is read by a consumer that assigns the partition to itself. Only committed records come; offsets of transaction markers and aborted
+//! records are passed silently, so where a read got to is learned from the event that says at which offset the end was reached.
+
+use super::client::{REQUEST, Told, failed, number};
+use super::native::{Fetched, Queue};
+use super::settings::KafkaSettings;
+use crate::log::{LogError, MAX_READ_BYTES, Read, Record, Topic};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Consumers that are kept for further reads.
+const CURSORS: usize = 4;
+/// How long a read waits for a transaction under way. A worker that died with one is found out after the transaction's timeout.
+const TRANSACTION: Duration = Duration::from_secs(60);
+/// How often the end of a transaction under way is looked for, and the growth of topics that somebody follows.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+const FOLLOW_EVERY: Duration = Duration::from_millis(20);
+
+type Client = BaseConsumer<Told>;
+
+/// See [`super::Kafka::reader`].
+#[derive(Clone)]
+pub struct KafkaReader {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: KafkaSettings,
+    partitions: u32,
+    /// Sees what is written.
+    written: Client,
+    /// Sees what is committed.
+    committed: Client,
+    idle: Mutex<Vec<Cursor>>,
+    followed: Mutex<BTreeMap<(Topic, u32), watch::Sender<i64>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is kept under these locks is whole after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl KafkaReader {
+    pub(super) fn new(settings: &KafkaSettings, partitions: u32) -> Result<Self, LogError> {
+        let client = |committed| settings.reader(committed).create_with_context(Told).map_err(failed("making a consumer"));
+        let shared = Shared {
+            settings: settings.clone(),
+            partitions,
+            written: client(false)?,
+            committed: client(true)?,
+            idle: Mutex::default(),
+            followed: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    fn check(&self, partition: u32) -> Result<(), LogError> {
+        let partitions = self.shared.partitions;
+        if partition < partitions { Ok(()) } else { Err(LogError::NoSuchPartition { partition, partitions }) }
+    }
+
+    /// Refuses an offset that isn't between the start of what is kept and the end; tells both.
+    pub(super) fn check_offset(&self, topic: Topic, partition: u32, asked: i64) -> Result<(i64, i64), LogError> {
+        let (start, end) = self.shared.ends(&self.shared.written, topic, partition)?;
+        // A compacted topic's start moves past what newer records have replaced.
+        let first = if topic.is_compacted() { 0 } else { start };
+        if asked < first || asked > end {
+            return Err(LogError::OutOfRange { topic, partition, asked, start, end });
+        }
+        Ok((start, end))
+    }
+
+    fn cursor(&self, topic: Topic, partition: u32, from: i64) -> Result<Cursor, LogError> {
+        let mut idle = locked(&self.shared.idle);
+        let at = idle.iter().position(|cursor| cursor.place == Some((topic, partition, from))).or_else(|| idle.len().checked_sub(1));
+        if let Some(at) = at {
+            return Ok(idle.swap_remove(at));
+        }
+        drop(idle);
+        Cursor::new(&self.shared.settings)
+    }
+}
+
+impl Shared {
+    /// Where a partition starts and ends, as a client sees it.
+    fn ends(&self, client: &Client, topic: Topic, partition: u32) -> Result<(i64, i64), LogError> {
+        if partition >= self.partitions {
+            return Err(LogError::NoSuchPartition { partition, partitions: self.partitions });
+        }
+        let name = self.settings.topic(topic);
+        client.client().fetch_watermarks(&name, number(partition), REQUEST).map_err(failed(format!("asking where {name} partition {partition} ends")))
+    }
+}
+
+impl crate::log::Reader for KafkaReader {
+    fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        Ok(self.shared.ends(&self.shared.written, topic, partition)?.0)
+    }
+
+    fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        Ok(self.shared.ends(&self.shared.written, topic, partition)?.1)
+    }
+
+    fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
+        self.check(partition)?;
+        let (start, end) = self.check_offset(topic, partition, from)?;
+        let mut read = Read { records: Vec::new(), next: from.max(start) };
+        if read.next == end || max == 0 {
+            return Ok(read);
+        }
+        let until = Instant::now() + TRANSACTION;
+        let mut cursor = None;
+        while read.records.is_empty() && read.next < end {
+            // A fetch from beyond the stable end would wait for it to move on.
+            let stable = self.shared.ends(&self.shared.committed, topic, partition)?.1;
+            if stable <= read.next {
+                if Instant::now() >= until {
+                    let why = format!("a transaction that is under way at offset {} has not ended within {} s", read.next, TRANSACTION.as_secs());
+                    return Err(LogError::Kafka { operation: format!("reading {topic} partition {partition}"), why });
+                }
+                std::thread::sleep(LOOK_EVERY);
+                continue;
+            }
+            let mut used = match cursor.take() {
+                Some(cursor) => cursor,
+                None => self.cursor(topic, partition, read.next)?,
+            };
+            // A cursor that failed is dropped here, and what it had fetched with it.
+            used.read(&self.shared.settings, topic, partition, stable.min(end), max, &mut read)?;
+            cursor = Some(used);
+        }
+        if let Some(mut cursor) = cursor {
+            if read.next >= end {
+                cursor.rest()?;
+            }
+            let mut idle = locked(&self.shared.idle);
+            if idle.len() < CURSORS {
+                idle.push(cursor);
+            }
+        }
+        Ok(read)
+    }
+
+    fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
+        let end = self.shared.ends(&self.shared.committed, topic, partition)?.1;
+        let mut followed = locked(&self.shared.followed);
+        let starts = followed.is_empty();
+        let receiver = followed.entry((topic, partition)).or_insert_with(|| watch::Sender::new(end)).subscribe();
+        if starts {
+            let shared = Arc::downgrade(&self.shared);
+            let thread = std::thread::Builder::new().name("kafka-ends".into()).spawn(move || follow(&shared));
+            if let Err(error) = thread {
+                followed.clear();
+                return Err(LogError::Thread { partition, why: error.to_string() });
+            }
+        }
+        Ok(receiver)
+    }
+}
+
+/// Looks how far followed partitions are committed, until nobody follows one, or the reader is gone.
+fn follow(reader: &Weak<Shared>) {
+    while let Some(shared) = reader.upgrade() {
+        let partitions: Vec<(Topic, u32)> = {
+            let mut followed = locked(&shared.followed);
+            followed.retain(|_, sender| sender.receiver_count() > 0);
+            if followed.is_empty() {
+                return;
+            }
+            followed.keys().copied().collect()
+        };
+        for (topic, partition) in partitions {
+            match shared.ends(&shared.committed, topic, partition) {
+                Ok((_, end)) => {
+                    if let Some(sender) = locked(&shared.followed).get(&(topic, partition)) {
+                        sender.send_if_modified(|known| std::mem::replace(known, (*known).max(end)) < end);
+                    }
+                }
+                Err(error) => tracing::debug!("{error}"),
+            }
+        }
+        drop(shared);
+        std::thread::sleep(FOLLOW_EVERY);
+    }
+}
+
+/// A consumer somewhere in a partition.
+struct Cursor {
+    queue: Queue<Told>,
+    /// Topic, partition, and the offset of what it gives next; `None` when it reads nothing.
+    place: Option<(Topic, u32, i64)>,
+}
+
+impl Cursor {
+    fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
+        let consumer: Client = settings.reader(true).create_with_context(Told).map_err(failed("making a consumer"))?;
+        let no_queue = || LogError::Kafka { operation: "making a consumer".into(), why: "it has no queue".into() };
+        Ok(Self { queue: Queue::of(Arc::new(consumer)).ok_or_else(no_queue)?, place: None })
+    }
+
+    /// Adds records to `read`, up to `end`, which is committed, and no more than `max`.
+    fn read(&mut self, settings: &KafkaSettings, topic: Topic, partition: u32, end: i64, max: usize, read: &mut Read) -> Result<(), LogError> {
+        let name = settings.topic(topic);
+        let operation = || format!("reading {name} partition {partition}");
+        if self.place != Some((topic, partition, read.next)) {
+            self.place = None;
+            let mut one = TopicPartitionList::new();
+            one.add_partition_offset(&name, number(partition), Offset::Offset(read.next)).map_err(failed(operation()))?;
+            self.queue.consumer().assign(&one).map_err(failed(operation()))?;
+        }
+        let until = Instant::now() + TRANSACTION;
+        let mut bytes = 0;
+        while read.next < end && read.records.len() < max && bytes < MAX_READ_BYTES {
+            let mut fetched = self.queue.take(&name, number(partition), max - read.records.len(), Duration::from_millis(100));
+            if fetched.is_empty() && Instant::now() >= until {
+                self.place = None;
+                return Err(LogError::Kafka { operation: operation(), why: format!("nothing came within {} s", TRANSACTION.as_secs()) });
+            }
+            for fetched in fetched.drain(..) {
+                match fetched {
+                    // A record behind what was read already is a leftover of an earlier place.
+                    Fetched::Record(record) if record.offset >= read.next => {
+                        read.next = record.offset + 1;
+                        bytes += size(&record);
+                        read.records.push(record);
+                    }
+                    Fetched::Record(_) => {}
+                    Fetched::End(offset) => read.next = read.next.max(offset),
+                    Fetched::Failed(code) => {
+                        if is_final(code) {
+                            self.place = None;
+                            return Err(LogError::Kafka { operation: operation(), why: code.to_string() });
+                        }
+                        // Connections come and go; the client tries again.
+                        tracing::debug!("{}: {code}", operation());
+                    }
+                }
+            }
+        }
+        self.place = Some((topic, partition, read.next));
+        Ok(())
+    }
+
+    /// Stops fetching: nobody is known to read on.
+    fn rest(&mut self) -> Result<(), LogError> {
+        self.place = None;
+        self.queue.consumer().unassign().map_err(failed("ending a read"))
+    }
+}
+
+fn size(record: &Record) -> usize {
+    record.key.len() + record.value.as_ref().map_or(0, Vec::len)
+}
+
+/// Whether trying again would not help.
+fn is_final(code: rdkafka::error::RDKafkaErrorCode) -> bool {
+    use rdkafka::error::RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::AutoOffsetReset
+            | Code::OffsetOutOfRange
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::UnknownPartition
+            | Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::Fatal
+    )
+}

@@ -1,0 +1,194 @@
+//! How the Kafka log is reached: a few settings of our own, and any of librdkafka's.
+
+use crate::log::Topic;
+use rdkafka::ClientConfig;
+use std::collections::BTreeMap;
+
+/// How Kafka is reached, and under which names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaSettings {
+    /// Where to begin: `host:port`, with commas between them.
+    pub brokers: String,
+    /// What every topic's name begins with: `callsieve.` gives `callsieve.events`.
+    pub topic_prefix: String,
+    /// The consumer group of the processor's workers.
+    pub group: String,
+    /// Any of librdkafka's settings by its own name (`security.protocol`, `sasl.username`, …). They are given to every client, over what is set here;
+    /// what exactly-once rests on can't be changed.
+    pub passed: BTreeMap<String, String>,
+}
+
+impl Default for KafkaSettings {
+    fn default() -> Self {
+        Self { brokers: "127.0.0.1:9092".into(), topic_prefix: "callsieve.".into(), group: "callsieve".into(), passed: BTreeMap::new() }
+    }
+}
+
+/// Settings of librdkafka that are not the operator's: exactly-once, the order of records, or the way of reading rests on them.
+pub const FIXED: [&str; 11] = [
+    "bootstrap.servers",
+    "group.id",
+    "group.instance.id",
+    "transactional.id",
+    "enable.idempotence",
+    "acks",
+    "isolation.level",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "auto.offset.reset",
+    "enable.partition.eof",
+];
+
+/// How long a transaction may be open: what a worker's death can hold back readers for.
+pub const TRANSACTION_TIMEOUT_MS: u32 = 10_000;
+/// The largest message that a client sends: above what a topic takes, so that the broker is who refuses.
+const CLIENT_MESSAGE_BYTES: u32 = 4 << 20;
+
+impl KafkaSettings {
+    /// A topic's full name.
+    #[must_use]
+    pub fn topic(&self, topic: Topic) -> String {
+        format!("{}{}", self.topic_prefix, topic.name())
+    }
+
+    /// The first of the passed settings that can't be changed.
+    #[must_use]
+    pub fn refused(&self) -> Option<&str> {
+        self.passed.keys().map(String::as_str).find(|name| FIXED.contains(name))
+    }
+
+    /// What all clients have.
+    pub(super) fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("client.id", "callsieve")
+            // A broker that went away is looked for again at once, and then at most once a second.
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("topic.metadata.refresh.interval.ms", "60000");
+        for (name, value) in self.passed.iter().filter(|(name, _)| !FIXED.contains(&name.as_str())) {
+            config.set(name, value);
+        }
+        config.set("bootstrap.servers", &self.brokers);
+        config
+    }
+
+    /// A client that looks up offsets, and assigns itself what it reads. `committed` says whether it sees transactions that are under way.
+    pub(super) fn reader(&self, committed: bool) -> ClientConfig {
+        let mut config = self.client();
+        // Settings of a group's member mean nothing here, and some are refused by a client that is none.
+        for name in ["group.protocol", "group.remote.assignor", "partition.assignment.strategy", "max.poll.interval.ms", "session.timeout.ms"] {
+            config.remove(name);
+        }
+        config
+            .set("group.id", &self.group)
+            .set("isolation.level", if committed { "read_committed" } else { "read_uncommitted" })
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            // That the end is reached, and past which markers, is said by an event of its own.
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "10")
+            .set("fetch.queue.backoff.ms", "10")
+            .set("queued.max.messages.kbytes", "32768");
+        config
+    }
+
+    /// A worker's consumer. `member` is its static id.
+    pub(super) fn member(&self, member: Option<&str>) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("group.protocol", "consumer")
+            // A partition that is brought up from nothing may take its worker this long between two polls. A worker that has died is noticed by
+            // its heartbeats.
+            .set("max.poll.interval.ms", "1800000")
+            // Its default of a second is how long a full queue would stand still after it was drained.
+            .set("fetch.queue.backoff.ms", "10")
+            .set("fetch.wait.max.ms", "500");
+        for (name, value) in self.client().config_map() {
+            config.set(name, value);
+        }
+        if config.get("group.protocol") != Some("consumer") && config.get("partition.assignment.strategy").is_none() {
+            config.set("partition.assignment.strategy", "cooperative-sticky");
+        }
+        config
+            .set("group.id", &self.group)
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error");
+        if let Some(member) = member {
+            config.set("group.instance.id", member);
+        }
+        config
+    }
+
+    /// A worker's producer.
+    pub(super) fn transactional(&self, id: &str) -> ClientConfig {
+        let mut config = self.producer();
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string())
+            // What was delivered needs no report: the commit says whether all was.
+            .set("delivery.report.only.error", "true");
+        config
+    }
+
+    /// The ingress's producer.
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("linger.ms", "1")
+            .set("compression.type", "lz4")
+            .set("batch.size", "500000")
+            .set("queue.buffering.max.messages", "200000")
+            .set("message.max.bytes", CLIENT_MESSAGE_BYTES.to_string());
+        for (name, value) in self.client().config_map() {
+            // Settings of consumers would be warned of.
+            if !name.starts_with("group.") {
+                config.set(name, value);
+            }
+        }
+        config.set("enable.idempotence", "true").set("acks", "all");
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passing(name: &str, value: &str) -> KafkaSettings {
+        KafkaSettings { passed: BTreeMap::from([(name.to_owned(), value.to_owned())]), ..KafkaSettings::default() }
+    }
+
+    #[test]
+    fn what_is_passed_reaches_every_client() {
+        let settings = passing("security.protocol", "ssl");
+        for config in [settings.client(), settings.reader(true), settings.member(None), settings.producer(), settings.transactional("t")] {
+            assert_eq!(config.get("security.protocol"), Some("ssl"));
+        }
+    }
+
+    #[test]
+    fn what_exactly_once_rests_on_is_not_passed() {
+        for name in FIXED {
+            let settings = passing(name, "wrong");
+            assert_eq!(settings.refused(), Some(name));
+            for config in [settings.reader(true), settings.member(Some("m")), settings.transactional("t")] {
+                assert_ne!(config.get(name), Some("wrong"), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_older_brokers_protocol_has_cooperative_rebalances() {
+        assert_eq!(passing("group.protocol", "classic").member(None).get("partition.assignment.strategy"), Some("cooperative-sticky"));
+        assert_eq!(passing("linger.ms", "7").member(None).get("partition.assignment.strategy"), None);
+    }
+
+    #[test]
+    fn topics_have_a_prefix() {
+        let settings = KafkaSettings { topic_prefix: "test.".into(), ..KafkaSettings::default() };
+        assert_eq!(settings.topic(Topic::CallVerdicts), "test.call-verdicts");
+    }
+}

@@ -1,0 +1,428 @@
+//! A worker on Kafka: a member of the consumer group, with a transactional producer.
+//!
+//! Rebalances arrive while the consumer is polled, and are only noted then. A poll that learns of one ends at once and says so by
+//! [`Log::assigned`]; the group is answered at the beginning of the next poll. So between the two the worker can close what it has lost, before another worker
+//! is given it, and bring up what it has got, before anything is read from it.
+
+use super::appender::KafkaAppender;
+use super::client::{REQUEST, Told, failed, number, words};
+use super::reader::KafkaReader;
+use super::settings::KafkaSettings;
+use super::transaction::Transactions;
+use crate::log::{Batch, Commit, Headers, Log, LogError, MAX_READ_BYTES, Position, Read, Reader, Record, Topic};
+use rdkafka::bindings::rd_kafka_resp_err_t;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How long what Kafka can't answer yet is asked again: positions whose transaction is under way, a partition that is not yet fetched.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A change of what is assigned, not yet answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Change {
+    Assigned(Vec<u32>),
+    Revoked(Vec<u32>),
+}
+
+/// Notes the rebalances.
+#[derive(Default)]
+struct Rebalances {
+    changes: Mutex<VecDeque<Change>>,
+    /// When the consumer is closed, nobody answers later.
+    closing: AtomicBool,
+}
+
+impl Rebalances {
+    fn first(&self) -> Option<Change> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).front().cloned()
+    }
+
+    fn answered(&self) {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    }
+
+    fn count(&self) -> usize {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+impl ClientContext for Rebalances {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Told.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Told.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Rebalances {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: rd_kafka_resp_err_t, partitions: &mut TopicPartitionList) {
+        let is_assigned = kind == rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Acquire) {
+            let answer = if is_assigned { consumer.incremental_assign(partitions) } else { consumer.incremental_unassign(partitions) };
+            if let Err(error) = answer {
+                tracing::debug!("leaving the group: {error}");
+            }
+            return;
+        }
+        let numbers = partitions.elements().iter().filter_map(|element| u32::try_from(element.partition()).ok()).collect();
+        let change = if is_assigned { Change::Assigned(numbers) } else { Change::Revoked(numbers) };
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
+    }
+}
+
+/// See [`super::Kafka::worker`].
+pub struct KafkaLog {
+    settings: KafkaSettings,
+    events: String,
+    /// Its name in messages, and of its transactions.
+    member: String,
+    /// Its static id.
+    instance: Option<String>,
+    consumer: BaseConsumer<Rebalances>,
+    transactions: Transactions,
+    reader: KafkaReader,
+    appender: KafkaAppender,
+    owned: BTreeSet<u32>,
+    /// How many changes are in `owned`, but not yet answered.
+    noted: usize,
+    /// Where the next poll begins, of partitions that aren't fetched yet.
+    starts: BTreeMap<u32, i64>,
+    /// As it was when the last poll ended: what is committed is judged by the membership under which it was polled.
+    group: Option<ConsumerGroupMetadata>,
+}
+
+impl KafkaLog {
+    pub(super) fn join(settings: &KafkaSettings, member: Option<&str>, reader: KafkaReader, appender: KafkaAppender) -> Result<Self, LogError> {
+        // Without a name of its own a worker is a new one each time.
+        let name = member.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned);
+        let consumer = consumer(settings, member)?;
+        let events = settings.topic(Topic::Events);
+        // Before it joins: a predecessor of the same name may have left a transaction, and can commit nothing from now on.
+        let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group));
+        transactions.ready()?;
+        consumer.subscribe(&[&events]).map_err(failed(format!("joining the group {}", settings.group)))?;
+        Ok(Self {
+            settings: settings.clone(),
+            events,
+            member: name,
+            instance: member.map(str::to_owned),
+            consumer,
+            transactions,
+            reader,
+            appender,
+            owned: BTreeSet::new(),
+            noted: 0,
+            starts: BTreeMap::new(),
+            group: None,
+        })
+    }
+
+    fn check_owned(&self, partition: u32) -> Result<(), LogError> {
+        if self.owned.contains(&partition) { Ok(()) } else { Err(LogError::NotAssigned { partition }) }
+    }
+
+    fn list(&self, partitions: impl IntoIterator<Item = (u32, Offset)>) -> Result<TopicPartitionList, LogError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in partitions {
+            list.add_partition_offset(&self.events, number(partition), offset).map_err(failed("naming partitions"))?;
+        }
+        Ok(list)
+    }
+
+    /// Answers the rebalances that earlier polls told of.
+    fn answer(&mut self) -> Result<(), LogError> {
+        while self.noted > 0 {
+            let Some(change) = self.consumer.context().first() else { break };
+            match change {
+                Change::Assigned(partitions) => {
+                    let mut from = Vec::with_capacity(partitions.len());
+                    for partition in partitions {
+                        from.push((partition, Offset::Offset(self.starting_point(partition)?)));
+                    }
+                    let list = self.list(from)?;
+                    self.consumer.incremental_assign(&list).map_err(failed("taking partitions up"))?;
+                }
+                Change::Revoked(partitions) => {
+                    let list = self.list(partitions.into_iter().map(|partition| (partition, Offset::Invalid)))?;
+                    self.consumer.incremental_unassign(&list).map_err(failed("giving partitions back"))?;
+                }
+            }
+            self.consumer.context().answered();
+            self.noted -= 1;
+        }
+        Ok(())
+    }
+
+    /// Where a partition is read from: where the worker said, or where it is committed, or the start.
+    fn starting_point(&mut self, partition: u32) -> Result<i64, LogError> {
+        if let Some(next) = self.starts.get(&partition) {
+            return Ok(*next);
+        }
+        let start = self.reader.start(Topic::Events, partition)?;
+        Ok(self.committed(partition)?.map_or(start, |position| position.next.max(start)))
+    }
+
+    /// Takes notice of the rebalances that have come; drops what was polled of partitions that are gone.
+    fn note(&mut self, polled: &mut BTreeMap<u32, Vec<Record>>) -> bool {
+        let rebalances = self.consumer.context();
+        let changes: Vec<Change> = rebalances.changes.lock().unwrap_or_else(PoisonError::into_inner).iter().skip(self.noted).cloned().collect();
+        for change in &changes {
+            tracing::info!(member = self.member, ?change, "rebalance");
+            match change {
+                Change::Assigned(partitions) => self.owned.extend(partitions),
+                Change::Revoked(partitions) => {
+                    for partition in partitions {
+                        self.owned.remove(partition);
+                        self.starts.remove(partition);
+                        polled.remove(partition);
+                    }
+                }
+            }
+        }
+        self.noted += changes.len();
+        !changes.is_empty()
+    }
+
+    /// What a consumer's error means to a worker; `None` if it means nothing: connections come and go.
+    fn meaning(&mut self, error: &KafkaError) -> Option<LogError> {
+        let passing = |operation: &str| Some(LogError::Kafka { operation: operation.to_owned(), why: words(error) });
+        match error {
+            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => {
+                Some(LogError::Fenced { member: self.member.clone(), why: words(error) })
+            }
+            // Also where another holds this one's static id: its predecessor, until the group has found out that it died.
+            KafkaError::MessageConsumptionFatal(_) => Some(self.rejoin(error)),
+            KafkaError::MessageConsumption(code) => match code {
+                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => passing("reading on: retention has passed the position"),
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed => passing("reading the input"),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Becomes a member anew, with another consumer. One that the group has dropped while it had a rebalance to answer is of no use any more: the
+    /// group takes no member that comes with partitions.
+    fn rejoin(&mut self, cause: &KafkaError) -> LogError {
+        let operation = format!("rejoining the group {}", self.settings.group);
+        let joined = consumer(&self.settings, self.instance.as_deref())
+            .and_then(|consumer| consumer.subscribe(&[&self.events]).map(|()| consumer).map_err(failed(operation.clone())));
+        match joined {
+            Ok(consumer) => {
+                self.leave();
+                self.consumer = consumer;
+                LogError::Kafka { operation, why: words(cause) }
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Answers what the group waits for, also from a member that leaves, and owns nothing from now on. The consumer says goodbye when it is dropped.
+    fn leave(&mut self) {
+        let rebalances = self.consumer.context().clone();
+        rebalances.closing.store(true, Ordering::Release);
+        while let Some(change) = rebalances.first() {
+            let (Change::Assigned(partitions) | Change::Revoked(partitions)) = &change;
+            let list = self.list(partitions.iter().map(|partition| (*partition, Offset::End)));
+            let answer = list.map(|list| match change {
+                Change::Assigned(_) => self.consumer.incremental_assign(&list),
+                Change::Revoked(_) => self.consumer.incremental_unassign(&list),
+            });
+            if !matches!(answer, Ok(Ok(()))) {
+                tracing::debug!(member = self.member, group = self.settings.group, "leaving the group: a rebalance could not be answered");
+            }
+            rebalances.answered();
+        }
+        self.owned.clear();
+        self.starts.clear();
+        self.noted = 0;
+        self.group = None;
+    }
+
+    /// Lets a partition that is being fetched go on elsewhere.
+    fn seek(&self, partition: u32, next: i64) -> Result<(), LogError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.consumer.seek_partitions(self.list([(partition, Offset::Offset(next))])?, REQUEST).map_err(failed("rewinding"))?;
+            let Some(Err(error)) = answer.elements().first().map(rdkafka::topic_partition_list::TopicPartitionListElem::error) else {
+                return Ok(());
+            };
+            // A partition that was taken up just now isn't fetched yet.
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::State) || Instant::now() >= until {
+                return Err(failed(format!("rewinding partition {partition}"))(error));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Log for KafkaLog {
+    fn assigned(&self) -> Vec<u32> {
+        self.owned.iter().copied().collect()
+    }
+
+    fn poll(&mut self, max_records: usize, wait: Duration) -> Result<Vec<Batch>, LogError> {
+        self.answer()?;
+        self.starts.clear();
+        let until = Instant::now() + wait.min(Duration::from_secs(86_400));
+        let mut polled: BTreeMap<u32, Vec<Record>> = BTreeMap::new();
+        let (mut left, mut left_bytes) = (max_records.max(1), MAX_READ_BYTES);
+        while left > 0 && left_bytes > 0 {
+            let patience = if polled.is_empty() { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let got = match self.consumer.poll(patience) {
+                None => None,
+                Some(Ok(message)) => Some(Ok((u32::try_from(message.partition()).unwrap_or(u32::MAX), record(&message)))),
+                Some(Err(error)) => Some(Err(error)),
+            };
+            if self.consumer.context().count() > self.noted && self.note(&mut polled) {
+                break;
+            }
+            match got {
+                Some(Ok((partition, record))) if self.owned.contains(&partition) => {
+                    left -= 1;
+                    left_bytes = left_bytes.saturating_sub(record.key.len() + record.value.as_ref().map_or(0, Vec::len));
+                    polled.entry(partition).or_default().push(record);
+                }
+                // What was fetched before the partition was gone.
+                Some(Ok(_)) => {}
+                Some(Err(error)) => match self.meaning(&error) {
+                    Some(error) => return Err(error),
+                    None => tracing::debug!("polling: {error}"),
+                },
+                None if !polled.is_empty() || Instant::now() >= until => break,
+                None => {}
+            }
+        }
+        self.group = self.consumer.group_metadata();
+        Ok(polled.into_iter().map(|(partition, records)| Batch { partition, records }).collect())
+    }
+
+    fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
+        for commit in &commits {
+            self.check_owned(commit.partition)?;
+            if commit.outputs.iter().any(|output| output.topic == Topic::Events) {
+                return Err(LogError::WrongCommit { partition: commit.partition, why: "writes to the input" });
+            }
+        }
+        let Some(group) = &self.group else { return Err(LogError::Aborted { why: "nothing was polled before".into() }) };
+        self.transactions.commit(&commits, group)?;
+        for commit in commits {
+            commit.database.write(commit.state)?;
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self, partition: u32) -> Result<Option<Position>, LogError> {
+        self.check_owned(partition)?;
+        // What the last producer left behind is decided first.
+        self.transactions.ready()?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let asked = self.list([(partition, Offset::Invalid)])?;
+            let answer = self.consumer.committed_offsets(asked, REQUEST).and_then(|list| {
+                list.elements().first().map_or(Ok(None), |element| element.error().map(|()| Some((element.offset(), element.metadata().to_owned()))))
+            });
+            match answer {
+                Ok(Some((Offset::Offset(offset), text))) => return position(partition, offset, &text).map(Some),
+                Ok(_) => return Ok(None),
+                // Offsets of a transaction under way aren't stable yet; a membership that is changing isn't known yet.
+                Err(error) if Instant::now() >= until => {
+                    return Err(failed(format!("asking for the committed position of partition {partition}"))(error));
+                }
+                Err(error) => {
+                    tracing::debug!("asking for the committed position of partition {partition}: {error}");
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+
+    fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
+        self.check_owned(partition)?;
+        self.reader.check_offset(Topic::Events, partition, next)?;
+        let is_new = {
+            let changes = self.consumer.context().changes.lock().unwrap_or_else(PoisonError::into_inner);
+            changes.iter().any(|change| matches!(change, Change::Assigned(partitions) if partitions.contains(&partition)))
+        };
+        if is_new {
+            self.starts.insert(partition, next);
+            return Ok(());
+        }
+        self.seek(partition, next)
+    }
+
+    fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError> {
+        self.check_owned(partition)?;
+        loop {
+            if let Some(sent) = self.appender.send(Topic::Events, partition, key, value, &Headers::new())? {
+                return sent.blocking_offset();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Reader for KafkaLog {
+    fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        self.reader.start(topic, partition)
+    }
+
+    fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        self.reader.end(topic, partition)
+    }
+
+    fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
+        self.reader.read(topic, partition, from, max)
+    }
+
+    fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
+        self.reader.subscribe_end(topic, partition)
+    }
+}
+
+impl Drop for KafkaLog {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// A consumer that isn't a member yet.
+fn consumer(settings: &KafkaSettings, instance: Option<&str>) -> Result<BaseConsumer<Rebalances>, LogError> {
+    settings.member(instance).create_with_context(Rebalances::default()).map_err(failed("making a worker's consumer"))
+}
+
+fn position(partition: u32, offset: i64, text: &str) -> Result<Position, LogError> {
+    let corrupt = |why: String| LogError::Corrupt { partition, what: "the committed position".into(), why };
+    let position: Position = text.parse().map_err(|error: crate::log::PositionError| corrupt(error.to_string()))?;
+    if position.next != offset {
+        return Err(corrupt(format!("its offset is {offset}, but its text says {}", position.next)));
+    }
+    Ok(position)
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map_or_else(Headers::new, |headers| {
+        headers.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
+    });
+    Record {
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or(0),
+        key: message.key().unwrap_or_default().to_vec(),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers,
+    }
+}

@@ -1,0 +1,472 @@
+//! Workers on a real Kafka: whatever happens to them, a read_committed reader finds the truth, and each revision once. `make kafka-test`
+//! starts the broker.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use callsieve::event::{AccountId, CallVerdict, Event, Millis, SnapshotCompleted, Tick, Verdict, decode, encode_event};
+use callsieve::judge::number::Country;
+use callsieve::log::kafka::{Kafka, KafkaLog, KafkaReader, KafkaSettings, TopicSettings, create};
+use callsieve::log::{Log, Reader, Topic, partition_of};
+use callsieve::ringcentral::documents::{Asked, read_document};
+use callsieve::roles::partition::PartitionError;
+use callsieve::roles::processor::Worker;
+use callsieve::simulate::{AccountLists, Company, CompanyConfig, Faults, Notification, SimulatedCall, disturb};
+use callsieve::state::database::{Database, DatabaseOptions, Engine};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const PARTITIONS: u32 = 4;
+const MINUTE: Millis = 60_000;
+const HOUR: Millis = 60 * MINUTE;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn now() -> Millis {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Topics and a group of a test's own, on the broker that all tests share.
+fn settings() -> KafkaSettings {
+    made(&std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test"))
+}
+
+fn made(brokers: &str) -> KafkaSettings {
+    let name = format!("test-{:016x}", rand::random::<u64>());
+    let settings = KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, passed: BTreeMap::new() };
+    // The simulated companies' time is in their records.
+    let dated = (Topic::Events, "message.timestamp.type".to_owned(), "CreateTime".to_owned());
+    create(&settings, &TopicSettings { partitions: PARTITIONS, over: vec![dated], ..TopicSettings::default() }).unwrap();
+    settings
+}
+
+/// A company, its calls, and what arrives of them.
+struct Watched {
+    company: Company,
+    account: AccountId,
+    calls: Vec<SimulatedCall>,
+    arriving: Vec<Notification>,
+}
+
+impl Watched {
+    /// A company of which nothing changes, so that its lists say all. Its notifications come twice and out of order, but all come.
+    fn new(seed: u64) -> Self {
+        let begins = (now() - 30 * HOUR).div_euclid(HOUR) * HOUR;
+        let config = CompanyConfig { users: 12, start: begins - HOUR, changes_per_week: 0, ..CompanyConfig::default() };
+        let company = Company::generate(seed, &config);
+        let calls = company.hours(begins, 4, 30);
+        let faults = Faults { loss: 0.0, duplication: 0.1, reorder: 0.15, max_delay_ms: 40_000 };
+        let notifications = calls.iter().flat_map(|call| call.notifications.iter().cloned()).collect();
+        let mut arriving = disturb(notifications, &faults, &mut ChaCha8Rng::seed_from_u64(seed));
+        arriving.sort_by_key(|notification| notification.due);
+        Self { account: AccountId::parse(&company.account_id_text).unwrap(), company, calls, arriving }
+    }
+
+    fn read(&self, json: &[u8], at: Millis) -> Vec<Event> {
+        let asked = Asked { account: Some(&self.account), received_at: Some(at), country: Country::DEFAULT, history: false };
+        read_document(json, &asked).expect("the simulated RingCentral sends what RingCentral sends").events.into_vec()
+    }
+}
+
+/// Appends with record times of its own.
+struct Ingress {
+    producer: BaseProducer,
+    events: String,
+}
+
+impl Ingress {
+    fn new(settings: &KafkaSettings) -> Self {
+        let producer =
+            ClientConfig::new().set("bootstrap.servers", &settings.brokers).set("enable.idempotence", "true").set("linger.ms", "1").create().unwrap();
+        Self { producer, events: settings.topic(Topic::Events) }
+    }
+
+    fn append(&self, partition: u32, key: &str, at: Millis, event: &Event) {
+        let value = encode_event(event);
+        let record = BaseRecord::to(&self.events).partition(partition.try_into().unwrap()).key(key).payload(&value).timestamp(at);
+        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        self.producer.poll(Duration::ZERO);
+    }
+
+    fn of_account(&self, account: &AccountId, at: Millis, events: &[Event]) {
+        for event in events {
+            self.append(partition_of(account.as_str(), PARTITIONS), account.as_str(), at, event);
+        }
+    }
+
+    /// Numbers and gate of a company.
+    fn synchronise(&self, watched: &Watched) {
+        let at = watched.arriving[0].due - MINUTE;
+        for list in (AccountLists { company: &watched.company, base: "https://platform.example", at }).all() {
+            self.of_account(&watched.account, at, &watched.read(list.to_string().as_bytes(), at));
+        }
+        let completed = SnapshotCompleted { account_id: watched.account.clone(), sync_id: "1".into(), completed_at: at, numbers_seen: 0 };
+        self.of_account(&watched.account, at, &[Event::SnapshotCompleted(completed)]);
+    }
+
+    fn notify(&self, watched: &Watched, part: std::ops::Range<usize>) {
+        for notification in &watched.arriving[part] {
+            let mut json = String::new();
+            notification.write_for("sub-1", "101", &mut json);
+            self.of_account(&watched.account, notification.due, &watched.read(json.as_bytes(), notification.due));
+        }
+    }
+
+    /// Lets the settle times of everything so far expire.
+    fn pass(&self, at: Millis) {
+        for partition in 0..PARTITIONS {
+            self.append(partition, "", at, &Event::Tick(Tick { at }));
+        }
+        self.producer.flush(Duration::from_secs(10)).unwrap();
+    }
+}
+
+/// Opens databases below a folder, as one machine with its disk does.
+fn databases(folder: PathBuf) -> impl FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send + 'static {
+    let options = DatabaseOptions { cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20, background_jobs: 1, write_ahead_log: false };
+    let engine = Engine::new(&options);
+    move |partition| {
+        let opened = Database::open(&folder.join(partition.to_string()), &engine, &[]);
+        Ok(Arc::new(opened.map_err(callsieve::log::LogError::from)?))
+    }
+}
+
+fn worker(settings: &KafkaSettings, folder: &Path) -> Worker<KafkaLog> {
+    let log = Kafka::connect(settings.clone()).unwrap().worker(None).unwrap();
+    Worker::open(log, now, databases(folder.to_owned()), |_, _| {}).unwrap()
+}
+
+/// A worker on a thread of its own, until it is stopped.
+struct Running {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<(), PartitionError>>,
+}
+
+impl Running {
+    fn start(settings: &KafkaSettings, folder: &Path) -> Self {
+        Self::resume(worker(settings, folder))
+    }
+
+    fn resume(mut worker: Worker<KafkaLog>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        Self { stop, thread: std::thread::spawn(move || worker.run(&told)) }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+/// The newest verdicts, as read_committed readers see them. No revision is missing, none is there twice.
+fn newest(reader: &KafkaReader) -> BTreeMap<String, CallVerdict> {
+    let mut newest: BTreeMap<String, CallVerdict> = BTreeMap::new();
+    for partition in 0..PARTITIONS {
+        let (mut next, end) = (0, reader.end(Topic::CallVerdicts, partition).unwrap());
+        while next < end {
+            let read = reader.read(Topic::CallVerdicts, partition, next, 10_000).unwrap();
+            for record in read.records {
+                let verdict: CallVerdict = decode(&record.value.expect("nothing is forgotten")).unwrap();
+                let key = format!("{}/{}", verdict.account_id, verdict.session_id);
+                assert_eq!(record.key, key.as_bytes());
+                let known = newest.get(&key).map_or(0, |known| known.revision);
+                assert_eq!(verdict.revision, known + 1, "revisions of {key} at partition {partition} offset {}", record.offset);
+                newest.insert(key, verdict);
+            }
+            next = read.next;
+        }
+    }
+    newest
+}
+
+/// What differs from the truth: none once everything is judged.
+fn differences(reader: &KafkaReader, companies: &[Watched]) -> Vec<String> {
+    let verdicts = newest(reader);
+    let mut differences = Vec::new();
+    let mut known = BTreeSet::new();
+    for watched in companies {
+        for truth in watched.calls.iter().flat_map(|call| &call.truth.sessions) {
+            let key = format!("{}/{}", watched.account, truth.session);
+            let expected = if truth.external { Verdict::External } else { Verdict::Internal };
+            match verdicts.get(&key) {
+                Some(verdict) if verdict.verdict == expected => {}
+                Some(verdict) => differences.push(format!("{key} is {:?}", verdict.verdict)),
+                None => differences.push(format!("{key} has no verdict")),
+            }
+            known.insert(key);
+        }
+    }
+    let strange = verdicts.iter().filter(|(key, verdict)| !known.contains(*key) && verdict.superseded_by.is_none());
+    differences.extend(strange.map(|(key, _)| format!("{key} is no call")));
+    differences
+}
+
+fn true_in_the_end(reader: &KafkaReader, companies: &[Watched]) {
+    let begun = Instant::now();
+    loop {
+        let differences = differences(reader, companies);
+        if differences.is_empty() {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{} differences: {:#?}", differences.len(), &differences[..differences.len().min(10)]);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for partition in 0..PARTITIONS {
+        assert_eq!(reader.end(Topic::DeadLetters, partition).unwrap(), 0, "dead letters");
+    }
+}
+
+/// Two workers; one is stopped and another, with nothing on its disk, takes over; one dies with what it polled; one is away for longer than its
+/// membership lasts, and comes back.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_newest_verdicts_are_true_whatever_happens_to_workers() {
+    let settings = settings();
+    let reader = Kafka::connect(settings.clone()).unwrap().reader();
+    let folder = tempfile::tempdir().unwrap();
+    let ingress = Ingress::new(&settings);
+    let companies: Vec<Watched> = (1..=6).map(Watched::new).collect();
+    assert!(companies.iter().map(|c| partition_of(c.account.as_str(), PARTITIONS)).collect::<BTreeSet<_>>().len() > 2);
+    // A quarter of each company's notifications after another.
+    let quarter = |n: usize| {
+        for watched in &companies {
+            let all = watched.arriving.len();
+            ingress.notify(watched, all * n / 4..all * (n + 1) / 4);
+        }
+        ingress.producer.flush(Duration::from_secs(10)).unwrap();
+    };
+    companies.iter().for_each(|watched| ingress.synchronise(watched));
+
+    // One that is polled by hand, and loses its membership when it isn't.
+    let away = KafkaSettings { passed: [("max.poll.interval.ms".to_owned(), "6000".to_owned())].into(), ..settings.clone() };
+    let mut paused = worker(&away, &folder.path().join("paused"));
+    let first = Running::start(&settings, &folder.path().join("first"));
+    quarter(0);
+    until("the worker that will be paused takes part", || {
+        paused.turn(Duration::from_millis(50)).unwrap();
+        paused.partitions().next().is_some_and(|partition| partition.position().next > 0)
+    });
+    quarter(1);
+    // Polled, and never committed by it.
+    let polled = paused.log().poll(1_000, Duration::from_secs(1)).unwrap();
+    let seen = newest(&reader).len();
+    until("the others take its partitions over", || newest(&reader).len() > seen && all_is_committed(&settings, &reader));
+    drop(polled);
+
+    // Another with an empty disk comes, the first goes, and comes back to its old disk.
+    let second = Running::start(&settings, &folder.path().join("second"));
+    quarter(2);
+    first.stop();
+    let resumed = Running::resume(paused);
+    quarter(3);
+    // One that dies with what it polled.
+    let mut dying = worker(&settings, &folder.path().join("dying"));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        dying.turn(Duration::from_millis(20)).unwrap_or_else(|error| {
+            assert!(matches!(&error, PartitionError::Log(error) if error.is_passing()), "{error}");
+            dying.begin_again();
+            0
+        });
+    }
+    drop(dying.log().poll(1_000, Duration::from_millis(100)));
+    drop(dying);
+    let first = Running::start(&settings, &folder.path().join("first"));
+    ingress.pass(now() + 50 * MINUTE);
+    true_in_the_end(&reader, &companies);
+    for running in [first, second, resumed] {
+        running.stop();
+    }
+    true_in_the_end(&reader, &companies);
+}
+
+/// Whether everything that was appended is committed, by whomever.
+fn all_is_committed(settings: &KafkaSettings, reader: &KafkaReader) -> bool {
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &settings.brokers).set("group.id", &settings.group).create().unwrap();
+    let mut asked = rdkafka::TopicPartitionList::new();
+    asked.add_partition_range(&settings.topic(Topic::Events), 0, i32::try_from(PARTITIONS).unwrap() - 1);
+    let Ok(found) = client.committed_offsets(asked, Duration::from_secs(10)) else { return false };
+    let positions: Vec<i64> = found.elements().iter().map(|element| element.offset().to_raw().unwrap_or(0).max(0)).collect();
+    (0..PARTITIONS).zip(positions).all(|(partition, position)| position >= reader.end(Topic::Events, partition).unwrap())
+}
+
+/// What a worker with a lost disk rebuilds, and what a worker with an old one takes in, is what the group committed.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_a_lost_disk_is_rebuilt() {
+    let settings = settings();
+    let reader = Kafka::connect(settings.clone()).unwrap().reader();
+    let folder = tempfile::tempdir().unwrap();
+    let ingress = Ingress::new(&settings);
+    let companies: Vec<Watched> = (11..=13).map(Watched::new).collect();
+    for watched in &companies {
+        ingress.synchronise(watched);
+        ingress.notify(watched, 0..watched.arriving.len() / 2);
+    }
+    let running = Running::start(&settings, &folder.path().join("old"));
+    ingress.pass(now());
+    until("half of it is committed", || all_is_committed(&settings, &reader));
+    running.stop();
+    let running = Running::start(&settings, &folder.path().join("new"));
+    for watched in &companies {
+        ingress.notify(watched, watched.arriving.len() / 2..watched.arriving.len());
+    }
+    ingress.pass(now() + 10 * MINUTE);
+    until("all of it is committed", || all_is_committed(&settings, &reader));
+    running.stop();
+    let running = Running::start(&settings, &folder.path().join("old"));
+    ingress.pass(now() + 50 * MINUTE);
+    true_in_the_end(&reader, &companies);
+    running.stop();
+}
+
+/// Through the binary: what `create` makes is right, and what somebody changed is said.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_topics_are_made_and_checked() {
+    let brokers = std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test");
+    let prefix = format!("test-{:016x}.", rand::random::<u64>());
+    let topics = |args: &[&str]| {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve"))
+            .args(["topics", args[0], "--brokers", &brokers, "--topic-prefix", &prefix])
+            .args(&args[1..])
+            .output()
+            .unwrap();
+        (done.status.code(), String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (status, said, _) = topics(&["check"]);
+    assert_eq!((status, said.lines().count()), (Some(1), 6), "{said}");
+    assert!(said.contains("topics create"), "{said}");
+    for _ in 0..2 {
+        assert_eq!(topics(&["create", "--partitions", "3"]).0, Some(0), "making them again does nothing");
+    }
+    let (status, said, _) = topics(&["check"]);
+    assert_eq!(status, Some(0), "{said}");
+    let (status, said, _) = topics(&["describe"]);
+    assert_eq!(status, Some(0));
+    assert!(said.contains(&format!("{prefix}call-verdicts: 3 partitions")) && said.contains("  cleanup.policy=compact"), "{said}");
+    let (status, _, why) = topics(&["check", "--kafka", "isolation.level=read_uncommitted"]);
+    assert_eq!(status, Some(2));
+    assert!(why.contains("isolation.level is set by callsieve itself"), "{why}");
+}
+
+/// Three brokers of a test's own, which it may kill.
+struct Cluster {
+    dir: tempfile::TempDir,
+    brokers: String,
+}
+
+impl Cluster {
+    fn run(dir: &Path, command: &[&str]) -> std::process::Output {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/cluster");
+        let done = std::process::Command::new(script).arg(command[0]).arg(dir).args(&command[1..]).output().unwrap();
+        assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+        done
+    }
+
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Below the ports that the system gives out, and above those of the shared broker.
+        let port = (30_000 + u32::from(rand::random::<u16>()) % 2_700).to_string();
+        let said = Self::run(dir.path(), &["up", "--nodes", "3", "--port", &port]).stdout;
+        Self { dir, brokers: String::from_utf8(said).unwrap().trim().to_owned() }
+    }
+
+    fn broker(&self, command: &str, number: usize) {
+        Self::run(self.dir.path(), &[command, &number.to_string()]);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        Self::run(self.dir.path(), &["down"]);
+    }
+}
+
+/// Each broker is killed in turn, and with it the coordinators of group and transactions and the leaders of partitions; one is away and comes back.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_verdicts_stay_true_while_brokers_die() {
+    let cluster = Cluster::start();
+    let settings = made(&cluster.brokers);
+    let reader = Kafka::connect(settings.clone()).unwrap().reader();
+    let folder = tempfile::tempdir().unwrap();
+    let ingress = Ingress::new(&settings);
+    let companies: Vec<Watched> = (21..=24).map(Watched::new).collect();
+    companies.iter().for_each(|watched| ingress.synchronise(watched));
+    let workers: Vec<Running> = ["one", "two"].map(|name| Running::start(&settings, &folder.path().join(name))).into();
+    let pieces = 24;
+    for piece in 0..pieces {
+        for watched in &companies {
+            let all = watched.arriving.len();
+            ingress.notify(watched, all * piece / pieces..all * (piece + 1) / pieces);
+        }
+        match piece {
+            3 | 9 | 15 => cluster.broker("kill", piece / 6 + 1),
+            6 | 12 | 18 => cluster.broker("start", piece / 6),
+            20 => cluster.broker("pause", 1),
+            22 => cluster.broker("resume", 1),
+            _ => {}
+        }
+        // Time for transactions before, during and after each of it; longer than a broker's session where one is paused.
+        let whole = Instant::now();
+        while whole.elapsed() < Duration::from_millis(if piece == 21 { 8_000 } else { 400 }) {
+            ingress.producer.poll(Duration::from_millis(20));
+        }
+    }
+    ingress.producer.flush(Duration::from_secs(60)).unwrap();
+    ingress.pass(now() + 50 * MINUTE);
+    until("all is committed", || all_is_committed(&settings, &reader));
+    true_in_the_end(&reader, &companies);
+    workers.into_iter().for_each(Running::stop);
+}
+
+/// Somebody takes the name of the worker's transactions again and again, so that commits come to nothing while the worker keeps its partitions.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_a_commit_that_came_to_nothing_is_made_again() {
+    let settings = settings();
+    let reader = Kafka::connect(settings.clone()).unwrap().reader();
+    let folder = tempfile::tempdir().unwrap();
+    let ingress = Ingress::new(&settings);
+    let companies: Vec<Watched> = (31..=33).map(Watched::new).collect();
+    companies.iter().for_each(|watched| ingress.synchronise(watched));
+    let log = Kafka::connect(settings.clone()).unwrap().worker(Some("worker-0")).unwrap();
+    let running = Running::resume(Worker::open(log, now, databases(folder.path().to_owned()), |_, _| {}).unwrap());
+    ingress.producer.flush(Duration::from_secs(10)).unwrap();
+    until("the worker works", || all_is_committed(&settings, &reader));
+    let pieces = 30;
+    for piece in 0..pieces {
+        for watched in &companies {
+            let all = watched.arriving.len();
+            ingress.notify(watched, all * piece / pieces..all * (piece + 1) / pieces);
+        }
+        let usurper: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &settings.brokers)
+            .set("transactional.id", format!("{}-worker-0", settings.group))
+            .create()
+            .unwrap();
+        usurper.init_transactions(Duration::from_secs(10)).unwrap();
+        ingress.producer.flush(Duration::from_secs(10)).unwrap();
+        until("the worker goes on", || all_is_committed(&settings, &reader));
+    }
+    ingress.pass(now() + 50 * MINUTE);
+    true_in_the_end(&reader, &companies);
+    running.stop();
+}
