@@ -95,7 +95,7 @@ fn work(log: &EmbeddedLog, done: impl Fn(i64) -> bool) -> anyhow::Result<f64> {
                 outputs.push(Output { topic: Topic::CallVerdicts, key: key.into_bytes(), value: Some(vec![7; CALL_BYTES]), headers: Vec::new() });
             }
             next = batch.records.last().map_or(next, |r| r.offset + 1);
-            let position = Position { next, partition_time: 0, low_water: next };
+            let position = Position { next, partition_time: 0, low_water: next, low_water_time: 0 };
             worker.commit(vec![Commit { partition: 0, position, outputs, state, database: database.clone() }])?;
         }
     }

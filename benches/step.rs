@@ -129,7 +129,7 @@ enum Writes {
 fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round> {
     let engine = Engine::new(&DatabaseOptions { write_ahead_log: writes != Writes::WithoutLog, ..DatabaseOptions::default() });
     let database = Arc::new(Database::open(dir, &engine, &[])?);
-    let mut partition = Partition::new(0, Store::open(database.clone())?, Position { next: 0, partition_time: 0, low_water: 0 });
+    let mut partition = Partition::new(0, Store::open(database.clone())?, Position { next: 0, partition_time: 0, low_water: 0, low_water_time: 0 });
     let mut published = Vec::new();
     for records in prepared.snapshot.chunks(BATCH) {
         partition.step(records, &mut published)?;

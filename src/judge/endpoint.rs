@@ -3,7 +3,7 @@
 //! Whether an endpoint is the company's is judged elsewhere; here is only what it is.
 
 use super::number::{Country, Mask, NumberText, read_number};
-use crate::event::{Call, CallLeg, LegId, Millis, SessionId, Side};
+use crate::event::{Call, CallLeg, Direction, LegId, Millis, SessionId, Side};
 use compact_str::CompactString;
 use foldhash::{HashMap, HashSet};
 use std::collections::BTreeSet;
@@ -134,6 +134,9 @@ impl Collected {
     }
 
     fn add(&mut self, identity: Identity, extension_id: Option<&CompactString>, is_extension_number: bool, place: &Place<'_>) -> usize {
+        // A caller's party turns answered as soon as the call is handled, before anybody picks up (ringcentral.md B5): the callee's own party says that.
+        let is_callers = place.leg.direction == Direction::Outbound && place.leg.last_webhook_at.is_some();
+        let answered = place.leg.answered && (place.is_from || !is_callers);
         let left_at = place.leg.left_at.or(place.call.final_end.filter(|_| place.call.end().is_some()));
         let next = self.found.len();
         let at = *self.index.entry(identity.clone()).or_insert(next);
@@ -144,7 +147,7 @@ impl Collected {
                 is_extension_number,
                 session_id: place.session.clone(),
                 leg_id: place.leg.leg_id.clone(),
-                answered: place.leg.answered,
+                answered,
                 joined_at: place.leg.joined_at,
                 left_at,
             });
@@ -157,7 +160,7 @@ impl Collected {
             known.extension_id = Some(id.clone());
         }
         known.is_extension_number |= is_extension_number;
-        known.answered |= place.leg.answered;
+        known.answered |= answered;
         known.left_at = known.left_at.zip(left_at).map(|(a, b)| a.max(b));
         if place.leg.joined_at < known.joined_at {
             known.joined_at = place.leg.joined_at;

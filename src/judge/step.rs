@@ -78,11 +78,9 @@ pub struct Stepped {
 /// work that is left goes on. What time brings about contains the records before this one, and none of this one's facts.
 pub fn step<S: State>(state: &mut S, at: At, event: &Event) -> Result<Stepped, ViewError> {
     let at = At { time: at.time.clamp(-LATEST, LATEST), ..at };
-    // What numbers bring is published whole, so that much room is kept.
-    let kept = if let Event::NumbersObserved(observed) = event { observed.numbers.len() } else { 0 };
     let mut outputs = Vec::new();
     if !state.due_sessions(at.time, 1)?.is_empty() || !state.ended_sessions(forgotten_until(state, at.time), 1)?.is_empty() {
-        outputs = part(state, At { offset: at.offset - 1, ..at }, MOST_OUTPUTS.saturating_sub(kept), |step| step.pass_time())?.0;
+        outputs = part(state, At { offset: at.offset - 1, ..at }, MOST_OUTPUTS.saturating_sub(most_published(event)), |step| step.pass_time())?.0;
     }
     let (taken_in, refused) = part(state, at, MOST_OUTPUTS, |step| step.take_in(event))?;
     outputs.extend(taken_in);
@@ -91,6 +89,16 @@ pub fn step<S: State>(state: &mut S, at: At, event: &Event) -> Result<Stepped, V
         outputs.extend(part(state, at, room, |step| step.go_on())?.0);
     }
     Ok(Stepped { outputs, refused })
+}
+
+/// Records that taking an event in publishes at most. It is not left half taken in, so time keeps so much room for it.
+fn most_published(event: &Event) -> usize {
+    match event {
+        Event::NumbersObserved(observed) => observed.numbers.len(),
+        Event::Rejudge(_) => 2 * MOST_SESSIONS,
+        // A fax takes back a verdict; tombstones of a session from before the account's removal, and of its stand-in.
+        _ => 8,
+    }
 }
 
 /// Takes in the facts of a record that was stepped before, while a copy is brought up: nothing else happens, nothing is published.
@@ -606,6 +614,8 @@ impl<'v, V: View> Step<'v, V> {
         let mut queue = VecDeque::new();
         let mut next = Some(start.clone());
         while let Some(id) = next.take().or_else(|| queue.pop_front()) {
+            // Also those that were never seen.
+            self.visits = self.visits.saturating_sub(1);
             let session = self.session(state, &id)?;
             let Some(call) = session.evidence().filter(|call| call.media != Media::Fax) else { continue };
             for neighbour in self.neighbours(&state.account_id, &id, call)? {
@@ -618,7 +628,6 @@ impl<'v, V: View> Step<'v, V> {
                 break;
             }
         }
-        self.visits = self.visits.saturating_sub(members.len());
         Ok(members)
     }
 

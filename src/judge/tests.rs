@@ -267,6 +267,19 @@ fn r2_an_attempt_to_add_an_outsider_makes_the_call_external() {
 }
 
 #[test]
+fn a_callers_party_is_answered_before_anyone_picks_up_and_says_nothing_of_the_callee() {
+    for (callee_status, picked_up) in [("Proceeding", false), ("Answered", true)] {
+        let mut fold = Fold::new();
+        let callers = |status| Leg { direction: Direction::Outbound, ..leg("p-1", ALICE, BOB, status) };
+        fold.says("s-1", callers("Answered")).says("s-1", leg("p-2", ALICE, BOB, callee_status));
+        fold.says("s-1", callers("Disconnected")).says("s-1", leg("p-2", ALICE, BOB, "Disconnected")).settle();
+        let verdict = fold.verdict("s-1");
+        assert!(endpoint(&verdict, ALICE).answered, "{callee_status}");
+        assert_eq!(endpoint(&verdict, BOB).answered, picked_up, "{callee_status}");
+    }
+}
+
+#[test]
 fn r2_a_participant_who_left_before_the_end_counts() {
     let mut fold = Fold::new();
     fold.says("s-1", leg("p-1", CUSTOMER, MAIN, "Answered")).says("s-1", leg("p-1", CUSTOMER, MAIN, "Disconnected"));

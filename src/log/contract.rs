@@ -40,7 +40,7 @@ pub(super) fn output(topic: Topic, key: &str, value: Option<&str>) -> Output {
 }
 
 pub(super) fn position(next: i64) -> Position {
-    Position { next, partition_time: 5, low_water: next }
+    Position { next, partition_time: 5, low_water: next, low_water_time: 5 }
 }
 
 /// A commit whose state is one key, so that a test can see whether it is there.
@@ -206,7 +206,7 @@ fn a_commit_is_outputs_position_and_state<S: Subject>() {
         output(Topic::CallVerdicts, "1/s-2", Some("internal")),
         output(Topic::AccountStates, "1", Some("")),
     ];
-    let at = Position { next: 0, partition_time: 77, low_water: 0 };
+    let at = Position { next: 0, partition_time: 77, low_water: 0, low_water_time: 76 };
     worker.commit(vec![commit(&subject, 0, at, outputs), commit(&subject, 1, position(0), vec![])]).unwrap();
     drop(worker);
     for round in 0..2 {

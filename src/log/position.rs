@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// How far a partition is: committed together with the outputs and the state that contain it.
 ///
-/// Its text stands in the metadata of Kafka's committed offset, and in the embedded log: `1:` (the version), then the three numbers in decimal,
+/// Its text stands in the metadata of Kafka's committed offset, and in the embedded log: `2:` (the version), then the four numbers in decimal,
 /// with `:` between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -15,11 +15,13 @@ pub struct Position {
     pub partition_time: i64,
     /// The oldest input offset with a material fact that no published record contains; `next` if there is none. Retention never passes it.
     pub low_water: i64,
+    /// The partition's time with the event at `low_water`, so that events which are taken in again from there have the time that they had.
+    pub low_water_time: i64,
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "1:{}:{}:{}", self.next, self.partition_time, self.low_water)
+        write!(f, "2:{}:{}:{}:{}", self.next, self.partition_time, self.low_water, self.low_water_time)
     }
 }
 
@@ -37,11 +39,11 @@ impl FromStr for Position {
     fn from_str(text: &str) -> Result<Self, PositionError> {
         let no = |why| PositionError { text: text.chars().take(80).collect(), why };
         let mut parts = text.split(':');
-        if parts.next() != Some("1") {
-            return Err(no("its version isn't 1"));
+        if parts.next() != Some("2") {
+            return Err(no("its version isn't 2"));
         }
-        let mut number = || parts.next().and_then(|part| part.parse::<i64>().ok()).ok_or_else(|| no("it isn't three numbers"));
-        let position = Self { next: number()?, partition_time: number()?, low_water: number()? };
+        let mut number = || parts.next().and_then(|part| part.parse::<i64>().ok()).ok_or_else(|| no("it isn't four numbers"));
+        let position = Self { next: number()?, partition_time: number()?, low_water: number()?, low_water_time: number()? };
         if position.to_string() != text {
             return Err(no("it isn't written as positions are"));
         }
@@ -59,8 +61,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_position_comes_back_from_its_text(next in 0..=i64::MAX, partition_time: i64, behind in 0..=i64::MAX) {
-            let position = Position { next, partition_time, low_water: next - behind.min(next) };
+        fn a_position_comes_back_from_its_text(next in 0..=i64::MAX, partition_time: i64, behind in 0..=i64::MAX, low_water_time: i64) {
+            let position = Position { next, partition_time, low_water: next - behind.min(next), low_water_time };
             prop_assert_eq!(position.to_string().parse(), Ok(position));
         }
 
@@ -74,22 +76,23 @@ mod tests {
 
     #[test]
     fn what_is_no_position() {
-        assert!("1:7:1700000000000:5".parse::<Position>().is_ok());
+        assert!("2:7:1700000000000:5:1699999999000".parse::<Position>().is_ok());
         for bad in [
             "",
-            "1",
-            "1:7",
-            "1:7:0",
-            "1:7:0:5:",
-            "1:7:0:5:0",
+            "2",
+            "2:7",
+            "2:7:0",
             "2:7:0:5",
-            "1:+7:0:5",
-            "1:07:0:5",
-            "1: 7:0:5",
-            "1:-1:0:-1",
-            "1:7:0:8",
-            "1:7:0:-1",
-            "1:9223372036854775808:0:0",
+            "2:7:0:5:0:",
+            "2:7:0:5:0:0",
+            "1:7:0:5:0",
+            "2:+7:0:5:0",
+            "2:07:0:5:0",
+            "2: 7:0:5:0",
+            "2:-1:0:-1:0",
+            "2:7:0:8:0",
+            "2:7:0:-1:0",
+            "2:9223372036854775808:0:0:0",
         ] {
             assert!(bad.parse::<Position>().is_err(), "{bad}");
         }

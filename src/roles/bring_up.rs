@@ -1,7 +1,7 @@
 //! Bringing a copy of a partition's state up to the committed position: after a crash, from an old copy, from nothing. One way
 //! for all (design §2): what is published comes from the output topics, then the facts of the log that may not be contained there.
 
-use super::partition::{Partition, PartitionError};
+use super::partition::{Partition, PartitionError, partition_time};
 use crate::event::{AccountId, Decoded, SessionId, decode, decode_event};
 use crate::judge::{At, recall};
 use crate::log::{Log, Position, Reader, Record, Topic};
@@ -27,7 +27,7 @@ pub fn bring_up<L: Log>(log: &mut L, partition: u32, database: Arc<Database>, pr
     let mut store = Store::open(database)?;
     let start = log.start(Topic::Events, partition)?;
     let Some(committed) = committed else {
-        return Ok(Partition::new(partition, store, Position { next: start, partition_time: i64::MIN, low_water: start }));
+        return Ok(Partition::new(partition, store, Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN }));
     };
     if committed.next < start {
         tracing::error!(
@@ -60,9 +60,10 @@ pub fn bring_up<L: Log>(log: &mut L, partition: u32, database: Arc<Database>, pr
     for (topic, from, end) in &parts {
         each(log, *topic, partition, *from, *end, |store_now, record| restore(store_now, *topic, record), &mut store, &mut report)?;
     }
-    let mut time = i64::MIN;
+    // Each event has the time that it had, also where a record's own is earlier.
+    let mut time = copy.filter(|copy| copy.next > committed.low_water).map_or(committed.low_water_time, |copy| copy.partition_time);
     let recall_one = |store: &mut Store, record: &Record| {
-        time = time.max(record.timestamp);
+        time = partition_time(time, record);
         // What cannot be read went to the dead letters when it was stepped.
         if let Some(Ok(event)) = record.value.as_deref().map(decode_event) {
             recall(store, At { offset: record.offset, time }, &event)?;

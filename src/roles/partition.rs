@@ -52,7 +52,7 @@ impl Partition {
     /// A partition whose state contains everything before `position`.
     #[must_use]
     pub fn new(id: u32, store: Store, position: Position) -> Self {
-        Self { id, store, position, marks: VecDeque::from([(Millis::MIN, position.low_water)]) }
+        Self { id, store, position, marks: VecDeque::from([(position.low_water_time, position.low_water)]) }
     }
 
     /// How far it is.
@@ -80,8 +80,7 @@ impl Partition {
         let mut bytes = 0;
         for record in records {
             let known = published.len();
-            // A writer may date records as it likes; what no clock shows must not stop time for ever.
-            self.position.partition_time = self.position.partition_time.max(record.timestamp.clamp(0, LATEST));
+            self.position.partition_time = partition_time(self.position.partition_time, record);
             let at = At { offset: record.offset, time: self.position.partition_time };
             match record.value.as_deref().map(decode_event) {
                 Some(Ok(event)) => self.step_event(at, &event, record, published)?,
@@ -96,7 +95,7 @@ impl Partition {
                 break;
             }
         }
-        self.position.low_water = self.low_water();
+        (self.position.low_water_time, self.position.low_water) = self.low_water();
         Ok(stepped)
     }
 
@@ -120,14 +119,19 @@ impl Partition {
     /// A fact that nothing published contains is at most [`OPEN_CALL_AFTER`] older than the earliest deadline that has not been
     /// worked off, since a session's deadline is never later than the time at which its facts go to `open-calls`. So the events
     /// before the newest mark that is older still are all contained. A bound of a few seconds' events costs nothing to keep.
-    fn low_water(&mut self) -> i64 {
+    fn low_water(&mut self) -> (Millis, i64) {
         let front = self.position.partition_time.min(self.store.next_deadline().unwrap_or(Millis::MAX));
         let contained = front.saturating_sub(OPEN_CALL_AFTER);
         while self.marks.len() > 1 && self.marks[1].0 <= contained {
             self.marks.pop_front();
         }
-        self.marks.front().map_or(self.position.next, |(_, offset)| *offset).min(self.position.next)
+        self.marks.front().copied().unwrap_or((self.position.partition_time, self.position.next))
     }
+}
+
+/// The partition's time with a record: the running maximum. A writer may date records as it likes; what no clock shows must not stop time for ever.
+pub fn partition_time(before: Millis, record: &Record) -> Millis {
+    before.max(record.timestamp.clamp(0, LATEST))
 }
 
 /// An output as a record for its topic.
@@ -169,7 +173,7 @@ mod tests {
     fn a_partitions_time_is_the_running_maximum_of_its_records_times() {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
-        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0 };
+        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
         let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
         // A writer's clock may be behind, and a record's time may be none at all.
         let rows = [(-5, 0), (T0, T0), (T0 - 60_000, T0), (T0 + 1, T0 + 1), (Millis::MIN, T0 + 1), (Millis::MAX, LATEST), (T0 + 2, LATEST)];
@@ -181,5 +185,23 @@ mod tests {
             assert_eq!(published, []);
             assert_eq!((partition.position().partition_time, partition.position().next), (expected, offset + 1), "after {timestamp}");
         }
+    }
+    #[test]
+    fn the_low_water_mark_knows_the_partitions_time_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
+        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
+        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        // The second record's own time is earlier than the partition's.
+        for (offset, timestamp) in (0..).zip([T0, T0 - 60_000, T0 + MARK_EVERY, T0 + MARK_EVERY + OPEN_CALL_AFTER]) {
+            let value = encode_event(&Event::Tick(Tick { at: timestamp }));
+            partition.step(&[Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new() }], &mut Vec::new()).unwrap();
+        }
+        assert_eq!((partition.position().low_water, partition.position().low_water_time), (2, T0 + MARK_EVERY));
+        let position = partition.position();
+        let mut partition = Partition::new(0, partition.store, position);
+        let value = encode_event(&Event::Tick(Tick { at: T0 }));
+        partition.step(&[Record { offset: 4, timestamp: T0, key: b"~".to_vec(), value: Some(value), headers: Vec::new() }], &mut Vec::new()).unwrap();
+        assert_eq!((partition.position().low_water, partition.position().low_water_time), (2, T0 + MARK_EVERY), "the same after opening again");
     }
 }

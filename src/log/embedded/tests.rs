@@ -173,7 +173,7 @@ fn old_input_goes_but_never_past_the_low_water_mark() {
     }
     // Nothing is committed: nothing goes.
     assert_eq!(subject.maintain(100 * DAY), 0);
-    let at = Position { next: 9, partition_time: 8 * DAY, low_water: 4 };
+    let at = Position { next: 9, partition_time: 8 * DAY, low_water: 4, low_water_time: 0 };
     subject.worker().commit(vec![commit(&subject, 0, at, vec![])]).unwrap();
     // By age only the first three days.
     assert_eq!(subject.maintain(32 * DAY + DAY), 4);

@@ -229,7 +229,7 @@ fn kafka_holds_the_position_beside_its_offset() {
     let next = append(&subject, "1", "x").offset + 1;
     let mut worker = subject.joined(None);
     poll(&mut worker, 1);
-    let at = crate::log::Position { next, partition_time: 7, low_water: 0 };
+    let at = crate::log::Position { next, partition_time: 7, low_water: 0, low_water_time: 0 };
     worker.commit(vec![commit(&subject, 0, at, vec![])]).unwrap();
     let client: BaseConsumer = subject.kafka.settings.reader(true).create().unwrap();
     let mut asked = rdkafka::TopicPartitionList::new();
