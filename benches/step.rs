@@ -113,6 +113,7 @@ struct Round {
     verdicts: usize,
     published_bytes: usize,
     state_bytes: u64,
+    rows: usize,
 }
 
 /// What becomes of the changed state.
@@ -137,13 +138,14 @@ fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round
     }
     anyhow::ensure!(published.iter().all(|output| output.topic != Topic::DeadLetters), "a list is a dead letter");
 
-    let mut round = Round { whole: Took::default(), batches: Vec::new(), verdicts: 0, published_bytes: 0, state_bytes: 0 };
+    let mut round = Round { whole: Took::default(), batches: Vec::new(), verdicts: 0, published_bytes: 0, state_bytes: 0, rows: 0 };
     let began = Since::now();
     for records in prepared.legs.chunks(BATCH) {
         let batch_began = Since::now();
         let mut published = Vec::new();
         partition.step(records, &mut published)?;
         let state = partition.store.take_batch();
+        round.rows += state.len();
         if writes != Writes::Not {
             database.write(state)?;
         }
@@ -235,8 +237,9 @@ fn main() -> anyhow::Result<ExitCode> {
     figures("on the core", |took| took.core);
     figures("by the clock", |took| took.clock);
     println!(
-        "{} verdicts, {:.1} MB published in time, {:.1} MB on disk (write-ahead log included)",
+        "{} verdicts, {} rows written, {:.1} MB published in time, {:.1} MB on disk (write-ahead log included)",
         best.verdicts,
+        best.rows,
         best.published_bytes as f64 / 1e6,
         best.state_bytes as f64 / 1e6
     );
