@@ -40,10 +40,14 @@ async fn everything_is_read_once_within_the_limits_and_completed_last() {
     let Some((Event::SnapshotCompleted(completed), before)) = events.split_last() else { panic!("{:?}", events.last()) };
     assert_eq!(completed.numbers_seen, i64::try_from(done.numbers).unwrap());
     let mut queries = BTreeSet::new();
+    let mut in_directory = BTreeSet::new();
     let mut calls = 0;
     for event in before {
         match event {
             Event::NumbersObserved(observed) => {
+                if observed.query == NumberQuery::Directory {
+                    in_directory.extend(observed.numbers.iter().filter_map(|number| number.extension_id.clone()));
+                }
                 assert_eq!(observed.sync_id.as_deref(), Some(completed.sync_id.as_str()));
                 queries.insert(observed.query);
             }
@@ -54,6 +58,10 @@ async fn everything_is_read_once_within_the_limits_and_completed_last() {
     assert_eq!(calls, done.records);
     let wanted = [NumberQuery::PhoneNumbers, NumberQuery::Directory, NumberQuery::ForwardingNumbers, NumberQuery::CallLogHistory];
     assert!(wanted.iter().all(|query| queries.contains(query)), "{queries:?}");
+    for (site, name) in company.sites.iter().enumerate() {
+        let seen = company.extensions.iter().filter(|e| e.site == site && in_directory.contains(e.id_text.as_str())).count();
+        assert!(seen > 0, "nobody of {name} is in the directory that was read");
+    }
     server.stop().await;
 }
 

@@ -181,10 +181,12 @@ impl AccountLists<'_> {
         }
     }
 
-    /// `GET /restapi/v1.0/account/{a}/directory/entries`.
+    /// `GET /restapi/v1.0/account/{a}/directory/entries`. With `accessible_sites_only`: of the site of who asks, the first extension.
     #[must_use]
-    pub fn directory(&self, show_federated: bool, page: Page) -> Value {
-        let mut records: Vec<Value> = self.listed().filter_map(|n| self.company.contact(n, self.at)).collect();
+    pub fn directory(&self, show_federated: bool, accessible_sites_only: bool, page: Page) -> Value {
+        let extensions = &self.company.extensions;
+        let shown = self.listed().filter(|&n| !accessible_sites_only || extensions[n].site == extensions[0].site);
+        let mut records: Vec<Value> = shown.filter_map(|n| self.company.contact(n, self.at)).collect();
         if show_federated {
             records.extend(self.company.federated_contacts());
         } else {
@@ -324,7 +326,7 @@ impl AccountLists<'_> {
             }
         };
         whole(&|page| self.extensions(None, page), &mut out);
-        whole(&|page| self.directory(true, page), &mut out);
+        whole(&|page| self.directory(true, false, page), &mut out);
         whole(&|page| self.phone_numbers_v1(None, page), &mut out);
         whole(&|page| self.phone_numbers_v2(None, page), &mut out);
         for index in self.listed().filter(|&n| self.company.extensions[n].kind.talks()) {

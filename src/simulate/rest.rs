@@ -554,7 +554,7 @@ fn authorize(shared: &Shared, query: &Parameters) -> Reply {
 
 fn directory(shared: &Shared, query: &Parameters, headers: &HeaderMap) -> Result<Reply, Reply> {
     // The vendor's text allows 2,000 per page here, its schema 1,000: the schema is what clients are generated from.
-    let body = shared.lists().directory(query.flag("showFederated", true), query.page(1_000, 1_000)?);
+    let body = shared.lists().directory(query.flag("showFederated", true), query.flag("accessibleSitesOnly", true), query.page(1_000, 1_000)?);
     let tag = format!("\"{:x}\"", sha2::Sha256::digest(body.to_string().as_bytes()));
     if headers.get(header::IF_NONE_MATCH).is_some_and(|given| given.as_bytes() == tag.as_bytes()) {
         return Ok(Reply::empty(StatusCode::NOT_MODIFIED));
