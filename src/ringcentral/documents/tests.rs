@@ -528,8 +528,11 @@ fn lists_of_numbers() {
         ),
         (
             "phone numbers, v2",
-            json!({"records": [{"id": "1", "phoneNumber": "+16505550166", "usageType": "Inventory", "tollType": "Toll"}], "paging": {"page": 1}}),
-            vec!["~ PHONE_NUMBERS phone +16505550166 - Inventory -"],
+            json!({"records": [
+                {"id": "1", "phoneNumber": "+16505550165", "usageType": "DirectNumber", "tollType": "Toll"},
+                {"id": "2", "phoneNumber": "+16505550166", "usageType": "Inventory", "tollType": "Toll"}
+            ], "paging": {"page": 1}}),
+            vec!["~ PHONE_NUMBERS phone +16505550165 - DirectNumber -", "~ INVENTORY phone +16505550166 - Inventory -"],
         ),
         (
             "forwarding numbers",
