@@ -496,7 +496,7 @@ fn r4_a_finished_records_company_sides_are_numbers_of_the_company() {
         (json!({"from": own("anonymous"), "to": other("+14155550142")}), vec![]),
         (json!({"from": other("+16505550177"), "to": other("+14155550142")}), vec![]),
         (json!({"from": own("+16505550177"), "result": "In Progress"}), vec![]),
-        (json!({"from": own("+16505550177"), "type": "Fax"}), vec![]),
+        (json!({"from": own("+16505550177"), "type": "Fax"}), vec!["+16505550177"]),
     ];
     for (changes, expected) in rows {
         let record = record_with(&changes);
