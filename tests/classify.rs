@@ -278,6 +278,25 @@ fn arrival_is_that_of_the_wrapper_else_the_documents_own_time() {
 }
 
 #[test]
+fn an_array_gives_what_its_elements_give_line_by_line() {
+    let documents = [
+        vec![numbers(&[OURS])],
+        call("s-1", 3, OURS, COLLEAGUE),
+        call("s-2", 10, CUSTOMER, OURS),
+        vec![numbers(&[COLLEAGUE]), json!({"no": "document"})],
+        call("s-3", 20, OURS, COLLEAGUE),
+    ]
+    .concat();
+    for options in [&["--revisions", "--explain"][..], &["--explain"]] {
+        let (lines, array) = (judge(options, &documents), judge(options, &[json!(documents)]));
+        assert!(lines.out.contains("\"SNAPSHOT_GREW\""), "{}", lines.out);
+        let shown = |ran: &Ran| ran.verdicts().into_iter().map(|verdict| format!("{verdict:#}")).collect::<Vec<_>>();
+        assert_eq!(shown(&array), shown(&lines), "{options:?}");
+        assert_eq!((array.status, array.err.lines().count()), (lines.status, 1), "{}", array.err);
+    }
+}
+
+#[test]
 fn every_kind_of_document_is_read() {
     let uri = |rest: &str| format!("https://platform.example.com/restapi/v1.0/account/{ACCOUNT}/{rest}");
     let event = |path: &str, body: Value| json!({"uuid": "u", "event": format!("/restapi/v1.0/account/{ACCOUNT}/{path}"), "timestamp": "2026-01-05T08:00:00.000Z", "subscriptionId": "s", "body": body});

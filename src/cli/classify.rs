@@ -10,7 +10,7 @@ mod output;
 use crate::event::{AccountId, AccountSettings, Event, Millis, SnapshotCompleted, Tick};
 use crate::judge::number::Country;
 use crate::judge::{At, IDLE_LIMIT, LONGEST_WAIT, Output, step};
-use crate::ringcentral::documents::{Asked, Document, read_document};
+use crate::ringcentral::documents::{Asked, Document, read_each};
 use crate::state::database::{Database, DatabaseOptions, Engine};
 use crate::state::{Store, tables};
 use anyhow::{Context, anyhow};
@@ -406,29 +406,13 @@ impl Reading for Stream<'_> {
     type Error = Fault;
 
     fn take(&mut self, document: &[u8], line: u64) -> Result<Result<(), String>, Fault> {
-        let read = match read_document(document, &self.asked) {
-            Ok(read) => read,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        for part in &read.unreadable {
-            self.complain(line, &part.to_string())?;
-        }
-        match read.arrived_at.or(self.arrived_at) {
-            Some(at) => {
-                if self.arrived_at.is_none() {
-                    self.date_all(at)?;
-                }
-                self.judge(line, read, at)?;
+        let (asked, mut bytes, mut taken) = (self.asked, document.len(), Ok(()));
+        let read = read_each(document, &asked, &mut |one| {
+            if taken.is_ok() {
+                taken = self.arrive(line, one, std::mem::take(&mut bytes));
             }
-            None => {
-                self.undated.push((self.file.clone(), line, read));
-                self.undated_bytes += document.len();
-                if self.undated_bytes > MOST_UNDATED {
-                    self.date_all(0)?;
-                }
-            }
-        }
-        Ok(Ok(()))
+        });
+        taken.map(|()| read.map_err(|error| error.to_string()))
     }
 
     fn complain(&mut self, line: u64, reason: &str) -> Result<(), Fault> {
@@ -458,6 +442,29 @@ fn placed(line: u64, reason: &str) -> (u64, String) {
 }
 
 impl Stream<'_> {
+    /// Takes in a document, or an element of one; `bytes` of input have come with it.
+    fn arrive(&mut self, line: u64, read: Document, bytes: usize) -> Result<(), Fault> {
+        for part in &read.unreadable {
+            self.complain(line, &part.to_string())?;
+        }
+        if read.arrived_at.is_none() && read.events.is_empty() {
+            return Ok(());
+        }
+        match read.arrived_at.or(self.arrived_at) {
+            Some(at) => {
+                if self.arrived_at.is_none() {
+                    self.date_all(at)?;
+                }
+                self.judge(line, read, at)
+            }
+            None => {
+                self.undated.push((self.file.clone(), line, read));
+                self.undated_bytes += bytes;
+                if self.undated_bytes > MOST_UNDATED { self.date_all(0) } else { Ok(()) }
+            }
+        }
+    }
+
     /// The first time that is known is also the arrival of what came before it.
     fn date_all(&mut self, at: Millis) -> Result<(), Fault> {
         self.arrived_at = Some(at);
