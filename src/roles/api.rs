@@ -625,6 +625,9 @@ mod tests {
                 let body: serde_json::Value = answer.json().await.unwrap();
                 assert_eq!(json!([body["records_done"], body["records_total"]]), records, "{path}, {at:?}");
             }
+            let documents = reqwest::Client::new().post(format!("{base}/api/v1/accounts/1/documents")).header("content-type", "application/json");
+            let numbers = r#"{"records": [{"id": 1, "phoneNumber": "+12055550101", "usageType": "DirectNumber"}]}"#;
+            assert_eq!(documents.body(numbers).send().await.unwrap().status(), status, "the country stands in the state, {at:?}");
             assert_eq!(reqwest::get(format!("{base}/healthz")).await.unwrap().status(), 200, "{at:?}");
         }
         server.abort();
