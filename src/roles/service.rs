@@ -261,11 +261,11 @@ impl Service {
         let (database, account) = (self.shared.database(account), account.clone());
         let read = tokio::task::spawn_blocking(move || {
             let mut newest = None;
-            tables::verdicts_by_end(&database, &account, None, |verdict| {
+            tables::verdicts_by_end(&database, &account, None, usize::MAX, |verdict| {
                 newest = Some(verdict.ended_at);
                 false
             })
-            .map(|()| newest)
+            .map(|_| newest)
         });
         Ok(read.await.context("reading the state was cut off")??)
     }
