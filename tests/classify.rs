@@ -269,6 +269,14 @@ Start (UTC)          Duration  From                    To                      V
 }
 
 #[test]
+fn a_table_of_revisions_counts_calls() {
+    let documents = [vec![numbers(&[OURS])], call("s-1", 3, OURS, COLLEAGUE), call("s-2", 10, CUSTOMER, OURS), vec![numbers(&[COLLEAGUE])]].concat();
+    let ran = judged(&["--revisions", "--format", "table", "--filter", "on"], &documents);
+    assert_eq!(ran.out.lines().count(), 1 + 3, "{}", ran.out);
+    assert_eq!(ran.err, "2 calls: 1 internal, 1 external; 1 to disregard, 1 to ingest\n");
+}
+
+#[test]
 fn arrival_is_that_of_the_wrapper_else_the_documents_own_time() {
     let [first, .., last] = &call("s-1", 3, CUSTOMER, OURS)[..] else { panic!("three") };
     let ran = judged(&[], &[wrapped("2026-02-01T00:00:00Z", first), wrapped("2026-02-01T00:00:10Z", last)]);

@@ -33,7 +33,8 @@ use std::time::Duration;
     Input is JSON Lines or JSON documents: telephony-session notifications, directory, extension and phone-number notifications, \
     telephony sessions, call-log responses and records, lists of phone numbers, forwarding numbers, directory entries and extensions, accounts; \
     told apart by their content. Several files are one stream in the given order. A line may be wrapped as \
-    {\"received_at\": RFC 3339, \"document\": {...}}; otherwise a document arrives at its own time, or with the one before it.\n\n\
+    {\"received_at\": RFC 3339, \"document\": {...}}; otherwise a document arrives at its own time, or with the one before it. \
+    A document has at most 256 MiB: longer ones are split into lines, a record or a page each.\n\n\
     Exit status: 0; 1 if some document could not be read (the rest is judged); 2 for wrong usage; 3 if the disk or the output failed.")]
 pub struct ClassifyArgs {
     /// Files to read, in this order; - is standard input
@@ -187,6 +188,7 @@ fn classify(args: &ClassifyArgs, stdin: &mut dyn Read, stdout: &mut dyn Write, s
         judge: Judge::new(args, scratch.path())?,
         printer: Printer::new(args.format, args.explain, width, stdout)?,
         prints_revisions: args.revisions,
+        totals: (args.format == Format::Table).then(Totals::default),
         asked: Asked {
             account: args.account.as_ref(),
             received_at: None,
@@ -214,8 +216,8 @@ fn classify(args: &ClassifyArgs, stdin: &mut dyn Read, stdout: &mut dyn Write, s
         }
     }
     stream.finish()?;
-    let (totals, unreadable) = (stream.printer.totals, stream.unreadable);
-    if args.format == Format::Table {
+    let unreadable = stream.unreadable;
+    if let Some(totals) = stream.totals {
         writeln!(stream.stderr, "{}", summary(totals, unreadable))?;
     }
     Ok(unreadable)
@@ -390,6 +392,8 @@ struct Stream<'a> {
     judge: Judge,
     printer: Printer<'a>,
     prints_revisions: bool,
+    /// Of the calls, where they are told in the end.
+    totals: Option<Totals>,
     asked: Asked<'a>,
     stderr: &'a mut dyn Write,
     file: String,
@@ -526,12 +530,18 @@ impl Stream<'_> {
             let (outputs, _) = self.judge.step(&Event::Tick(Tick { at: time }), time)?;
             self.print(&outputs)?;
         }
-        if !self.prints_revisions {
+        if !self.prints_revisions || self.totals.is_some() {
             self.judge.write()?;
-            let printer = &mut self.printer;
+            let (printer, totals) = (&mut self.printer, &mut self.totals);
             tables::each_verdict(&self.judge.database, |verdict| -> Result<(), Fault> {
                 // What another session has superseded is no call (design §1, Sessions).
-                if verdict.superseded_by.is_none() { Ok(printer.print(&verdict)?) } else { Ok(()) }
+                if verdict.superseded_by.is_some() {
+                    return Ok(());
+                }
+                if let Some(totals) = totals {
+                    totals.count(&verdict);
+                }
+                if self.prints_revisions { Ok(()) } else { Ok(printer.print(&verdict)?) }
             })?;
         }
         Ok(self.printer.flush()?)

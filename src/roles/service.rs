@@ -362,7 +362,7 @@ fn settle_partitions(data_dir: &Path, wanted: Option<u32>) -> anyhow::Result<u32
     };
     let count = found.or(wanted).unwrap_or(1);
     if wanted.is_some_and(|wanted| wanted != count) {
-        bail!("{} has {count} partitions; their number is changed by `topics repartition`", data_dir.display());
+        bail!("{} has {count} partitions, which can't be changed: leave --partitions out, or begin anew with another --data-dir", data_dir.display());
     }
     write_whole(&path, &format!("{count}\n")).with_context(|| format!("writing {}", path.display()))?;
     Ok(count)
