@@ -269,12 +269,39 @@ Start (UTC)          Duration  From                    To                      V
 }
 
 #[test]
+fn a_table_of_revisions_counts_calls() {
+    let documents = [vec![numbers(&[OURS])], call("s-1", 3, OURS, COLLEAGUE), call("s-2", 10, CUSTOMER, OURS), vec![numbers(&[COLLEAGUE])]].concat();
+    let ran = judged(&["--revisions", "--format", "table", "--filter", "on"], &documents);
+    assert_eq!(ran.out.lines().count(), 1 + 3, "{}", ran.out);
+    assert_eq!(ran.err, "2 calls: 1 internal, 1 external; 1 to disregard, 1 to ingest\n");
+}
+
+#[test]
 fn arrival_is_that_of_the_wrapper_else_the_documents_own_time() {
     let [first, .., last] = &call("s-1", 3, CUSTOMER, OURS)[..] else { panic!("three") };
     let ran = judged(&[], &[wrapped("2026-02-01T00:00:00Z", first), wrapped("2026-02-01T00:00:10Z", last)]);
     // The missing sequence 3 makes it settle for 30 s.
     assert_eq!(ran.only()["decided_at"], "2026-02-01T00:00:40.000Z");
     assert_eq!(judged(&[], &[first.clone(), last.clone()]).only()["decided_at"], "2026-01-05T08:04:00.000Z");
+}
+
+#[test]
+fn an_array_gives_what_its_elements_give_line_by_line() {
+    let documents = [
+        vec![numbers(&[OURS])],
+        call("s-1", 3, OURS, COLLEAGUE),
+        call("s-2", 10, CUSTOMER, OURS),
+        vec![numbers(&[COLLEAGUE]), json!({"no": "document"})],
+        call("s-3", 20, OURS, COLLEAGUE),
+    ]
+    .concat();
+    for options in [&["--revisions", "--explain"][..], &["--explain"]] {
+        let (lines, array) = (judge(options, &documents), judge(options, &[json!(documents)]));
+        assert!(lines.out.contains("\"SNAPSHOT_GREW\""), "{}", lines.out);
+        let shown = |ran: &Ran| ran.verdicts().into_iter().map(|verdict| format!("{verdict:#}")).collect::<Vec<_>>();
+        assert_eq!(shown(&array), shown(&lines), "{options:?}");
+        assert_eq!((array.status, array.err.lines().count()), (lines.status, 1), "{}", array.err);
+    }
 }
 
 #[test]

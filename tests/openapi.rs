@@ -129,6 +129,12 @@ async fn what_is_answered_is_as_described() {
     let documents = "/api/v1/accounts/{account}/documents";
     let numbers =
         r#"{"uri":"https://x/restapi/v1.0/account/77/phone-number","records":[{"id":1,"phoneNumber":"+12055550101","usageType":"DirectNumber"}]}"#;
+    // More than an event may have: not for later, as a 503 would say.
+    let legs: Vec<Value> = (0..40_000).map(|n| json!({ "partyId": format!("p-{n}"), "from": { "phoneNumber": format!("+1205{n:07}") } })).collect();
+    let endless = json!({
+        "id": "r", "telephonySessionId": "s-1", "startTime": "2026-01-05T08:00:00Z", "direction": "Inbound", "result": "Accepted", "legs": legs,
+    })
+    .to_string();
     #[allow(clippy::type_complexity, reason = "a table: operation, path, body, status")]
     let rows: Vec<((&str, &str), String, Option<&str>, u16)> = vec![
         (("get", "/healthz"), "/healthz".into(), None, 200),
@@ -170,6 +176,7 @@ async fn what_is_answered_is_as_described() {
         (("post", documents), "/api/v1/accounts/77/documents?complete=true".into(), Some(numbers), 200),
         (("post", documents), "/api/v1/accounts/77/documents".into(), Some("{\"records\":"), 422),
         (("post", documents), "/api/v1/accounts/78/documents".into(), Some(numbers), 422),
+        (("post", documents), "/api/v1/accounts/77/documents".into(), Some(&endless), 413),
         (("post", documents), "/api/v1/accounts/77/documents?complete=perhaps".into(), Some(numbers), 400),
         (("post", "/webhooks/ringcentral/{account}"), "/webhooks/ringcentral/7".into(), Some("no json"), 200),
         (("post", "/webhooks/ringcentral/{account}"), "/webhooks/ringcentral/a%20b".into(), Some("{}"), 404),

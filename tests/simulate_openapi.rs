@@ -160,6 +160,14 @@ async fn every_response_body_is_as_the_vendor_describes_it() {
     let directory = format!("{account}/directory/entries");
     client.check("get", &directory, "/restapi/v1.0/account/~/directory/entries", None, 200).await;
     client.check("get", &directory, "/restapi/v1.0/account/~/directory/entries?showFederated=false", None, 200).await;
+    client.check("get", &format!("{account}/directory/federation"), "/restapi/v1.0/account/~/directory/federation", None, 200).await;
+    let search = format!("{account}/directory/entries/search");
+    for (wanted, is_any) in
+        [(json!({ "searchString": "1", "searchFields": ["phoneNumber"], "perPage": 10 }), true), (json!({ "searchString": "§" }), false)]
+    {
+        let found = client.check("post", &search, "/restapi/v1.0/account/~/directory/entries/search", Some(wanted), 200).await;
+        assert_eq!(found["records"].as_array().is_some_and(|records| !records.is_empty()), is_any);
+    }
     client.check("get", &format!("{account}/phone-number"), "/restapi/v1.0/account/~/phone-number", None, 200).await;
     client.check("get", "/restapi/v2/accounts/{accountId}/phone-numbers", "/restapi/v2/accounts/~/phone-numbers", None, 200).await;
     client.check("get", "/restapi/v2/accounts/{accountId}/phone-numbers", "/restapi/v2/accounts/12/phone-numbers", None, 404).await;
@@ -170,6 +178,7 @@ async fn every_response_body_is_as_the_vendor_describes_it() {
         client.check("get", &one, &address, None, 200).await;
         client.check("get", &format!("{one}/phone-number"), &format!("{address}/phone-number"), None, 200).await;
         client.check("get", &format!("{one}/forwarding-number"), &format!("{address}/forwarding-number"), None, 200).await;
+        client.check("get", &format!("{one}/device"), &format!("{address}/device"), None, 200).await;
     }
     client
         .check(
@@ -187,6 +196,7 @@ async fn every_response_body_is_as_the_vendor_describes_it() {
         assert_eq!(page["records"].as_array().unwrap().len(), 1_000);
     }
     client.check("get", &log, "/restapi/v1.0/account/~/call-log?dateFrom=yesterday", None, 400).await;
+    calls(&mut client, &extensions).await;
 
     let path = format!("{account}/telephony/sessions/{{telephonySessionId}}");
     server.advance_to(server.now() + 30 * 60_000).await;
@@ -202,6 +212,33 @@ async fn every_response_body_is_as_the_vendor_describes_it() {
     assert!(client.checked.len() >= 20, "{:#?}", client.checked);
     println!("checked: {:#?}", client.checked);
     server.stop().await;
+}
+
+/// Single records, an extension's, the calls that go on, and failures that were asked for.
+async fn calls(client: &mut Client<'_>, extensions: &Value) {
+    let (account, address) = ("/restapi/v1.0/account/{accountId}", "/restapi/v1.0/account/~");
+    let page = client.check("get", &format!("{account}/call-log"), &format!("{address}/call-log"), None, 200).await;
+    let (one, id) = (format!("{account}/call-log/{{callRecordId}}"), page["records"][0]["id"].as_str().unwrap());
+    client.check("get", &one, &format!("{address}/call-log/{id}"), None, 200).await;
+    client.check("get", &one, &format!("{address}/call-log/{id}?view=Detailed"), None, 200).await;
+    client.check("get", &one, &format!("{address}/call-log/{id}?view=Full"), None, 400).await;
+    client.check("get", &one, &format!("{address}/call-log/none"), None, 404).await;
+    for view in ["Simple", "Detailed"] {
+        let active = client.check("get", &format!("{account}/active-calls"), &format!("{address}/active-calls?view={view}"), None, 200).await;
+        assert!(active["records"].as_array().unwrap().iter().any(|record| record["result"] == "In Progress"));
+    }
+    for extension in extensions["records"].as_array().unwrap().iter().take(5) {
+        let (of, address) = (format!("{account}/extension/{{extensionId}}"), format!("{address}/extension/{}", extension["id"]));
+        let page = client.check("get", &format!("{of}/call-log"), &format!("{address}/call-log?view=Detailed"), None, 200).await;
+        client.check("get", &format!("{of}/active-calls"), &format!("{address}/active-calls"), None, 200).await;
+        if let Some(id) = page["records"][0]["id"].as_str() {
+            client.check("get", &format!("{of}/call-log/{{callRecordId}}"), &format!("{address}/call-log/{id}"), None, 200).await;
+        }
+    }
+    for status in [403, 500, 503] {
+        client.server.fail("/call-log", axum::http::StatusCode::from_u16(status).unwrap(), 1);
+        client.check("get", &format!("{account}/call-log"), &format!("{address}/call-log"), None, status).await;
+    }
 }
 
 async fn subscriptions(client: &mut Client<'_>) {

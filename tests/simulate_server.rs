@@ -5,7 +5,10 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use callsieve::simulate::{Clock, Company, CompanyConfig, Faults, HOUR_MS, RateLimits, Server, ServerConfig, serve};
+use callsieve::event::Event;
+use callsieve::judge::number::Country;
+use callsieve::ringcentral::documents::{Asked, read_document};
+use callsieve::simulate::{Clock, Company, CompanyConfig, Faults, HOUR_MS, LogRecord, RateLimits, Server, ServerConfig, serve};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -296,6 +299,79 @@ async fn pages_of_the_call_log_join_to_every_record_that_there_is_by_now() {
     assert_eq!(client.get("/restapi/v1.0/account/~/call-log?page=0").await.2["errors"][0]["parameterName"], "page");
     let (_, _, of_one) = client.get("/restapi/v1.0/account/~/call-log?direction=Outbound&perPage=5").await;
     assert!(of_one["records"].as_array().unwrap().iter().all(|r| r["direction"] == "Outbound" && r["legs"].is_null()));
+}
+
+#[tokio::test]
+async fn a_record_shows_some_time_after_the_end_with_its_start_cut_to_seconds() {
+    let server = server(ServerConfig { history_hours: 0, ..unlimited() }).await;
+    let client = Client::of(&server).await;
+    let calls = company().hours(server.now(), 1, 60);
+    let mut records = calls.into_iter().flat_map(|c| c.call_log_records);
+    let record = records.find(|r| r.extension_id.is_some() && r.legs[0].started % 1_000 != 0 && r.legs.len() == 1).unwrap();
+    let (all, one) = ("/restapi/v1.0/account/~", format!("/call-log/{}?view=Detailed", record.id));
+    server.advance_to(record.available_at - 1).await;
+    assert_eq!(client.get(&format!("{all}{one}")).await.0, StatusCode::NOT_FOUND);
+    server.advance_to(record.available_at).await;
+    let (status, _, body) = client.get(&format!("{all}{one}")).await;
+    assert_eq!((status, &body["id"]), (StatusCode::OK, &json!(record.id)));
+    assert!(body["startTime"].as_str().unwrap().ends_with(".000Z") && body["legs"][0]["startTime"].as_str().unwrap().ends_with(".000Z"), "{body}");
+    assert_eq!(body["durationMs"], record.legs[0].ended - record.legs[0].started);
+    // It is in the log of its extension, and not in those of others.
+    let mut of = Vec::new();
+    for extension in client.get(&format!("{all}/extension?perPage=1000")).await.2["records"].as_array().unwrap() {
+        let extension = extension["id"].as_u64().unwrap();
+        let (_, _, list) = client.get(&format!("{all}/extension/{extension}/call-log?perPage=1000")).await;
+        if list["records"].as_array().unwrap().iter().any(|r| r["id"] == json!(record.id)) {
+            assert_eq!(client.get(&format!("{all}/extension/{extension}{one}")).await.0, StatusCode::OK);
+            of.push(Some(extension));
+        }
+    }
+    assert_eq!(of, [record.extension_id]);
+}
+
+#[tokio::test]
+async fn a_call_that_goes_on_is_active_and_in_progress_and_stays_a_little_after_its_end() {
+    let server = server(unlimited()).await;
+    let client = Client::of(&server).await;
+    let calls = company().hours(server.now(), 1, 60);
+    // A queue's agent answers an outside call: it shows as a call to the agent while it goes on.
+    let queued = |r: &LogRecord| r.legs[0].direction == "Inbound" && r.legs.len() > 2 && r.legs[0].ended - r.legs[1].started > 60_000;
+    let record = calls.into_iter().flat_map(|c| c.call_log_records).find(queued).unwrap();
+    let ended = record.legs.iter().map(|leg| leg.ended).max().unwrap();
+    let shown = async || {
+        let (_, _, list) = client.get("/restapi/v1.0/account/~/active-calls?view=Detailed&perPage=1000").await;
+        list["records"].as_array().unwrap().iter().find(|r| r["id"] == json!(record.id)).cloned()
+    };
+    server.advance_to(record.legs[0].started).await;
+    assert_eq!(shown().await, None, "it is told of later");
+    server.advance_to(record.legs[0].ended - 1_000).await;
+    let active = shown().await.unwrap();
+    assert_eq!((&active["result"], &active["direction"]), (&json!("In Progress"), &json!("Outbound")));
+    let asked = Asked { account: None, received_at: None, country: Country::DEFAULT, history: true };
+    let read = read_document(active.to_string().as_bytes(), &asked).unwrap();
+    let [Event::CallLegs(facts)] = &read.events[..] else { panic!("one event") };
+    assert!(!facts.is_final && facts.legs.is_empty(), "nothing of it is to be trusted yet");
+    server.advance_to(ended + 30_000).await;
+    assert_eq!(shown().await.unwrap()["direction"], "Inbound");
+    server.advance_to(ended + 130_000).await;
+    assert_eq!(shown().await, None);
+}
+
+#[tokio::test]
+async fn the_next_requests_fail_as_asked() {
+    let server = server(unlimited()).await;
+    let client = Client::of(&server).await;
+    server.fail("/call-log", StatusCode::FORBIDDEN, 1);
+    server.fail("/extension", StatusCode::SERVICE_UNAVAILABLE, 2);
+    let (all, log) = ("/restapi/v1.0/account/~/extension", "/restapi/v1.0/account/~/call-log");
+    let (status, _, body) = client.get(log).await;
+    assert_eq!((status, &body["errors"][0]["errorCode"]), (StatusCode::FORBIDDEN, &json!("CMN-408")));
+    assert_eq!(body["errors"][0]["permissionName"], "FullCompanyCallLog");
+    for _ in 0..2 {
+        let (status, headers, _) = client.get(all).await;
+        assert_eq!((status, headers["retry-after"].as_bytes()), (StatusCode::SERVICE_UNAVAILABLE, &b"1"[..]));
+    }
+    assert_eq!((client.get(all).await.0, client.get(log).await.0), (StatusCode::OK, StatusCode::OK));
 }
 
 #[tokio::test]

@@ -29,6 +29,9 @@ async fn everything_is_read_once_within_the_limits_and_completed_last() {
     let account = own_account(&client).await.unwrap();
     assert_eq!(account, AccountId::parse(&company.account_id_text).unwrap());
 
+    // The platform fails for a moment.
+    server.fail("/directory/entries", reqwest::StatusCode::SERVICE_UNAVAILABLE, 2);
+
     let directory = tempfile::tempdir().unwrap();
     let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
     let log = EmbeddedLog::open(directory.path(), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
@@ -40,10 +43,14 @@ async fn everything_is_read_once_within_the_limits_and_completed_last() {
     let Some((Event::SnapshotCompleted(completed), before)) = events.split_last() else { panic!("{:?}", events.last()) };
     assert_eq!(completed.numbers_seen, i64::try_from(done.numbers).unwrap());
     let mut queries = BTreeSet::new();
+    let mut in_directory = BTreeSet::new();
     let mut calls = 0;
     for event in before {
         match event {
             Event::NumbersObserved(observed) => {
+                if observed.query == NumberQuery::Directory {
+                    in_directory.extend(observed.numbers.iter().filter_map(|number| number.extension_id.clone()));
+                }
                 assert_eq!(observed.sync_id.as_deref(), Some(completed.sync_id.as_str()));
                 queries.insert(observed.query);
             }
@@ -54,6 +61,25 @@ async fn everything_is_read_once_within_the_limits_and_completed_last() {
     assert_eq!(calls, done.records);
     let wanted = [NumberQuery::PhoneNumbers, NumberQuery::Directory, NumberQuery::ForwardingNumbers, NumberQuery::CallLogHistory];
     assert!(wanted.iter().all(|query| queries.contains(query)), "{queries:?}");
+    for (site, name) in company.sites.iter().enumerate() {
+        let seen = company.extensions.iter().filter(|e| e.site == site && in_directory.contains(e.id_text.as_str())).count();
+        assert!(seen > 0, "nobody of {name} is in the directory that was read");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_an_error_that_says_so() {
+    let company = Arc::new(Company::generate(6, &CompanyConfig::default()));
+    let server = serve(company, ServerConfig { limits: None, ..ServerConfig::default() }).await.unwrap();
+    let client = Client::new(access(server.base_url(), "simulated-jwt")).unwrap();
+    let account = own_account(&client).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
+    let log = EmbeddedLog::open(directory.path(), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
+    server.fail("/phone-number", reqwest::StatusCode::FORBIDDEN, 1);
+    let error = first_pass(&client, &log.appender(), &account, Country::DEFAULT, &*system_clock()).await.unwrap_err();
+    assert!(error.to_string().contains("ReadCompanyPhoneNumbers"), "{error}");
     server.stop().await;
 }
 

@@ -290,7 +290,7 @@ async fn a_data_directory_has_one_service_at_a_time() {
     assert_eq!(service.terminate(), Some(0));
     let refused = second(&["--partitions", "4"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("repartition"), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--partitions"), "{refused:?}");
     let service = Running::start(directory.path(), &[]);
     service.ready().await;
     let metrics = reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap();

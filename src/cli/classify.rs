@@ -10,7 +10,7 @@ mod output;
 use crate::event::{AccountId, AccountSettings, Event, Millis, SnapshotCompleted, Tick};
 use crate::judge::number::Country;
 use crate::judge::{At, IDLE_LIMIT, LONGEST_WAIT, Output, step};
-use crate::ringcentral::documents::{Asked, Document, read_document};
+use crate::ringcentral::documents::{Asked, Document, read_each};
 use crate::state::database::{Database, DatabaseOptions, Engine};
 use crate::state::{Store, tables};
 use anyhow::{Context, anyhow};
@@ -33,7 +33,8 @@ use std::time::Duration;
     Input is JSON Lines or JSON documents: telephony-session notifications, directory, extension and phone-number notifications, \
     telephony sessions, call-log responses and records, lists of phone numbers, forwarding numbers, directory entries and extensions, accounts; \
     told apart by their content. Several files are one stream in the given order. A line may be wrapped as \
-    {\"received_at\": RFC 3339, \"document\": {...}}; otherwise a document arrives at its own time, or with the one before it.\n\n\
+    {\"received_at\": RFC 3339, \"document\": {...}}; otherwise a document arrives at its own time, or with the one before it. \
+    A document has at most 256 MiB: longer ones are split into lines, a record or a page each.\n\n\
     Exit status: 0; 1 if some document could not be read (the rest is judged); 2 for wrong usage; 3 if the disk or the output failed.")]
 pub struct ClassifyArgs {
     /// Files to read, in this order; - is standard input
@@ -187,6 +188,7 @@ fn classify(args: &ClassifyArgs, stdin: &mut dyn Read, stdout: &mut dyn Write, s
         judge: Judge::new(args, scratch.path())?,
         printer: Printer::new(args.format, args.explain, width, stdout)?,
         prints_revisions: args.revisions,
+        totals: (args.format == Format::Table).then(Totals::default),
         asked: Asked {
             account: args.account.as_ref(),
             received_at: None,
@@ -214,8 +216,8 @@ fn classify(args: &ClassifyArgs, stdin: &mut dyn Read, stdout: &mut dyn Write, s
         }
     }
     stream.finish()?;
-    let (totals, unreadable) = (stream.printer.totals, stream.unreadable);
-    if args.format == Format::Table {
+    let unreadable = stream.unreadable;
+    if let Some(totals) = stream.totals {
         writeln!(stream.stderr, "{}", summary(totals, unreadable))?;
     }
     Ok(unreadable)
@@ -390,6 +392,8 @@ struct Stream<'a> {
     judge: Judge,
     printer: Printer<'a>,
     prints_revisions: bool,
+    /// Of the calls, where they are told in the end.
+    totals: Option<Totals>,
     asked: Asked<'a>,
     stderr: &'a mut dyn Write,
     file: String,
@@ -406,29 +410,13 @@ impl Reading for Stream<'_> {
     type Error = Fault;
 
     fn take(&mut self, document: &[u8], line: u64) -> Result<Result<(), String>, Fault> {
-        let read = match read_document(document, &self.asked) {
-            Ok(read) => read,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        for part in &read.unreadable {
-            self.complain(line, &part.to_string())?;
-        }
-        match read.arrived_at.or(self.arrived_at) {
-            Some(at) => {
-                if self.arrived_at.is_none() {
-                    self.date_all(at)?;
-                }
-                self.judge(line, read, at)?;
+        let (asked, mut bytes, mut taken) = (self.asked, document.len(), Ok(()));
+        let read = read_each(document, &asked, &mut |one| {
+            if taken.is_ok() {
+                taken = self.arrive(line, one, std::mem::take(&mut bytes));
             }
-            None => {
-                self.undated.push((self.file.clone(), line, read));
-                self.undated_bytes += document.len();
-                if self.undated_bytes > MOST_UNDATED {
-                    self.date_all(0)?;
-                }
-            }
-        }
-        Ok(Ok(()))
+        });
+        taken.map(|()| read.map_err(|error| error.to_string()))
     }
 
     fn complain(&mut self, line: u64, reason: &str) -> Result<(), Fault> {
@@ -458,6 +446,29 @@ fn placed(line: u64, reason: &str) -> (u64, String) {
 }
 
 impl Stream<'_> {
+    /// Takes in a document, or an element of one; `bytes` of input have come with it.
+    fn arrive(&mut self, line: u64, read: Document, bytes: usize) -> Result<(), Fault> {
+        for part in &read.unreadable {
+            self.complain(line, &part.to_string())?;
+        }
+        if read.arrived_at.is_none() && read.events.is_empty() {
+            return Ok(());
+        }
+        match read.arrived_at.or(self.arrived_at) {
+            Some(at) => {
+                if self.arrived_at.is_none() {
+                    self.date_all(at)?;
+                }
+                self.judge(line, read, at)
+            }
+            None => {
+                self.undated.push((self.file.clone(), line, read));
+                self.undated_bytes += bytes;
+                if self.undated_bytes > MOST_UNDATED { self.date_all(0) } else { Ok(()) }
+            }
+        }
+    }
+
     /// The first time that is known is also the arrival of what came before it.
     fn date_all(&mut self, at: Millis) -> Result<(), Fault> {
         self.arrived_at = Some(at);
@@ -519,12 +530,18 @@ impl Stream<'_> {
             let (outputs, _) = self.judge.step(&Event::Tick(Tick { at: time }), time)?;
             self.print(&outputs)?;
         }
-        if !self.prints_revisions {
+        if !self.prints_revisions || self.totals.is_some() {
             self.judge.write()?;
-            let printer = &mut self.printer;
+            let (printer, totals) = (&mut self.printer, &mut self.totals);
             tables::each_verdict(&self.judge.database, |verdict| -> Result<(), Fault> {
                 // What another session has superseded is no call (design §1, Sessions).
-                if verdict.superseded_by.is_none() { Ok(printer.print(&verdict)?) } else { Ok(()) }
+                if verdict.superseded_by.is_some() {
+                    return Ok(());
+                }
+                if let Some(totals) = totals {
+                    totals.count(&verdict);
+                }
+                if self.prints_revisions { Ok(()) } else { Ok(printer.print(&verdict)?) }
             })?;
         }
         Ok(self.printer.flush()?)

@@ -117,7 +117,7 @@ pub struct AccountSettings {
     pub trust_extension_id: bool,
     /// Extensions set to record; `None`: all.
     pub recorded_extensions: Option<Vec<CompactString>>,
-    /// Snapshot queries; empty: the three of R3, and the call log's history.
+    /// Snapshot queries beyond the three of R3 and the call log's history, which always join: inventory, devices.
     pub queries: Vec<NumberQuery>,
     /// False: contacts of federated accounts don't join the snapshot.
     pub include_federated: bool,

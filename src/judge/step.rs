@@ -10,7 +10,7 @@ use super::verdict::{Judgement, judge_endpoint};
 use super::view::{Changes, DueWork, Indexed, OpenRow, Output, Remnant, Session, SessionChange, Settled, State, View, ViewError};
 use crate::event::{
     AccountId, AccountSettings, AccountState, Call, CallLegs, CallSource, CallVerdict, CompanyNumber, EndedBy, Event, Media, Millis, NumberKind,
-    NumbersObserved, OpenCall, Rejudge, SessionId,
+    NumberQuery, NumbersObserved, OpenCall, Rejudge, SessionId,
 };
 use compact_str::CompactString;
 use foldhash::{HashMap, HashMapExt};
@@ -787,6 +787,10 @@ impl<'v, V: View> Step<'v, V> {
         let account = &observed.account_id;
         let state = self.account(account)?;
         let settings = settings(&state);
+        // Queries beyond those of design R3 are settings.
+        if matches!(observed.query, NumberQuery::Inventory | NumberQuery::Devices) && !settings.queries.contains(&observed.query) {
+            return Ok(None);
+        }
         let home = home(&settings);
         let mut numbers = state.numbers;
         let mut changed: Vec<CompactString> = Vec::new();

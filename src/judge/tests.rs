@@ -345,6 +345,21 @@ fn r3_exclusions_work_when_a_number_is_observed_and_never_on_what_is_in() {
 }
 
 #[test]
+fn r3_more_queries_are_settings_that_work_when_a_number_is_observed() {
+    for query in [NumberQuery::Inventory, NumberQuery::Devices] {
+        let mut fold = Fold::new();
+        fold.observe(query, vec![observed(CUSTOMER, NumberKind::Phone)]);
+        assert_eq!(judged(&mut fold, ALICE, CUSTOMER).verdict, External, "{query:?} is not among the settings");
+        fold.settings(|s| s.queries = vec![query]).settle();
+        assert_eq!(fold.verdict("s-1").verdict, External, "what was left out stays out until it is observed again");
+        fold.observe(query, vec![observed(CUSTOMER, NumberKind::Phone)]).settings(|s| s.queries.clear()).settle();
+        assert_eq!(fold.verdict("s-1").verdict, Internal, "what is in stays in");
+        let known: Vec<_> = fold.state.numbers[&(account(), CUSTOMER.into())].queries.clone();
+        assert_eq!(known, [query]);
+    }
+}
+
+#[test]
 fn r3_the_own_account_as_a_contacts_account_is_no_federation() {
     let mut fold = Fold::new();
     let own = ObservedNumber { contact_account_id: Some(ACCOUNT.into()), ..observed(CUSTOMER, NumberKind::Phone) };

@@ -215,7 +215,7 @@ pub enum LogError {
     },
     /// The directory was made for another number of partitions, or another of them.
     #[error(
-        "log: {} holds partition {found}, and partition {expected} was expected; the number of partitions is changed by `topics repartition`",
+        "log: {} holds partition {found}, and partition {expected} was expected; the number of partitions can't be changed: open it with its own, or begin anew in another directory",
         path.display()
     )]
     WrongPartition {

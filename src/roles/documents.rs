@@ -2,10 +2,10 @@
 
 use super::api::{OfAccount, Wanted};
 use super::problem::Problem;
-use super::shared::Shared;
-use crate::event::{Event, SnapshotCompleted, encode_event};
+use super::shared::{Shared, blocking};
+use crate::event::{AccountId, Event, Millis, SnapshotCompleted, encode_event};
 use crate::judge::number::Country;
-use crate::log::{Appender, Headers, Input};
+use crate::log::{Appender, Headers, Input, LogError};
 use crate::ringcentral::documents::{Asked, read_document};
 use crate::state::tables;
 use axum::body::Bytes;
@@ -50,25 +50,11 @@ pub(super) async fn receive(
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "documents are application/json, or application/x-ndjson for JSON Lines"));
     }
     let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
-    let known = tables::account(&shared.database(&account), &account).map_err(|error| Problem::unavailable(&error))?;
-    let country = known.and_then(|known| Country::parse(&known.settings?.country)).unwrap_or(Country::DEFAULT);
+    // The country to read numbers with stands in the state.
+    shared.ready()?;
     let received_at = (shared.clock)();
-    let asked = Asked { account: Some(&account), received_at: Some(received_at), country, history: wanted.history };
-
-    let mut events = Vec::new();
-    let lines = serde_json::Deserializer::from_slice(&body).into_iter::<&serde_json::value::RawValue>();
-    for (n, document) in lines.enumerate() {
-        let unreadable = |reason: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("document {}: {reason}", n + 1));
-        let document = document.map_err(|error| unreadable(error.to_string()))?;
-        let read = read_document(document.get().as_bytes(), &asked).map_err(|error| unreadable(error.to_string()))?;
-        if let Some(reason) = read.unreadable.first() {
-            return Err(unreadable(reason.to_string()));
-        }
-        if let Some(other) = read.events.iter().filter_map(Event::account_id).find(|other| **other != account) {
-            return Err(unreadable(format!("it is of account {other}, not of {account}")));
-        }
-        events.extend(read.events);
-    }
+    let (known, of) = (shared.clone(), account.clone());
+    let mut events = blocking(move || read(&known, &of, &body, received_at, wanted.history)).await?;
     let numbers = events.iter().map(|event| if let Event::NumbersObserved(observed) = event { observed.numbers.len() } else { 0 }).sum::<usize>();
     if wanted.complete {
         events.push(Event::SnapshotCompleted(SnapshotCompleted {
@@ -79,6 +65,39 @@ pub(super) async fn receive(
         }));
     }
     let input = |event| Input { account: account.to_string(), value: encode_event(event), headers: Headers::new() };
-    shared.appender.append_all(events.iter().map(input).collect()).await.map_err(|error| Problem::unavailable(&error))?;
+    shared.appender.append_all(events.iter().map(input).collect()).await.map_err(|error| refused(&error))?;
     Ok(axum::Json(json!({ "events": events.len(), "numbers": numbers, "complete": wanted.complete })).into_response())
+}
+
+/// The events of a body, or why one of its documents can't be taken in.
+fn read(shared: &Shared, account: &AccountId, body: &[u8], received_at: Millis, history: bool) -> Result<Vec<Event>, Problem> {
+    let known = tables::account(&shared.database(account), account).map_err(|error| Problem::unavailable(&error))?;
+    let country = known.and_then(|known| Country::parse(&known.settings?.country)).unwrap_or(Country::DEFAULT);
+    let asked = Asked { account: Some(account), received_at: Some(received_at), country, history };
+
+    let mut events = Vec::new();
+    let lines = serde_json::Deserializer::from_slice(body).into_iter::<&serde_json::value::RawValue>();
+    for (n, document) in lines.enumerate() {
+        let unreadable = |reason: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("document {}: {reason}", n + 1));
+        let document = document.map_err(|error| unreadable(error.to_string()))?;
+        let read = read_document(document.get().as_bytes(), &asked).map_err(|error| unreadable(error.to_string()))?;
+        if let Some(reason) = read.unreadable.first() {
+            return Err(unreadable(reason.to_string()));
+        }
+        if let Some(other) = read.events.iter().filter_map(Event::account_id).find(|other| *other != account) {
+            return Err(unreadable(format!("it is of account {other}, not of {account}")));
+        }
+        events.extend(read.events);
+    }
+    Ok(events)
+}
+
+fn refused(error: &LogError) -> Problem {
+    match error {
+        LogError::TooLarge { bytes, most, .. } => {
+            let detail = format!("a record comes to an event of {bytes} bytes, and the log takes at most {most}; nothing was taken in");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        }
+        error => Problem::unavailable(error),
+    }
 }

@@ -261,11 +261,11 @@ impl Service {
         let (database, account) = (self.shared.database(account), account.clone());
         let read = tokio::task::spawn_blocking(move || {
             let mut newest = None;
-            tables::verdicts_by_end(&database, &account, None, |verdict| {
+            tables::verdicts_by_end(&database, &account, None, usize::MAX, |verdict| {
                 newest = Some(verdict.ended_at);
                 false
             })
-            .map(|()| newest)
+            .map(|_| newest)
         });
         Ok(read.await.context("reading the state was cut off")??)
     }
@@ -362,7 +362,7 @@ fn settle_partitions(data_dir: &Path, wanted: Option<u32>) -> anyhow::Result<u32
     };
     let count = found.or(wanted).unwrap_or(1);
     if wanted.is_some_and(|wanted| wanted != count) {
-        bail!("{} has {count} partitions; their number is changed by `topics repartition`", data_dir.display());
+        bail!("{} has {count} partitions, which can't be changed: leave --partitions out, or begin anew with another --data-dir", data_dir.display());
     }
     write_whole(&path, &format!("{count}\n")).with_context(|| format!("writing {}", path.display()))?;
     Ok(count)

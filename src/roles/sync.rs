@@ -78,7 +78,8 @@ pub async fn first_pass<A: Appender>(
     let document = client.get(&base, &[]).await?;
     pass.take_in(&base, &document, false).await?;
     let extensions = pass.list(&format!("{base}/extension"), &[], true).await?;
-    pass.list(&format!("{base}/directory/entries"), &[("showFederated", "true")], false).await?;
+    // By default sites that the user doesn't see are left out (ringcentral.md D).
+    pass.list(&format!("{base}/directory/entries"), &[("showFederated", "true"), ("accessibleSitesOnly", "false")], false).await?;
     pass.list(&format!("{base}/phone-number"), &[], false).await?;
     pass.list(&format!("/restapi/v2/accounts/{account}/phone-numbers"), &[], false).await?;
     for extension in &extensions {

@@ -118,7 +118,12 @@ pub(super) fn line(verdict: &CallVerdict, colours: bool) -> String {
     let id = verdict.session_id.as_str();
     let session: String = id.chars().skip(id.chars().count().saturating_sub(12)).collect();
     let sides = format!("{from} -> {to}");
-    format!("{}  {session:<12}  {sides:<32}  {colour}{word}{plain}  {disposition:<9}  {}{}", &time[11..19], reasons(verdict), revision(verdict))
+    format!(
+        "{}  {session:<12}  {sides:<32}  {colour}{word}{plain}  {disposition:<9}  {}{}",
+        &time[11..19],
+        reasons(verdict.verdict, &verdict.endpoints),
+        revision(verdict)
+    )
 }
 
 /// Who called whom: the sides of the first leg.
@@ -133,15 +138,15 @@ fn sides(verdict: &CallVerdict) -> (String, String) {
 }
 
 /// Why, in words: for an external call those who made it so.
-fn reasons(verdict: &CallVerdict) -> String {
-    if verdict.verdict == Verdict::Internal {
-        return match verdict.endpoints.len() {
+fn reasons(verdict: Verdict, endpoints: &[JudgedEndpoint]) -> String {
+    if verdict == Verdict::Internal {
+        return match endpoints.iter().filter(|endpoint| endpoint.standing != Standing::Neutral).count() {
             1 => "its one endpoint is the company's".to_owned(),
             2 => "both endpoints are the company's".to_owned(),
             n => format!("all {n} endpoints are the company's"),
         };
     }
-    let external: Vec<_> = verdict.endpoints.iter().filter(|endpoint| endpoint.standing == Standing::External).collect();
+    let external: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.standing == Standing::External).collect();
     if external.is_empty() {
         return "nobody in it can be judged".to_owned();
     }
@@ -200,6 +205,20 @@ mod tests {
             left_at: None,
             known_since: None,
             known_by: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_is_neither_is_not_counted_as_the_companys() {
+        use StandingReason::InSnapshot;
+        let ours = || endpoint(Some("+12055550101"), Standing::Internal, InSnapshot, true);
+        let park = || endpoint(Some("*801"), Standing::Neutral, StandingReason::Service, true);
+        for (endpoints, words) in [
+            (vec![ours(), park()], "its one endpoint is the company's"),
+            (vec![ours(), ours()], "both endpoints are the company's"),
+            (vec![ours(), park(), ours(), ours()], "all 3 endpoints are the company's"),
+        ] {
+            assert_eq!(reasons(Verdict::Internal, &endpoints), words);
         }
     }
 

@@ -181,10 +181,16 @@ impl AccountLists<'_> {
         }
     }
 
-    /// `GET /restapi/v1.0/account/{a}/directory/entries`.
+    /// `GET /restapi/v1.0/account/{a}/directory/entries`. With `accessible_sites_only`: of the site of who asks, the first extension.
     #[must_use]
-    pub fn directory(&self, show_federated: bool, page: Page) -> Value {
-        let mut records: Vec<Value> = self.listed().filter_map(|n| self.company.contact(n, self.at)).collect();
+    pub fn directory(&self, show_federated: bool, accessible_sites_only: bool, page: Page) -> Value {
+        v2(self.contacts(show_federated, accessible_sites_only), page)
+    }
+
+    fn contacts(&self, show_federated: bool, accessible_sites_only: bool) -> Vec<Value> {
+        let extensions = &self.company.extensions;
+        let shown = self.listed().filter(|&n| !accessible_sites_only || extensions[n].site == extensions[0].site);
+        let mut records: Vec<Value> = shown.filter_map(|n| self.company.contact(n, self.at)).collect();
         if show_federated {
             records.extend(self.company.federated_contacts());
         } else {
@@ -194,7 +200,71 @@ impl AccountLists<'_> {
                 }
             }
         }
+        records
+    }
+
+    /// `POST /restapi/v1.0/account/{a}/directory/entries/search`: the contacts that have the text in one of the fields.
+    #[must_use]
+    pub fn search_directory(&self, wanted: &Value, accessible_sites_only: bool, page: Page) -> Value {
+        let text = wanted["searchString"].as_str().unwrap_or_default().to_lowercase();
+        let all = ["firstName", "lastName", "extensionNumber", "phoneNumber", "email", "department"];
+        let fields: Vec<&str> = wanted["searchFields"].as_array().map_or(all.to_vec(), |given| given.iter().filter_map(Value::as_str).collect());
+        let has = |value: &Value| value.as_str().is_some_and(|value| value.to_lowercase().contains(&text));
+        let matches = |contact: &Value| {
+            fields.iter().any(|field| match *field {
+                "phoneNumber" => contact["phoneNumbers"].as_array().is_some_and(|numbers| numbers.iter().any(|number| has(&number["phoneNumber"]))),
+                field => has(&contact[field]),
+            })
+        };
+        let is = |name: &str, value: &Value| wanted[name].is_null() || wanted[name] == *value;
+        let mut records = self.contacts(wanted["showFederated"] != false, accessible_sites_only);
+        records
+            .retain(|contact| is("extensionType", &contact["type"]) && is("siteId", &contact["site"]["id"]) && (text.is_empty() || matches(contact)));
         v2(records, page)
+    }
+
+    /// `GET /restapi/v1.0/account/{a}/directory/federation`; `None` if there is none.
+    #[must_use]
+    pub fn federation(&self) -> Option<Value> {
+        if self.company.federated.is_empty() {
+            return None;
+        }
+        let main = self.company.main_number();
+        Some(json!({
+            "id": format!("f-{}", self.company.account_id),
+            "displayName": format!("{} and sister", self.company.name),
+            "type": "Regular",
+            "accounts": [
+                { "id": self.company.account_id_text, "companyName": self.company.name, "mainNumber": { "phoneNumber": main, "usageType": "MainCompanyNumber" } },
+                { "id": self.company.federated_account_id.to_string(), "companyName": "Sister Company Ltd." },
+            ],
+        }))
+    }
+
+    /// `GET …/extension/{e}/device`: a phone with a line for each of the extension's numbers.
+    #[must_use]
+    pub fn devices(&self, index: usize, page: Page) -> Value {
+        let e = &self.company.extensions[index];
+        let held = self.listed_numbers().filter(|(_, holder)| *holder == Some(index) && e.kind.talks());
+        let lines: Vec<Value> = held
+            .map(|(n, _)| {
+                let payment = if n.toll_free { "TollFree" } else { "Local" };
+                let info = json!({ "id": n.id, "phoneNumber": n.number, "usageType": n.usage, "paymentType": payment, "type": "VoiceFax" });
+                json!({ "id": (n.id + 1).to_string(), "lineType": "Standalone", "phoneInfo": info })
+            })
+            .collect();
+        let uri = format!("{}/device", self.extension_uri(e.id));
+        let id = (e.id + 2).to_string();
+        let device = json!({
+            "id": id,
+            "uri": format!("{}/device/{id}", self.account_uri()),
+            "type": "SoftPhone",
+            "name": format!("{}'s phone", e.name()),
+            "status": "Online",
+            "extension": { "id": e.id, "uri": self.extension_uri(e.id), "extensionNumber": e.number },
+            "phoneLines": lines,
+        });
+        v1(&uri, if e.kind.talks() { vec![device] } else { Vec::new() }, page)
     }
 
     /// Numbers that a v1 list shows: not those of the inventory, nor those that left.
@@ -324,7 +394,7 @@ impl AccountLists<'_> {
             }
         };
         whole(&|page| self.extensions(None, page), &mut out);
-        whole(&|page| self.directory(true, page), &mut out);
+        whole(&|page| self.directory(true, false, page), &mut out);
         whole(&|page| self.phone_numbers_v1(None, page), &mut out);
         whole(&|page| self.phone_numbers_v2(None, page), &mut out);
         for index in self.listed().filter(|&n| self.company.extensions[n].kind.talks()) {

@@ -12,6 +12,7 @@
 //!
 //! What it deliberately does not do: meetings, messages, faxes, media; more than one company per server.
 
+mod call_log;
 mod calls;
 mod command;
 mod company;

@@ -5,10 +5,11 @@
 //! lifetimes of tokens and subscriptions and the rate limits' windows go by the real one, since clients count in real
 //! seconds. With [`Clock::Manual`] both are the time that was set.
 
+use super::call_log;
 use super::calls::LogRecord;
 use super::company::Company;
 use super::deliver::{Delivered, Deliveries};
-use super::lists::{AccountLists, Page, navigation};
+use super::lists::{AccountLists, Page};
 use super::notify::Faults;
 use super::time::{self, Rfc3339};
 use super::{HOUR_MS, SimulatedCall};
@@ -185,7 +186,9 @@ pub(super) struct Shared {
     pub subscriptions: Mutex<BTreeMap<String, Subscription>>,
     windows: Mutex<HashMap<&'static str, Window>>,
     /// How many records begin in an hour that is over, so that later pages need not make the earlier ones again.
-    counts: Mutex<HashMap<i64, usize>>,
+    pub counts: Mutex<HashMap<i64, usize>>,
+    /// Requests that are to fail: what their paths end with, the status, and how often yet.
+    failing: Mutex<Vec<(String, StatusCode, u32)>>,
     /// The records of the hours made last.
     recent: Mutex<VecDeque<(i64, Arc<Vec<LogRecord>>)>>,
 }
@@ -207,7 +210,7 @@ impl Shared {
         }
     }
 
-    fn lists(&self) -> AccountLists<'_> {
+    pub fn lists(&self) -> AccountLists<'_> {
         AccountLists { company: &self.company, base: &self.base, at: self.now() }
     }
 
@@ -215,11 +218,11 @@ impl Shared {
         self.company.hours(index * HOUR_MS, 1, self.config.calls_per_hour)
     }
 
-    fn history_from(&self) -> Millis {
+    pub fn history_from(&self) -> Millis {
         self.origin - i64::from(self.config.history_hours) * HOUR_MS
     }
 
-    fn records_made_in(&self, index: i64) -> Arc<Vec<LogRecord>> {
+    pub fn records_made_in(&self, index: i64) -> Arc<Vec<LogRecord>> {
         if let Some((_, known)) = lock(&self.recent).iter().find(|(hour, _)| *hour == index) {
             return Arc::clone(known);
         }
@@ -233,7 +236,7 @@ impl Shared {
     }
 
     /// The records that begin in an hour, newest first: a call's later sessions may begin in the hour after its own.
-    fn records_of_hour(&self, index: i64) -> Vec<LogRecord> {
+    pub fn records_of_hour(&self, index: i64) -> Vec<LogRecord> {
         let now = self.now();
         let begins = (index * HOUR_MS).max(self.history_from())..(index + 1) * HOUR_MS;
         let mut out: Vec<LogRecord> = [index - 1, index]
@@ -260,14 +263,14 @@ impl Shared {
 }
 
 /// An answer, before its headers.
-struct Reply {
+pub(super) struct Reply {
     status: StatusCode,
     body: Option<Value>,
     headers: Vec<(&'static str, String)>,
 }
 
 impl Reply {
-    fn ok(body: Value) -> Self {
+    pub fn ok(body: Value) -> Self {
         Self { status: StatusCode::OK, body: Some(body), headers: Vec::new() }
     }
 
@@ -282,7 +285,7 @@ impl Reply {
         Self { status, body: Some(body), headers: Vec::new() }
     }
 
-    fn bad_parameter(name: &str, value: &str) -> Self {
+    pub fn bad_parameter(name: &str, value: &str) -> Self {
         let message = format!("Parameter [{name}] value is invalid");
         let body = json!({
             "errorCode": "CMN-101",
@@ -292,7 +295,7 @@ impl Reply {
         Self { status: StatusCode::BAD_REQUEST, body: Some(body), headers: Vec::new() }
     }
 
-    fn not_found(parameter: &str) -> Self {
+    pub fn not_found(parameter: &str) -> Self {
         let message = format!("Resource for parameter [{parameter}] is not found");
         let body = json!({
             "errorCode": "CMN-102",
@@ -300,6 +303,32 @@ impl Reply {
             "errors": [{ "errorCode": "CMN-102", "message": message, "parameterName": parameter }],
         });
         Self { status: StatusCode::NOT_FOUND, body: Some(body), headers: Vec::new() }
+    }
+
+    /// A failure that was asked for: the user lacks a permission, or the platform fails (ringcentral.md E).
+    fn failure(status: StatusCode, path: &str) -> Self {
+        if status == StatusCode::FORBIDDEN {
+            let permission = if path.contains("/call-log") || path.contains("/active-calls") {
+                "FullCompanyCallLog"
+            } else if path.ends_with("/phone-number") || path.ends_with("/phone-numbers") {
+                "ReadCompanyPhoneNumbers"
+            } else {
+                "ReadExtensions"
+            };
+            let message = format!("In order to call this API endpoint, user needs to have [{permission}] permission for requested resource.");
+            let body = json!({
+                "errorCode": "CMN-408",
+                "message": message,
+                "errors": [{ "errorCode": "CMN-408", "message": message, "permissionName": permission }],
+            });
+            return Self { status, body: Some(body), headers: Vec::new() };
+        }
+        let mut reply = Self::error(status, "CMN-203", "Internal Server Error");
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            reply = Self::error(status, "CMN-201", "Service Temporary Unavailable");
+            reply.headers.push(("retry-after", "1".to_owned()));
+        }
+        reply
     }
 
     fn oauth_error(status: StatusCode, error: &str, code: &str, description: &str) -> Self {
@@ -324,7 +353,7 @@ impl Reply {
 }
 
 /// Query or form parameters, the last of equal names counting.
-struct Parameters(HashMap<String, String>);
+pub(super) struct Parameters(HashMap<String, String>);
 
 impl Parameters {
     fn parse(text: &str) -> Self {
@@ -333,7 +362,7 @@ impl Parameters {
         Self(pairs.map(|url| url.query_pairs().into_owned().collect()).unwrap_or_default())
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
@@ -342,7 +371,7 @@ impl Parameters {
     }
 
     /// `page` and `perPage`; more per page than the most is the most (ringcentral.md C).
-    fn page(&self, default: usize, most: usize) -> Result<Page, Reply> {
+    pub fn page(&self, default: usize, most: usize) -> Result<Page, Reply> {
         let number = |name: &str, default: usize| match self.get(name) {
             None => Ok(default),
             Some("max" | "all") if name == "perPage" => Ok(most),
@@ -351,7 +380,7 @@ impl Parameters {
         Ok(Page { page: number("page", 1)?, per_page: number("perPage", default)?.min(most) })
     }
 
-    fn time(&self, name: &str) -> Result<Option<Millis>, Reply> {
+    pub fn time(&self, name: &str) -> Result<Option<Millis>, Reply> {
         self.get(name).map(|text| time::parse(text).ok_or_else(|| Reply::bad_parameter(name, text))).transpose()
     }
 }
@@ -552,9 +581,32 @@ fn authorize(shared: &Shared, query: &Parameters) -> Reply {
     reply
 }
 
+/// Takes one of the failures that were asked for.
+fn failing(shared: &Shared, path: &str) -> Option<StatusCode> {
+    let mut failing = lock(&shared.failing);
+    let at = failing.iter().position(|(end, ..)| path.ends_with(end.as_str()))?;
+    let (_, status, times) = &mut failing[at];
+    let status = *status;
+    *times -= 1;
+    if *times == 0 {
+        failing.swap_remove(at);
+    }
+    Some(status)
+}
+
+fn search_directory(shared: &Shared, query: &Parameters, body: &[u8]) -> Result<Reply, Reply> {
+    let wanted: Value = serde_json::from_slice(body).map_err(|_| Reply::error(StatusCode::BAD_REQUEST, "ADG-112", "Request body is invalid."))?;
+    let number = |name: &str| match &wanted[name] {
+        Value::Null => Ok(None),
+        given => given.as_u64().filter(|n| *n >= 1).map(|n| Some(n as usize)).ok_or_else(|| Reply::bad_parameter(name, &given.to_string())),
+    };
+    let page = Page { page: number("page")?.unwrap_or(1), per_page: number("perPage")?.unwrap_or(1_000).min(1_000) };
+    Ok(Reply::ok(shared.lists().search_directory(&wanted, query.flag("accessibleSitesOnly", true), page)))
+}
+
 fn directory(shared: &Shared, query: &Parameters, headers: &HeaderMap) -> Result<Reply, Reply> {
     // The vendor's text allows 2,000 per page here, its schema 1,000: the schema is what clients are generated from.
-    let body = shared.lists().directory(query.flag("showFederated", true), query.page(1_000, 1_000)?);
+    let body = shared.lists().directory(query.flag("showFederated", true), query.flag("accessibleSitesOnly", true), query.page(1_000, 1_000)?);
     let tag = format!("\"{:x}\"", sha2::Sha256::digest(body.to_string().as_bytes()));
     if headers.get(header::IF_NONE_MATCH).is_some_and(|given| given.as_bytes() == tag.as_bytes()) {
         return Ok(Reply::empty(StatusCode::NOT_MODIFIED));
@@ -564,84 +616,16 @@ fn directory(shared: &Shared, query: &Parameters, headers: &HeaderMap) -> Result
     Ok(reply)
 }
 
-fn call_log(shared: &Shared, query: &Parameters) -> Result<Reply, Reply> {
-    let page = query.page(100, 1_000)?;
-    let now = shared.now();
-    let to = query.time("dateTo")?.unwrap_or(now);
-    let from = query.time("dateFrom")?.unwrap_or(to - 24 * HOUR_MS);
-    let detailed = match query.get("view") {
-        None | Some("Simple") => false,
-        Some("Detailed") => true,
-        Some(other) => return Err(Reply::bad_parameter("view", other)),
-    };
-    let plain =
-        ["direction", "type", "sessionId", "telephonySessionId", "extensionNumber", "phoneNumber"].iter().all(|name| query.get(name).is_none());
-    let mut skip = (page.page - 1).saturating_mul(page.per_page);
-    let mut records = Vec::new();
-    let mut has_next = false;
-    let first_hour = from.max(shared.history_from()).div_euclid(HOUR_MS);
-    'hours: for hour in (first_hour..=to.min(now).div_euclid(HOUR_MS)).rev() {
-        // A whole hour whose last call has long ended has a count that stays.
-        let whole = plain && hour * HOUR_MS >= from && (hour + 1) * HOUR_MS <= to && (hour + 3) * HOUR_MS < now;
-        if whole && let Some(count) = lock(&shared.counts).get(&hour).copied().filter(|count| *count <= skip) {
-            skip -= count;
-            continue;
-        }
-        let of_hour = shared.records_of_hour(hour);
-        if whole {
-            lock(&shared.counts).insert(hour, of_hour.len());
-        }
-        for record in of_hour.into_iter().filter(|r| (from..to).contains(&r.started()) && (plain || is_wanted(r, query))) {
-            if skip > 0 {
-                skip -= 1;
-            } else if records.len() < page.per_page {
-                records.push(record);
-            } else {
-                has_next = true;
-                break 'hours;
-            }
-        }
-    }
-    let uri = shared.lists().account_uri();
-    let start = (page.page - 1).saturating_mul(page.per_page);
-    let mut paging = json!({ "page": page.page, "perPage": page.per_page });
-    if !records.is_empty() {
-        paging["pageStart"] = start.into();
-        paging["pageEnd"] = (start + records.len() - 1).into();
-    }
-    let documents: Vec<Value> = records.iter().filter_map(|r| serde_json::to_value(r.document(&uri, detailed)).ok()).collect();
-    let mut address = format!("{uri}/call-log?dateFrom={}&dateTo={}", Rfc3339(from), Rfc3339(to));
-    for name in ["view", "direction", "type", "sessionId", "telephonySessionId", "extensionNumber", "phoneNumber"] {
-        if let Some(value) = query.get(name) {
-            address.push_str(&format!("&{name}={value}"));
-        }
-    }
-    Ok(Reply::ok(json!({
-        "uri": format!("{address}&page={}&perPage={}", page.page, page.per_page),
-        "records": documents,
-        "paging": paging,
-        "navigation": navigation(&address, page, has_next, None),
-    })))
-}
-
-fn is_wanted(record: &LogRecord, query: &Parameters) -> bool {
-    let master = &record.legs[0];
-    let is = |name: &str, test: &dyn Fn(&str) -> bool| query.get(name).is_none_or(test);
-    let side = |test: &dyn Fn(&super::LogParty) -> bool| record.legs.iter().any(|leg| test(&leg.from) || test(&leg.to));
-    is("direction", &|d| d == master.direction)
-        && is("type", &|kind| kind == "Voice")
-        && is("sessionId", &|id| id == record.legacy_session_id)
-        && is("telephonySessionId", &|id| id == record.telephony_session_id)
-        && is("extensionNumber", &|n| side(&|p| p.extension_number.as_deref() == Some(n)))
-        // Without its plus (ringcentral.md C).
-        && is("phoneNumber", &|n| side(&|p| p.phone_number.as_deref().is_some_and(|phone| phone.trim_start_matches('+') == n)))
+/// When the session began that an id names.
+pub(super) fn began_in(id: &str) -> Option<Millis> {
+    id.split('z').nth(1).and_then(|hex| i64::from_str_radix(hex, 16).ok())
 }
 
 /// A session that goes on; one that has ended or never was is not found.
 fn session(shared: &Shared, id: &str) -> Reply {
     let now = shared.now();
-    // The id tells when the session began, and its call began at most an hour before.
-    let began = id.split('z').nth(1).and_then(|hex| i64::from_str_radix(hex, 16).ok()).filter(|began| *began <= now && *began >= now - 24 * HOUR_MS);
+    // Its call began at most an hour before.
+    let began = began_in(id).filter(|began| *began <= now && *began >= now - 24 * HOUR_MS);
     let Some(began) = began else { return Reply::not_found("telephonySessionId") };
     let hour = began.div_euclid(HOUR_MS);
     for call in [hour, hour - 1].into_iter().flat_map(|hour| shared.calls_of_hour(hour)) {
@@ -858,11 +842,16 @@ fn group(method: &Method, path: &[&str]) -> Option<Group> {
         ["v1.0", "subscription", _] if method == Method::PUT => Some(Group::Medium),
         ["v1.0", "subscription", _, "renew"] if method == Method::POST => Some(Group::Light),
         ["v1.0", "account", _] if read => Some(Group::Light),
-        ["v1.0", "account", _, "extension" | "directory"] | ["v1.0", "account", _, "directory", "entries"] if read => Some(Group::Medium),
-        ["v1.0", "account", _, "extension", _] | ["v1.0", "account", _, "extension", _, "phone-number" | "forwarding-number"] if read => {
+        ["v1.0", "account", _, "extension"] | ["v1.0", "account", _, "directory", "entries" | "federation"] if read => Some(Group::Medium),
+        ["v1.0", "account", _, "directory", "entries", "search"] if method == Method::POST => Some(Group::Heavy),
+        ["v1.0", "account", _, "extension", _] | ["v1.0", "account", _, "extension", _, "phone-number" | "forwarding-number" | "device"] if read => {
             Some(Group::Light)
         }
-        ["v1.0", "account", _, "phone-number" | "call-log"] | ["v2", "accounts", _, "phone-numbers"] if read => Some(Group::Heavy),
+        ["v1.0", "account", _, "phone-number"] | ["v2", "accounts", _, "phone-numbers"] if read => Some(Group::Heavy),
+        ["v1.0", "account", _, "call-log" | "active-calls"] | ["v1.0", "account", _, "call-log", _] if read => Some(Group::Heavy),
+        ["v1.0", "account", _, "extension", _, "call-log" | "active-calls"] | ["v1.0", "account", _, "extension", _, "call-log", _] if read => {
+            Some(Group::Heavy)
+        }
         ["v1.0", "account", _, "telephony", "sessions", _] if read => Some(Group::Light),
         _ => None,
     }
@@ -880,6 +869,7 @@ async fn answer(shared: &Shared, method: &Method, path: &[&str], query: &Paramet
         let own = if id == "~" { shared.company.extensions[0].id_text.as_str() } else { id };
         lists.find_extension(own).ok_or_else(|| Reply::not_found("extensionId"))
     };
+    let extension_id = |id: &str| extension(id).map(|n| shared.company.extensions[n].id);
     match path {
         ["v1.0", "subscription"] if method == Method::POST => subscribe(shared, body).await,
         ["v1.0", "subscription"] => Ok(subscriptions(shared)),
@@ -903,10 +893,21 @@ async fn answer(shared: &Shared, method: &Method, path: &[&str], query: &Paramet
         ["v1.0", "account", _, "extension", id, "forwarding-number"] => {
             Ok(Reply::ok(lists.forwarding_numbers(extension(id)?, query.page(100, 1_000)?)))
         }
+        ["v1.0", "account", _, "extension", id, "device"] => Ok(Reply::ok(lists.devices(extension(id)?, query.page(100, 1_000)?))),
+        ["v1.0", "account", _, "directory", "federation"] => {
+            let none = || Reply::error(StatusCode::NOT_FOUND, "ADG-105", "Current account is not linked to any federation.");
+            lists.federation().map(Reply::ok).ok_or_else(none)
+        }
+        ["v1.0", "account", _, "directory", "entries", "search"] => search_directory(shared, query, body),
         ["v1.0", "account", _, "directory", "entries"] => directory(shared, query, headers),
         ["v1.0", "account", _, "phone-number"] => Ok(Reply::ok(lists.phone_numbers_v1(query.get("usageType"), query.page(100, 1_000)?))),
         ["v2", "accounts", _, "phone-numbers"] => Ok(Reply::ok(lists.phone_numbers_v2(query.get("usageType"), query.page(100, 1_000)?))),
-        ["v1.0", "account", _, "call-log"] => call_log(shared, query),
+        ["v1.0", "account", _, "call-log"] => call_log::list(shared, query, None),
+        ["v1.0", "account", _, "call-log", id] => call_log::record(shared, query, id, None),
+        ["v1.0", "account", _, "active-calls"] => call_log::active(shared, query, None),
+        ["v1.0", "account", _, "extension", id, "call-log"] => call_log::list(shared, query, Some(extension_id(id)?)),
+        ["v1.0", "account", _, "extension", id, "call-log", record] => call_log::record(shared, query, record, Some(extension_id(id)?)),
+        ["v1.0", "account", _, "extension", id, "active-calls"] => call_log::active(shared, query, Some(extension_id(id)?)),
         ["v1.0", "account", _, "telephony", "sessions", id] => Ok(session(shared, id)),
         _ => Err(Reply::not_found("uri")),
     }
@@ -949,7 +950,10 @@ async fn respond(shared: &Shared, parts: &axum::http::request::Parts, body: &Byt
         Ok(limits) => limits,
         Err(refused) => return refused,
     };
-    let mut reply = answer(shared, &parts.method, path, &query, &parts.headers, body).await.unwrap_or_else(|refused| refused);
+    let mut reply = match failing(shared, parts.uri.path()) {
+        Some(status) => Reply::failure(status, parts.uri.path()),
+        None => answer(shared, &parts.method, path, &query, &parts.headers, body).await.unwrap_or_else(|refused| refused),
+    };
     reply.headers.extend(limits);
     reply
 }
@@ -987,6 +991,13 @@ impl Server {
     pub async fn advance_to(&self, time: Millis) -> Delivered {
         self.shared.manual.fetch_max(time, Ordering::AcqRel);
         self.deliveries.deliver_due(&self.shared).await
+    }
+
+    /// Lets the next requests fail whose paths end so: 403 as for a user who lacks the permission, 5xx as when the platform fails.
+    pub fn fail(&self, path_end: &str, status: StatusCode, times: u32) {
+        if times > 0 {
+            lock(&self.shared.failing).push((path_end.to_owned(), status, times));
+        }
     }
 
     /// The counts of all deliveries so far.
@@ -1029,6 +1040,7 @@ pub async fn serve(company: Arc<Company>, config: ServerConfig) -> anyhow::Resul
         subscriptions: Mutex::default(),
         windows: Mutex::default(),
         counts: Mutex::default(),
+        failing: Mutex::default(),
         recent: Mutex::default(),
         company,
         config,

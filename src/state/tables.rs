@@ -111,13 +111,22 @@ pub fn verdict(database: &Database, account: &AccountId, session: &SessionId) ->
 
 /// The newest verdicts of an account by the end of their calls, newest end first, after the place `before`, as long as `take` wants them.
 ///
-/// The index is shared by the accounts of a partition; those of others are passed over.
+/// The index is shared by the accounts of a partition; those of others are passed over. When `most_passed` were, the walk ends early, and
+/// returns the time that calls which it hasn't come to ended at, or earlier.
 pub fn verdicts_by_end(
     database: &Database,
     account: &AccountId,
     before: Option<(Millis, &SessionId)>,
+    most_passed: usize,
     mut take: impl FnMut(CallVerdict) -> bool,
-) -> Result<(), TableError> {
+) -> Result<Option<Millis>, TableError> {
+    let prefix = keys::account_prefix(account);
+    let mut own = database.iterate(database.family(Family::Judged), upto(&prefix));
+    own.seek(&prefix);
+    if own.key().is_none() {
+        database.finished(&own)?;
+        return Ok(None);
+    }
     let mut ends = database.iterate(database.family(Family::Retention), ReadOptions::default());
     match before {
         Some((at, session)) => {
@@ -129,19 +138,31 @@ pub fn verdicts_by_end(
         }
         None => ends.seek_to_last(),
     }
+    let (mut passed, mut newest) = (0, Millis::MAX);
     while let Some(key) = ends.key() {
-        if let Some((stands_under, owner, session)) = keys::split_ended(key)
-            && owner == *account
-            && let Some(found) = verdict(database, account, &session)?
-            // An entry that waits for the rest of its conversation stands under a later time, too.
-            && found.ended_at == stands_under
-            && !take(found)
-        {
-            return Ok(());
+        let Some((stands_under, owner, session)) = keys::split_ended(key) else {
+            ends.prev();
+            continue;
+        };
+        // Between two times, so that no call of this account is on both sides of the cut.
+        if passed >= most_passed && stands_under < newest {
+            return Ok(Some(stands_under));
+        }
+        newest = stands_under;
+        let found = if owner == *account { verdict(database, account, &session)? } else { None };
+        // An entry that waits for the rest of its conversation stands under a later time, too.
+        match found.filter(|found| found.ended_at == stands_under) {
+            Some(found) => {
+                if !take(found) {
+                    return Ok(None);
+                }
+            }
+            None => passed += 1,
         }
         ends.prev();
     }
-    Ok(database.finished(&ends)?)
+    database.finished(&ends)?;
+    Ok(None)
 }
 
 /// The newest verdict of every judged session, by the end of its call, then by session id.

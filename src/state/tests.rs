@@ -2,6 +2,7 @@
 
 use super::Store;
 use super::database::{Database, DatabaseOptions, Engine};
+use super::tables::verdicts_by_end;
 use crate::event::*;
 use crate::judge::{At, Output, step};
 use rand::{Rng, SeedableRng};
@@ -35,6 +36,84 @@ impl Subject {
         let batch = self.store.take_batch();
         self.store.database().write(batch).unwrap();
     }
+}
+
+/// A call that is over.
+fn over(account: &AccountId, session: &str, at: Millis) -> Event {
+    let side = |number: &str| Endpoint { number: Some(number.into()), ..Endpoint::default() };
+    let leg = Leg {
+        leg_id: LegId::parse("p-1").unwrap(),
+        direction: Direction::Inbound,
+        extension_id: None,
+        from: side("+14155550142"),
+        to: side("+12055550101"),
+        status: Some("Disconnected".into()),
+        reason: None,
+        leg_type: None,
+        peer_session_id: None,
+        recorded: false,
+    };
+    Event::CallLegs(CallLegs {
+        account_id: account.clone(),
+        session_id: SessionId::parse(session).unwrap(),
+        legacy_session_id: None,
+        source: CallSource::Webhook,
+        sequence: None,
+        occurred_at: at,
+        received_at: at,
+        origin: None,
+        media: Media::Voice,
+        is_final: false,
+        ended_at: None,
+        legs: [leg].into(),
+    })
+}
+
+#[test]
+fn a_walk_by_end_passes_over_a_bounded_number_of_other_accounts_calls() {
+    let [mine, other, busy, nobody] = ["5", "4", "6", "7"].map(|id| AccountId::parse(id).unwrap());
+    let mut subject = Subject::new(usize::MAX);
+    let mut offset = 0;
+    let mut step = |event: &Event, time: Millis| {
+        subject.step(At { offset, time }, event);
+        offset += 1;
+    };
+    for account in [&mine, &other, &busy] {
+        let completed = SnapshotCompleted { account_id: account.clone(), sync_id: "1".into(), completed_at: T0, numbers_seen: 0 };
+        step(&Event::SnapshotCompleted(completed), T0);
+    }
+    // Each millisecond has a call of an account on either side of mine in the index; every fiftieth some of mine.
+    for n in 0..200 {
+        let at = T0 + n;
+        step(&over(&other, &format!("s-{n}"), at), at);
+        step(&over(&busy, &format!("s-{n}"), at), at);
+        for call in if n % 50 == 10 { &["a", "b", "c"][..] } else { &[] } {
+            step(&over(&mine, &format!("s-{n}-{call}"), at), at);
+        }
+    }
+    for n in 1..400 {
+        let at = T0 + n * 1_000;
+        step(&Event::Tick(Tick { at }), at);
+    }
+    subject.write();
+
+    let database = subject.store.database();
+    let (mut found, mut pages) = (Vec::new(), 0);
+    let first = SessionId::parse(" ").unwrap();
+    let mut before = None;
+    loop {
+        let gave_up = verdicts_by_end(database, &mine, before.map(|at| (at, &first)), 20, |call| {
+            found.push(call.session_id.to_string());
+            true
+        });
+        pages += 1;
+        let Some(at) = gave_up.unwrap() else { break };
+        before = Some(at + 1);
+    }
+    let all = [160, 110, 60, 10].into_iter().flat_map(|n| ["c", "b", "a"].map(|call| format!("s-{n}-{call}")));
+    assert_eq!(found, all.collect::<Vec<_>>());
+    assert_eq!(pages, 400 / 20, "each passes over 20");
+    assert_eq!(verdicts_by_end(database, &nobody, None, 20, |_| panic!("it has none")).unwrap(), None, "who has no calls is told so at once");
 }
 
 fn account() -> AccountId {

@@ -25,7 +25,7 @@ const COLUMNS: [&str; 15] = [
     "superseded_by",
 ];
 
-/// How many calls of which kind were printed.
+/// How many calls of which kind there are.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) internal: u64,
@@ -34,11 +34,23 @@ pub(super) struct Totals {
     pub(super) ingested: u64,
 }
 
+impl Totals {
+    pub(super) fn count(&mut self, newest: &CallVerdict) {
+        match newest.verdict {
+            Verdict::Internal => self.internal += 1,
+            Verdict::External => self.external += 1,
+        }
+        match newest.disposition {
+            Disposition::Disregard => self.disregarded += 1,
+            Disposition::Ingest => self.ingested += 1,
+        }
+    }
+}
+
 /// Where verdicts go, one by one.
 pub(super) struct Printer<'w> {
     sink: Sink<'w>,
     explain: bool,
-    pub(super) totals: Totals,
 }
 
 enum Sink<'w> {
@@ -61,18 +73,10 @@ impl<'w> Printer<'w> {
                 Sink::Csv(Box::new(csv))
             }
         };
-        Ok(Self { sink, explain, totals: Totals::default() })
+        Ok(Self { sink, explain })
     }
 
     pub(super) fn print(&mut self, verdict: &CallVerdict) -> io::Result<()> {
-        match verdict.verdict {
-            Verdict::Internal => self.totals.internal += 1,
-            Verdict::External => self.totals.external += 1,
-        }
-        match verdict.disposition {
-            Disposition::Disregard => self.totals.disregarded += 1,
-            Disposition::Ingest => self.totals.ingested += 1,
-        }
         let json = VerdictJson { verdict, evidence: self.explain };
         match &mut self.sink {
             Sink::Lines(out) => {

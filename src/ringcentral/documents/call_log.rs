@@ -228,7 +228,7 @@ impl Reading<'_> {
         // Direction and sides of a call that goes on are not to be trusted (ringcentral.md C), and no fact about a leg can be taken back.
         if is_final {
             legs = record.legs(&whole, &ids)?;
-            if self.asked.history && media == Media::Voice {
+            if self.asked.history {
                 let own = [whole.from.0.endpoint(), whole.to.0.endpoint()];
                 let sides: Vec<&Endpoint> = legs.iter().flat_map(|leg| [&leg.from, &leg.to]).chain(&own).collect();
                 self.history.take_in(&account_id, &sides, self.asked.country, &mut self.observed);

@@ -137,6 +137,16 @@ impl Document {
         }
     }
 
+    /// Takes in the document that follows it in an array.
+    fn join(&mut self, mut next: Self) {
+        if let Some(before) = self.arrived_at {
+            next.receive_at(before);
+        }
+        self.arrived_at = next.arrived_at.or(self.arrived_at);
+        self.events.extend(next.events);
+        self.unreadable.extend(next.unreadable);
+    }
+
     /// Of one event.
     fn of(event: Event, own_time: Option<Millis>) -> Self {
         Self { arrived_at: own_time, events: [event].into_iter().collect(), unreadable: Vec::new() }
@@ -158,23 +168,35 @@ const UNDATED: Millis = 0;
 /// Reads one document.
 ///
 /// A wrapper `{"received_at": RFC 3339, "document": {...}}` says when the document arrived, and is believed. The elements of an
-/// array are documents of their own; one without time arrives with the one before it.
+/// array are documents of their own, joined here to one; one without time arrives with the one before it.
 pub fn read_document(json: &[u8], asked: &Asked) -> Result<Document, DocumentError> {
+    let mut whole: Option<Document> = None;
+    read_each(json, asked, &mut |document| match &mut whole {
+        None => whole = Some(document),
+        Some(whole) => whole.join(document),
+    })?;
+    Ok(whole.unwrap_or_default())
+}
+
+/// Reads one document as [`read_document`] does, and gives the elements of an array one by one, each with its own arrival. One that is
+/// unreadable is given as a document that says so; an error is one of the whole text.
+pub fn read_each(json: &[u8], asked: &Asked, take: &mut dyn FnMut(Document)) -> Result<(), DocumentError> {
     let text = std::str::from_utf8(json).map_err(|e| {
         let (line, column) = place(json, e.valid_up_to());
         DocumentError::NotJson { reason: format!("invalid UTF-8 at line {line} column {column}") }
     })?;
-    read_nested(text, asked, 0)
+    read_nested(text, asked, 0, take)
 }
 
 /// Reads a document by itself, in a wrapper or in an array: the fast way if it may be a telephony notification.
-fn read_nested(text: &str, asked: &Asked, depth: usize) -> Result<Document, DocumentError> {
+fn read_nested(text: &str, asked: &Asked, depth: usize, take: &mut dyn FnMut(Document)) -> Result<(), DocumentError> {
     if looks_like_telephony(text)
         && let Some(document) = notifications::read_plain_telephony(text, asked)?
     {
-        return Ok(document.arrive(asked));
+        take(document.arrive(asked));
+        return Ok(());
     }
-    read_any(text, asked, depth)
+    read_any(text, asked, depth, take)
 }
 
 /// Line and column of an offset, both from 1.
@@ -298,13 +320,13 @@ impl Shape<'_> {
 }
 
 /// Reads a document of any kind, looking at it first.
-fn read_any(text: &str, asked: &Asked, depth: usize) -> Result<Document, DocumentError> {
+fn read_any(text: &str, asked: &Asked, depth: usize, take: &mut dyn FnMut(Document)) -> Result<(), DocumentError> {
     if depth > MOST_NESTED {
         return Err(DocumentError::TooDeep);
     }
     let start = text.trim_ascii_start();
     match start.as_bytes().first() {
-        Some(b'[') => return read_array(text, asked, depth),
+        Some(b'[') => return read_array(text, asked, depth, take),
         Some(b'{') | None => {}
         Some(_) => {
             serde_json::from_str::<IgnoredAny>(text).map_err(|e| not_json(&e))?;
@@ -313,7 +335,7 @@ fn read_any(text: &str, asked: &Asked, depth: usize) -> Result<Document, Documen
     }
     let shape: Shape = serde_json::from_str(text).map_err(|e| not_json(&e))?;
     if let Some(document) = shape.document {
-        return read_wrapped(shape.received_at.as_ref(), document.get(), asked, depth);
+        return read_wrapped(shape.received_at.as_ref(), document.get(), asked, depth, take);
     }
     let document = if shape.is_notification() {
         notifications::read(&shape, asked)?
@@ -328,7 +350,8 @@ fn read_any(text: &str, asked: &Asked, depth: usize) -> Result<Document, Documen
         reading.read_record(&shape, text)?;
         reading.finish()
     };
-    Ok(document.arrive(asked))
+    take(document.arrive(asked));
+    Ok(())
 }
 
 fn not_json(error: &serde_json::Error) -> DocumentError {
@@ -339,31 +362,29 @@ fn not_json(error: &serde_json::Error) -> DocumentError {
     }
 }
 
-fn read_wrapped(received_at: Option<&Text>, document: &str, asked: &Asked, depth: usize) -> Result<Document, DocumentError> {
+fn read_wrapped(
+    received_at: Option<&Text>,
+    document: &str,
+    asked: &Asked,
+    depth: usize,
+    take: &mut dyn FnMut(Document),
+) -> Result<(), DocumentError> {
     let received_at = match received_at {
         Some(time) => Some(time.as_str().and_then(values::parse_time).ok_or(DocumentError::NoTime)?),
         None => asked.received_at,
     };
-    read_nested(document, &Asked { received_at, ..*asked }, depth + 1)
+    read_nested(document, &Asked { received_at, ..*asked }, depth + 1, take)
 }
 
-fn read_array(text: &str, asked: &Asked, depth: usize) -> Result<Document, DocumentError> {
+fn read_array(text: &str, asked: &Asked, depth: usize, take: &mut dyn FnMut(Document)) -> Result<(), DocumentError> {
     let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| not_json(&e))?;
-    let mut whole = Document::default();
     for (index, element) in elements.iter().enumerate() {
-        match read_nested(element.get(), asked, depth + 1) {
-            Ok(mut document) => {
-                if let Some(before) = whole.arrived_at {
-                    document.receive_at(before);
-                }
-                whole.arrived_at = document.arrived_at.or(whole.arrived_at);
-                whole.events.extend(document.events);
-                whole.unreadable.extend(document.unreadable);
-            }
-            Err(reason) => whole.unreadable.push(DocumentError::Part { of: "element", index, reason: Box::new(reason) }),
+        if let Err(reason) = read_nested(element.get(), asked, depth + 1, take) {
+            let reason = DocumentError::Part { of: "element", index, reason: Box::new(reason) };
+            take(Document { unreadable: vec![reason], ..Document::default() });
         }
     }
-    Ok(whole)
+    Ok(())
 }
 
 fn read_list(uri: &str, records: &str, asked: &Asked) -> Result<Document, DocumentError> {

@@ -151,10 +151,12 @@ struct Account<'a> {
 }
 
 impl Reading<'_> {
+    /// The account's inventory stands in the same list (v2), and is a query of its own (design R3).
     pub(super) fn read_phone_number(&mut self, text: &str) -> Result<(), DocumentError> {
         let number: PhoneNumber = parse(text, "the phone number")?;
         let account = self.account(&number.uri)?;
-        number.observe(&account, NumberQuery::PhoneNumbers, &mut self.observed);
+        let query = if number.usage_type.is("Inventory") { NumberQuery::Inventory } else { NumberQuery::PhoneNumbers };
+        number.observe(&account, query, &mut self.observed);
         Ok(())
     }
 

@@ -134,15 +134,52 @@ struct RecordDocument<'a> {
     legs: Option<Vec<LegDocument<'a>>>,
 }
 
+const IN_PROGRESS: &str = "In Progress";
+/// Active calls keep an ended call so long.
+const ACTIVE_AFTER_END: Millis = 120_000;
+/// A record was last changed so long before it shows.
+const LAST_MODIFIED_BEFORE: Millis = 3_000;
+
+/// The call log cuts its times to seconds.
+fn seconds(at: Millis) -> Millis {
+    at - at.rem_euclid(1_000)
+}
+
 fn transport(leg: &LogLeg) -> &'static str {
     if matches!(leg.leg_type, "PstnToSip" | "SipToPstnMetered" | "FindMe") { "PSTN" } else { "VoIP" }
 }
 
 impl LogRecord {
-    /// When the call began: the start of its master leg.
+    /// Its `startTime`: the start of its master leg, cut to seconds (ringcentral.md C).
     #[must_use]
     pub fn started(&self) -> Millis {
-        self.legs.first().map_or(0, |leg| leg.started)
+        self.legs.first().map_or(0, |leg| seconds(leg.started))
+    }
+
+    /// What active calls show of it at a time: nothing before it begins; while the call goes on, what has begun, without a result; as it is
+    /// for two minutes after the end.
+    pub(in crate::simulate) fn as_active(&self, at: Millis) -> Option<Self> {
+        let ended = self.legs.iter().map(|leg| leg.ended).max()?;
+        if self.legs[0].started > at || ended + ACTIVE_AFTER_END < at {
+            return None;
+        }
+        if ended <= at {
+            return Some(self.clone());
+        }
+        let mut legs: Vec<LogLeg> = self.legs.iter().filter(|leg| leg.started <= at).cloned().collect();
+        for leg in legs.iter_mut().filter(|leg| leg.ended > at) {
+            leg.ended = at;
+            leg.result = IN_PROGRESS;
+        }
+        legs[0].result = IN_PROGRESS;
+        // An inbound call that rings at somebody else shows as an outbound one to them until it ends.
+        if let [master, .., newest] = &mut legs[..]
+            && master.direction == "Inbound"
+        {
+            master.direction = "Outbound";
+            master.to = newest.to.clone();
+        }
+        Some(Self { available_at: at + LAST_MODIFIED_BEFORE, legs, ..self.clone() })
     }
 
     /// Its JSON in the view `Detailed` (with legs) or `Simple`, under the account's address.
@@ -156,7 +193,7 @@ impl LogRecord {
             session_id: &self.legacy_session_id,
             telephony_session_id: &self.telephony_session_id,
             party_id: &master.party_id,
-            start_time: Rfc3339(master.started),
+            start_time: Rfc3339(seconds(master.started)),
             duration: (ended - master.started) / 1_000,
             duration_ms: ended - master.started,
             r#type: "Voice",
@@ -169,13 +206,13 @@ impl LogRecord {
             transport: transport(master),
             transfer_target: self.transfer_target.as_deref().map(|telephony_session_id| SessionReference { telephony_session_id }),
             transferee: self.transferee.as_deref().map(|telephony_session_id| SessionReference { telephony_session_id }),
-            last_modified_time: detailed.then_some(Rfc3339(self.available_at - 3_000)),
+            last_modified_time: detailed.then_some(Rfc3339(self.available_at - LAST_MODIFIED_BEFORE)),
             legs: detailed.then(|| {
                 self.legs
                     .iter()
                     .enumerate()
                     .map(|(n, leg)| LegDocument {
-                        start_time: Rfc3339(leg.started),
+                        start_time: Rfc3339(seconds(leg.started)),
                         duration: (leg.ended - leg.started) / 1_000,
                         duration_ms: leg.ended - leg.started,
                         r#type: "Voice",
