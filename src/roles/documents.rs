@@ -5,7 +5,7 @@ use super::problem::Problem;
 use super::shared::Shared;
 use crate::event::{Event, SnapshotCompleted, encode_event};
 use crate::judge::number::Country;
-use crate::log::{Appender, Headers, Input};
+use crate::log::{Headers, Input};
 use crate::ringcentral::documents::{Asked, read_document};
 use crate::state::tables;
 use axum::body::Bytes;
@@ -50,7 +50,10 @@ pub(super) async fn receive(
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "documents are application/json, or application/x-ndjson for JSON Lines"));
     }
     let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
-    let known = tables::account(&shared.database(&account), &account).map_err(|error| Problem::unavailable(&error))?;
+    let known = {
+        let database = shared.database(&account)?;
+        tables::account(&database, &account).map_err(|error| Problem::unavailable(&error))?
+    };
     let country = known.and_then(|known| Country::parse(&known.settings?.country)).unwrap_or(Country::DEFAULT);
     let received_at = (shared.clock)();
     let asked = Asked { account: Some(&account), received_at: Some(received_at), country, history: wanted.history };

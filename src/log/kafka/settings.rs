@@ -51,6 +51,20 @@ impl KafkaSettings {
         format!("{}{}", self.topic_prefix, topic.name())
     }
 
+    /// A setting to pass, from `NAME=VALUE`; the name may begin with `kafka.`.
+    ///
+    /// # Errors
+    /// Says what is wrong with it: that it is none, or that it can't be changed.
+    pub fn named(text: &str) -> Result<(String, String), String> {
+        let (name, value) = text.split_once('=').ok_or("it isn't NAME=VALUE")?;
+        let name = name.trim();
+        let name = name.strip_prefix("kafka.").unwrap_or(name);
+        if FIXED.contains(&name) {
+            return Err(format!("{name} is set by callsieve itself"));
+        }
+        Ok((name.to_owned(), value.to_owned()))
+    }
+
     /// The first of the passed settings that can't be changed.
     #[must_use]
     pub fn refused(&self) -> Option<&str> {
@@ -138,6 +152,8 @@ impl KafkaSettings {
         let mut config = ClientConfig::new();
         config
             .set("linger.ms", "1")
+            // Who sends a notification doesn't wait for longer.
+            .set("message.timeout.ms", "10000")
             .set("compression.type", "lz4")
             .set("batch.size", "500000")
             .set("queue.buffering.max.messages", "200000")
