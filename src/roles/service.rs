@@ -105,7 +105,11 @@ pub fn main(args: RunArgs) -> anyhow::Result<()> {
 }
 
 fn write_diagnostics(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let mut filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // What it says of a consumer that is dropped because it failed was said before.
+    if let Ok(quiet) = "rdkafka::consumer=off".parse() {
+        filter = filter.add_directive(quiet);
+    }
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(std::io::stderr().is_terminal());
     // Refused where somebody has set one before, who then gets what is said here.
