@@ -196,6 +196,7 @@ async fn kafka_what_services_acknowledged_is_judged_whatever_happens_to_them() {
     let seed = std::env::var("CALLSIEVE_TEST_SEED").map_or(SEED, |seed| seed.parse().unwrap());
     println!("seed {seed}, {} notifications", companies.iter().map(|watched| watched.documents.len()).sum::<usize>());
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let begun = Instant::now();
     let faults = ["kill", "pause", "lose", "kill", "terminate", "kill", "pause", "lose"];
     for (round, fault) in faults.into_iter().enumerate() {
         // The load lasts for all faults: nobody sends beyond the next share before it.
@@ -205,7 +206,7 @@ async fn kafka_what_services_acknowledged_is_judged_whatever_happens_to_them() {
         assert!(sending.iter().any(|sending| !sending.is_finished()), "{fault} in round {round} comes too late to be under load");
         let n = rng.random_range(0..2);
         let service = services[n].take().unwrap();
-        println!("{:?}: {fault} {n}", Instant::now());
+        println!("after {:.1?}: {fault} {n}", begun.elapsed());
         match fault {
             "pause" => {
                 service.signal("-STOP");

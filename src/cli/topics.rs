@@ -1,6 +1,7 @@
 //! `callsieve topics`: makes, checks and shows the topics on Kafka.
 
 use crate::log::kafka::{self, KafkaSettings, TopicSettings};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -21,14 +22,14 @@ struct KafkaArgs {
     #[arg(long, env = "CALLSIEVE_TOPIC_PREFIX", default_value = "callsieve.")]
     topic_prefix: String,
     /// A setting of librdkafka's, for TLS, SASL and the like; may be given several times, in the environment one a line
-    #[arg(long = "kafka", env = "CALLSIEVE_KAFKA", value_name = "NAME=VALUE", value_parser = KafkaSettings::named, value_delimiter = '\n', hide_env_values = true)]
-    passed: Vec<(String, String)>,
+    #[arg(long = "kafka", env = "CALLSIEVE_KAFKA", value_name = "NAME=VALUE", value_parser = KafkaSettings::named, hide_env_values = true)]
+    passed: Vec<BTreeMap<String, String>>,
 }
 
 impl KafkaArgs {
     fn settings(self) -> KafkaSettings {
         let Self { brokers, topic_prefix, passed } = self;
-        KafkaSettings { brokers, topic_prefix, passed: passed.into_iter().collect(), ..KafkaSettings::default() }
+        KafkaSettings { brokers, topic_prefix, passed: passed.into_iter().flatten().collect(), ..KafkaSettings::default() }
     }
 }
 

@@ -78,7 +78,7 @@ impl Backend {
             brokers: brokers.to_owned(),
             topic_prefix: args.topic_prefix.clone(),
             group: args.group.clone(),
-            passed: args.kafka.iter().cloned().collect(),
+            passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
         };
         check_topics(&settings)?;
         let kafka = Kafka::connect(settings.clone())?;

@@ -14,6 +14,7 @@ use crate::log::{Appender, Reader};
 use crate::state::tables;
 use anyhow::{Context, anyhow, bail};
 use rand::Rng;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -51,9 +52,9 @@ pub struct RunArgs {
     #[arg(long, env = "CALLSIEVE_INSTANCE", requires = "brokers")]
     pub instance: Option<String>,
     /// A setting of librdkafka's, for TLS, SASL and the like; may be given several times, in the environment one a line
-    #[arg(long, env = "CALLSIEVE_KAFKA", value_name = "NAME=VALUE", value_parser = KafkaSettings::named, value_delimiter = '\n', hide_env_values = true)]
+    #[arg(long, env = "CALLSIEVE_KAFKA", value_name = "NAME=VALUE", value_parser = KafkaSettings::named, hide_env_values = true)]
     #[arg(requires = "brokers")]
-    pub kafka: Vec<(String, String)>,
+    pub kafka: Vec<BTreeMap<String, String>>,
     /// Secret that notifications must carry in their header Verification-Token
     #[arg(long, env = "CALLSIEVE_VERIFICATION_TOKEN", hide_env_values = true)]
     pub verification_token: Option<String>,
