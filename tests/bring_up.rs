@@ -10,6 +10,7 @@ use callsieve::event::{
 };
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, EmbeddedWorker, Retention};
 use callsieve::log::{Appender, Input, Reader, Topic};
+use callsieve::roles::held::Holding;
 use callsieve::roles::partition::Partition;
 use callsieve::roles::processor::Worker;
 use callsieve::state::database::{Database, DatabaseOptions, Engine, Family};
@@ -76,7 +77,12 @@ impl Company {
         let database = log.database(0).unwrap();
         self.progress.lock().unwrap().clear();
         let progress = self.progress.clone();
-        let report = move |done, total| progress.lock().unwrap().push((done, total));
+        let report = move |_, holding| {
+            // Without records it only says that it begins.
+            if let Holding::BringingUp { done, total: total @ 1.. } = holding {
+                progress.lock().unwrap().push((done, total));
+            }
+        };
         let worker = Worker::open(log.worker(&[0]).unwrap(), now, move |_| Ok(database.clone()), report).unwrap();
         self.running = Some((log, worker));
     }

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "common/cluster.rs"]
+mod cluster;
+
 use callsieve::event::{AccountId, CallVerdict, Event, Millis, SnapshotCompleted, Tick, Verdict, decode, encode_event};
 use callsieve::judge::number::Country;
 use callsieve::log::kafka::{Kafka, KafkaLog, KafkaReader, KafkaSettings, TopicSettings, create};
@@ -12,6 +15,7 @@ use callsieve::roles::partition::PartitionError;
 use callsieve::roles::processor::Worker;
 use callsieve::simulate::{AccountLists, Company, CompanyConfig, Faults, Notification, SimulatedCall, disturb};
 use callsieve::state::database::{Database, DatabaseOptions, Engine};
+use cluster::Cluster;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rdkafka::ClientConfig;
@@ -366,44 +370,11 @@ fn kafka_topics_are_made_and_checked() {
     assert!(why.contains("isolation.level is set by callsieve itself"), "{why}");
 }
 
-/// Three brokers of a test's own, which it may kill.
-struct Cluster {
-    dir: tempfile::TempDir,
-    brokers: String,
-}
-
-impl Cluster {
-    fn run(dir: &Path, command: &[&str]) -> std::process::Output {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/cluster");
-        let done = std::process::Command::new(script).arg(command[0]).arg(dir).args(&command[1..]).output().unwrap();
-        assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
-        done
-    }
-
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        // Below the ports that the system gives out, and above those of the shared broker.
-        let port = (30_000 + u32::from(rand::random::<u16>()) % 2_700).to_string();
-        let said = Self::run(dir.path(), &["up", "--nodes", "3", "--port", &port]).stdout;
-        Self { dir, brokers: String::from_utf8(said).unwrap().trim().to_owned() }
-    }
-
-    fn broker(&self, command: &str, number: usize) {
-        Self::run(self.dir.path(), &[command, &number.to_string()]);
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        Self::run(self.dir.path(), &["down"]);
-    }
-}
-
 /// Each broker is killed in turn, and with it the coordinators of group and transactions and the leaders of partitions; one is away and comes back.
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_verdicts_stay_true_while_brokers_die() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start(3);
     let settings = made(&cluster.brokers);
     let reader = Kafka::connect(settings.clone()).unwrap().reader();
     let folder = tempfile::tempdir().unwrap();

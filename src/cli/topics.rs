@@ -1,6 +1,7 @@
 //! `callsieve topics`: makes, checks and shows the topics on Kafka.
 
 use crate::log::kafka::{self, KafkaSettings, TopicSettings};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -20,24 +21,15 @@ struct KafkaArgs {
     /// What the name of every topic begins with
     #[arg(long, env = "CALLSIEVE_TOPIC_PREFIX", default_value = "callsieve.")]
     topic_prefix: String,
-    /// A setting of librdkafka's, for TLS, SASL and the like; may be given several times
-    #[arg(long = "kafka", value_name = "NAME=VALUE", value_parser = named)]
-    passed: Vec<(String, String)>,
-}
-
-fn named(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it isn't NAME=VALUE")?;
-    let name = name.strip_prefix("kafka.").unwrap_or(name);
-    if kafka::FIXED.contains(&name) {
-        return Err(format!("{name} is set by callsieve itself"));
-    }
-    Ok((name.to_owned(), value.to_owned()))
+    /// A setting of librdkafka's, for TLS, SASL and the like; may be given several times, in the environment one a line
+    #[arg(long = "kafka", env = "CALLSIEVE_KAFKA", value_name = "NAME=VALUE", value_parser = KafkaSettings::named, hide_env_values = true)]
+    passed: Vec<BTreeMap<String, String>>,
 }
 
 impl KafkaArgs {
     fn settings(self) -> KafkaSettings {
         let Self { brokers, topic_prefix, passed } = self;
-        KafkaSettings { brokers, topic_prefix, passed: passed.into_iter().collect(), ..KafkaSettings::default() }
+        KafkaSettings { brokers, topic_prefix, passed: passed.into_iter().flatten().collect(), ..KafkaSettings::default() }
     }
 }
 

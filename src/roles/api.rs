@@ -1,7 +1,8 @@
 //! The HTTP interface: what is served where, to whom, and how the state is shown. `deploy/openapi.yaml` describes it.
 
+use super::held::Readiness;
 use super::problem::{Problem, as_problems};
-use super::shared::{Readiness, Shared, blocking, is_secret};
+use super::shared::{Shared, blocking, is_secret};
 use super::stream::{self, parse_place};
 use super::{documents, ingress, instruments};
 use crate::event::json::{AccountJson, NumberJson, OpenCallJson, Rfc3339, VerdictJson};
@@ -11,7 +12,7 @@ use crate::event::{
 };
 use crate::judge::OpenRow;
 use crate::judge::number::Country;
-use crate::log::{Appender, Headers, Input};
+use crate::log::{Headers, Input};
 use crate::state::tables;
 use axum::Router;
 use axum::body::Bytes;
@@ -28,12 +29,15 @@ use serde::de::DeserializeOwned;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_http::timeout::TimeoutLayer;
 
 /// A whole request, its body included, comes in and is answered within so long.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the metrics wait for what the log says.
+const LAG_TIMEOUT: Duration = Duration::from_secs(3);
 const DEFAULT_PAGE: usize = 100;
 const MOST_PER_PAGE: usize = 1_000;
 /// Rows that one request looks at, and rows of other accounts that it passes over: what little fits gives short pages rather than slow ones.
@@ -167,8 +171,8 @@ async fn accounts(State(shared): State<Arc<Shared>>) -> Result<Response, Problem
     shared.ready()?;
     blocking(move || {
         let mut rows = Vec::new();
-        for database in &shared.databases {
-            rows.extend(tables::accounts(database).map_err(|error| Problem::unavailable(&error))?);
+        for (_, database) in shared.held.up() {
+            rows.extend(tables::accounts(&database).map_err(|error| Problem::unavailable(&error))?);
         }
         rows.sort_by(|a, b| a.account_id.cmp(&b.account_id));
         Ok(answer(&Page { name: "accounts", items: &rows, shown: AccountJson, next: None }))
@@ -292,7 +296,7 @@ async fn calls(State(shared): State<Arc<Shared>>, OfAccount(account): OfAccount,
     let to = time_of("to", wanted.to.as_deref())?.unwrap_or(Millis::MAX);
     let limit = page_size(wanted.limit)?;
     let cursor: Option<CallsCursor> = read_cursor(wanted.cursor.as_deref())?;
-    shared.ready()?;
+    let database = shared.database(&account)?;
     let is_wanted = move |call: &CallVerdict| {
         (from..to).contains(&call.ended_at)
             && verdict.is_none_or(|verdict| verdict == call.verdict)
@@ -324,7 +328,7 @@ async fn calls(State(shared): State<Arc<Shared>>, OfAccount(account): OfAccount,
         };
         let mut ended = true;
         let mut take = take;
-        let gave_up = tables::verdicts_by_end(&shared.database(&account), &account, before, MOST_LOOKS, |call| {
+        let gave_up = tables::verdicts_by_end(&database, &account, before, MOST_LOOKS, |call| {
             ended = take(call);
             ended
         })
@@ -390,9 +394,8 @@ impl Serialize for PendingJson<'_> {
 }
 
 async fn call(State(shared): State<Arc<Shared>>, OfSession(account, session): OfSession) -> Result<Response, Problem> {
-    shared.ready()?;
+    let database = shared.database(&account)?;
     blocking(move || {
-        let database = shared.database(&account);
         let failed = |error: tables::TableError| Problem::unavailable(&error);
         // The open row first: a verdict that comes in between replaces it.
         let open = tables::open_call(&database, &account, &session).map_err(failed)?;
@@ -437,7 +440,7 @@ async fn numbers(
     };
     let limit = page_size(wanted.limit)?;
     let mut after: Option<String> = read_cursor(wanted.cursor.as_deref())?;
-    shared.ready()?;
+    let database = shared.database(&account)?;
     let is_wanted = move |row: &CompanyNumber| {
         kind.is_none_or(|kind| kind == row.kind)
             && query.is_none_or(|query| row.queries.contains(&query))
@@ -445,7 +448,6 @@ async fn numbers(
             && wanted.prefix.as_ref().is_none_or(|prefix| row.number.starts_with(prefix.as_str()))
     };
     blocking(move || {
-        let database = shared.database(&account);
         let (mut found, mut looked_at) = (Vec::new(), 0);
         let next = 'pages: loop {
             let rows = tables::numbers(&database, &account, after.as_deref(), MOST_PER_PAGE).map_err(|error| Problem::unavailable(&error))?;
@@ -500,7 +502,7 @@ async fn verdicts(
         (None, None | Some("end")) => stream::From::End,
         (None, Some(_)) => return Err(Problem::bad_request("from is start or end")),
     };
-    stream::follow(&shared, &account, from, wanted.evidence)
+    blocking(move || stream::follow(&shared, &account, from, wanted.evidence)).await
 }
 
 // ---- the service itself ----
@@ -515,15 +517,20 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> 
 }
 
 async fn metrics_text(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
-    blocking(move || {
-        metrics::gauge!("callsieve_ready").set(f64::from(u8::from(*shared.readiness.borrow() == Readiness::Ready)));
-        for (partition, lag) in shared.lag().into_iter().enumerate() {
-            metrics::gauge!("callsieve_lag_records", "partition" => partition.to_string()).set(lag as f64);
+    let (readiness, asked) = (*shared.held.readiness().borrow(), shared.clone());
+    metrics::gauge!("callsieve_ready").set(f64::from(u8::from(readiness == Readiness::Ready)));
+    let left = if let Readiness::BringingUp { done, total } = readiness { total.saturating_sub(done) } else { 0 };
+    metrics::gauge!("callsieve_bring_up_records").set(left as f64);
+    // Kafka may be away; the other metrics are not.
+    if let Ok(lag) = tokio::time::timeout(LAG_TIMEOUT, blocking(move || Ok(asked.lag()))).await {
+        let lag: BTreeMap<u32, i64> = lag?.into_iter().collect();
+        for partition in 0..shared.partitions {
+            let records = lag.get(&partition).copied().unwrap_or(0);
+            metrics::gauge!("callsieve_lag_records", "partition" => partition.to_string()).set(records as f64);
         }
-        shared.metrics.run_upkeep();
-        Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render()).into_response())
-    })
-    .await
+    }
+    shared.metrics.run_upkeep();
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render()).into_response())
 }
 
 // ---- answers ----
@@ -568,6 +575,7 @@ fn answer(body: &impl Serialize) -> Response {
 mod tests {
     use super::*;
     use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
+    use crate::roles::held::{Held, Holding};
     use crate::roles::rate::Rates;
     use crate::state::database::{DatabaseOptions, Engine};
     use std::future::IntoFuture;
@@ -592,19 +600,23 @@ mod tests {
         }
     }
 
+    fn account_in(partition: u32, partitions: u32) -> String {
+        (1..).map(|id: u32| id.to_string()).find(|id| crate::log::partition_of(id, partitions) == partition).unwrap()
+    }
+
     #[tokio::test]
     async fn readyz_says_how_far_the_state_is_brought_up() {
         let folder = tempfile::tempdir().unwrap();
         let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
         let log = EmbeddedLog::open(folder.path(), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
-        let (progress, readiness) = watch::channel(Readiness::BringingUp { done: 0, total: 0 });
+        let held = Arc::new(Held::default());
         let (_stop, stopping) = watch::channel(false);
         let shared = Shared {
-            appender: log.appender(),
-            reader: log.reader(),
-            databases: vec![log.database(0).unwrap()],
+            appender: Arc::new(log.appender()),
+            reader: Arc::new(log.reader()),
+            partitions: 4,
+            held: held.clone(),
             clock: system_clock(),
-            readiness,
             stop: stopping,
             verification_token: None,
             api_token: None,
@@ -615,25 +627,32 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(axum::serve(listener, router(Arc::new(shared))).into_future());
-        let rows = [
-            (Readiness::BringingUp { done: 3, total: 10 }, 503, json!([3, 10])),
-            (Readiness::Ready, 200, json!([null, null])),
-            (Readiness::Stopped, 503, json!([null, null])),
+        // By murmur2 modulo 4: in partition 0, and in another.
+        let (here, there) = (account_in(0, 4), account_in(3, 4));
+        let tell = |holding| held.tell(0, holding);
+        let rows: [(&str, &dyn Fn(), _, _, _); 4] = [
+            ("nothing is held yet", &|| (), 503, json!([0, 0]), 503),
+            ("it is brought up", &|| tell(Holding::BringingUp { done: 3, total: 10 }), 503, json!([3, 10]), 503),
+            ("it is up", &|| tell(Holding::Up(log.database(0).unwrap())), 200, json!([null, null]), 421),
+            ("it has stopped", &|| held.stopped(), 503, json!([null, null]), 503),
         ];
-        for (at, status, records) in rows {
-            progress.send(at).unwrap();
+        for (at, happens, status, records, elsewhere) in rows {
+            happens();
+            let answer = reqwest::get(format!("{base}/api/v1/accounts/{there}/calls")).await.unwrap();
+            assert_eq!(answer.status(), elsewhere, "of a partition that isn't held, when {at}");
             // Nor is anything told from a state that is behind.
-            for path in ["/readyz", "/api/v1/accounts"] {
+            for path in ["/readyz", "/api/v1/accounts", &format!("/api/v1/accounts/{here}/numbers")] {
                 let answer = reqwest::get(format!("{base}{path}")).await.unwrap();
-                assert_eq!(answer.status(), status, "{path}, {at:?}");
-                assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), status == 503, "{path}, {at:?}");
+                assert_eq!(answer.status(), status, "{path}, when {at}");
+                assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), status == 503, "{path}, when {at}");
                 let body: serde_json::Value = answer.json().await.unwrap();
-                assert_eq!(json!([body["records_done"], body["records_total"]]), records, "{path}, {at:?}");
+                assert_eq!(json!([body["records_done"], body["records_total"]]), records, "{path}, when {at}");
             }
-            let documents = reqwest::Client::new().post(format!("{base}/api/v1/accounts/1/documents")).header("content-type", "application/json");
+            let documents =
+                reqwest::Client::new().post(format!("{base}/api/v1/accounts/{here}/documents")).header("content-type", "application/json");
             let numbers = r#"{"records": [{"id": 1, "phoneNumber": "+12055550101", "usageType": "DirectNumber"}]}"#;
-            assert_eq!(documents.body(numbers).send().await.unwrap().status(), status, "the country stands in the state, {at:?}");
-            assert_eq!(reqwest::get(format!("{base}/healthz")).await.unwrap().status(), 200, "{at:?}");
+            assert_eq!(documents.body(numbers).send().await.unwrap().status(), status, "the country stands in the state, when {at}");
+            assert_eq!(reqwest::get(format!("{base}/healthz")).await.unwrap().status(), 200, "when {at}");
         }
         server.abort();
     }

@@ -5,7 +5,7 @@ use super::problem::Problem;
 use super::shared::{Shared, blocking};
 use crate::event::{AccountId, Event, Millis, SnapshotCompleted, encode_event};
 use crate::judge::number::Country;
-use crate::log::{Appender, Headers, Input, LogError};
+use crate::log::{Headers, Input, LogError};
 use crate::ringcentral::documents::{Asked, read_document};
 use crate::state::tables;
 use axum::body::Bytes;
@@ -50,8 +50,6 @@ pub(super) async fn receive(
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "documents are application/json, or application/x-ndjson for JSON Lines"));
     }
     let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
-    // The country to read numbers with stands in the state.
-    shared.ready()?;
     let received_at = (shared.clock)();
     let (known, of) = (shared.clone(), account.clone());
     let mut events = blocking(move || read(&known, &of, &body, received_at, wanted.history)).await?;
@@ -71,7 +69,9 @@ pub(super) async fn receive(
 
 /// The events of a body, or why one of its documents can't be taken in.
 fn read(shared: &Shared, account: &AccountId, body: &[u8], received_at: Millis, history: bool) -> Result<Vec<Event>, Problem> {
-    let known = tables::account(&shared.database(account), account).map_err(|error| Problem::unavailable(&error))?;
+    // The country to read numbers with stands in the state.
+    let database = shared.database(account)?;
+    let known = tables::account(&database, account).map_err(|error| Problem::unavailable(&error))?;
     let country = known.and_then(|known| Country::parse(&known.settings?.country)).unwrap_or(Country::DEFAULT);
     let asked = Asked { account: Some(account), received_at: Some(received_at), country, history };
 

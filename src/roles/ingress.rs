@@ -7,7 +7,7 @@ use super::problem::Problem;
 use super::shared::{Shared, is_secret};
 use crate::event::{AccountId, encode_event};
 use crate::judge::number::Country;
-use crate::log::{Appender, Headers, Input, LogError, MAX_INPUT_BYTES};
+use crate::log::{Headers, Input, LogError, MAX_INPUT_BYTES};
 use crate::ringcentral::documents::{Asked, read_document};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;

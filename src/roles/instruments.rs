@@ -31,8 +31,12 @@ fn describe() {
     metrics::describe_counter!("callsieve_notifications_total", "Webhook notifications, by what became of them");
     metrics::describe_counter!("callsieve_http_requests_total", "Requests, by route and status");
     metrics::describe_histogram!("callsieve_http_request_seconds", metrics::Unit::Seconds, "Time to the head of the answer, by route");
-    metrics::describe_gauge!("callsieve_ready", "1 when the state is brought up");
-    metrics::describe_gauge!("callsieve_lag_records", "Records of the input that are not stepped yet, by partition");
+    metrics::describe_gauge!("callsieve_ready", "1 when the state of all partitions that this process holds is brought up");
+    metrics::describe_gauge!("callsieve_bring_up_records", "Records that are left to read until the state is brought up, as far as is known");
+    metrics::describe_gauge!(
+        "callsieve_lag_records",
+        "Records of the input that are not stepped yet, by partition; 0 for those that another process has"
+    );
 }
 
 /// Counts and times a request under its route, so that addresses with ids make no series of their own.

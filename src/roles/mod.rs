@@ -1,8 +1,10 @@
 //! What runs: each role wires the parts together. Only here (and in `cli`) are threads, tasks and servers started.
 
 pub mod api;
+mod backend;
 pub mod bring_up;
 mod documents;
+pub mod held;
 pub mod ingress;
 mod instruments;
 pub mod partition;

@@ -1,6 +1,7 @@
 //! The processor's worker: poll a batch, step every record, commit outputs with the position and the state.
 
 use super::bring_up::{bring_up, output_topics, write_first_output, write_position};
+use super::held::Holding;
 use super::partition::{Partition, PartitionError};
 use crate::event::{Event, Millis, Tick, encode_event};
 use crate::log::{Commit, Log, Topic};
@@ -25,8 +26,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Where a partition's state is.
 pub type DatabaseOf = Box<dyn FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send>;
-/// Told how far bringing up is: records read, and records that there were to read.
-pub type Report = Box<dyn FnMut(u64, u64) + Send>;
+/// Told what becomes of each partition.
+pub type Report = Box<dyn FnMut(u32, Holding) + Send>;
 
 /// A worker: steps the partitions of a log that are assigned to it.
 pub struct Worker<L> {
@@ -34,7 +35,7 @@ pub struct Worker<L> {
     partitions: BTreeMap<u32, Partition>,
     clock: fn() -> Millis,
     database: DatabaseOf,
-    progress: Report,
+    report: Report,
     ticked_at: BTreeMap<u32, Millis>,
     looked_up_at: Millis,
 }
@@ -46,14 +47,14 @@ impl<L: Log> Worker<L> {
         log: L,
         clock: fn() -> Millis,
         database: impl FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send + 'static,
-        progress: impl FnMut(u64, u64) + Send + 'static,
+        report: impl FnMut(u32, Holding) + Send + 'static,
     ) -> Result<Self, PartitionError> {
         let mut worker = Self {
             log,
             partitions: BTreeMap::new(),
             clock,
             database: Box::new(database),
-            progress: Box::new(progress),
+            report: Box::new(report),
             ticked_at: BTreeMap::new(),
             looked_up_at: Millis::MIN,
         };
@@ -82,27 +83,44 @@ impl<L: Log> Worker<L> {
         Ok(())
     }
 
-    /// Drops what is in memory: each partition is brought up anew by the next turn. For after an error of the log.
-    pub fn begin_again(&mut self) {
-        self.partitions.clear();
-    }
-
     /// Closes what isn't assigned any more: another worker gets it with the next poll, and must find it closed.
     fn close_revoked(&mut self) {
         let assigned = self.log.assigned();
-        self.partitions.retain(|id, _| assigned.contains(id));
+        let report = &mut self.report;
+        self.partitions.retain(|id, _| {
+            let is_kept = assigned.contains(id);
+            if !is_kept {
+                report(*id, Holding::Closed);
+            }
+            is_kept
+        });
     }
 
     /// Opens what is assigned and isn't open, before anything is polled from it.
     fn follow(&mut self) -> Result<(), PartitionError> {
         self.close_revoked();
-        for id in self.log.assigned() {
-            if !self.partitions.contains_key(&id) {
-                let partition = bring_up(&mut self.log, id, (self.database)(id)?, &mut *self.progress)?;
-                self.log.rewind(id, partition.position().next)?;
-                self.partitions.insert(id, partition);
+        let mut new = self.log.assigned();
+        new.retain(|id| !self.partitions.contains_key(id));
+        // All of them first, so that nobody takes the first for the whole.
+        for id in &new {
+            (self.report)(*id, Holding::BringingUp { done: 0, total: 0 });
+        }
+        for (n, id) in new.iter().enumerate() {
+            if let Err(error) = self.open_partition(*id) {
+                new[n..].iter().for_each(|id| (self.report)(*id, Holding::Closed));
+                return Err(error);
             }
         }
+        Ok(())
+    }
+
+    fn open_partition(&mut self, id: u32) -> Result<(), PartitionError> {
+        let database = (self.database)(id)?;
+        let report = &mut self.report;
+        let partition = bring_up(&mut self.log, id, database.clone(), &mut |done, total| report(id, Holding::BringingUp { done, total }))?;
+        self.log.rewind(id, partition.position().next)?;
+        self.partitions.insert(id, partition);
+        (self.report)(id, Holding::Up(database));
         Ok(())
     }
 
@@ -172,6 +190,22 @@ impl<L: Log> Worker<L> {
     /// The log, for who drives the worker by hand.
     pub fn log(&mut self) -> &mut L {
         &mut self.log
+    }
+}
+
+impl<L> Worker<L> {
+    /// Drops what is in memory: each partition is brought up anew by the next turn. For after an error of the log.
+    pub fn begin_again(&mut self) {
+        // Told first: readers come to none that is about to be closed.
+        self.partitions.keys().for_each(|id| (self.report)(*id, Holding::Closed));
+        self.partitions.clear();
+    }
+}
+
+impl<L> Drop for Worker<L> {
+    /// The partitions are closed before the log lets go of them.
+    fn drop(&mut self) {
+        self.begin_again();
     }
 }
 

@@ -1,25 +1,27 @@
-//! `callsieve run`: webhook ingress, processor and HTTP interface in one process, on the embedded log.
+//! `callsieve run`: webhook ingress, processor and HTTP interface in one process, on the embedded log or on Kafka.
 
 use super::api::router;
+use super::backend::{Backend, Workers};
+use super::held::{Held, Holding, Readiness};
 use super::instruments;
-use super::processor::Worker;
 use super::rate::Rates;
-use super::shared::{Readiness, Shared};
+use super::shared::Shared;
 use super::simulation::Simulation;
 use crate::event::{AccountId, Millis};
-use crate::log::embedded::{Clock, EmbeddedLog, EmbeddedOptions, Retention, system_clock};
-use crate::state::database::{DatabaseOptions, Engine};
+use crate::log::embedded::system_clock;
+use crate::log::kafka::KafkaSettings;
+use crate::log::{Appender, Reader};
 use crate::state::tables;
 use anyhow::{Context, anyhow, bail};
 use rand::Rng;
-use std::io::{IsTerminal, Write};
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How `callsieve run` runs.
@@ -31,9 +33,28 @@ pub struct RunArgs {
     /// Address of webhooks and of the HTTP interface; port 0 takes a free one
     #[arg(long, env = "CALLSIEVE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Partitions of the log; fixed when the data directory is first used [default: 1, or what the directory has]
-    #[arg(long, env = "CALLSIEVE_PARTITIONS", value_parser = clap::value_parser!(u32).range(1..=256))]
+    /// Partitions of the embedded log; fixed when the data directory is first used [default: 1, or what the directory has]
+    #[arg(long, env = "CALLSIEVE_PARTITIONS", conflicts_with = "brokers", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub partitions: Option<u32>,
+    /// Kafka's bootstrap servers, host:port, with commas between them: the log is there, not embedded; `callsieve topics create` makes its topics
+    #[arg(long, env = "CALLSIEVE_BROKERS")]
+    pub brokers: Option<String>,
+    /// What the name of every topic begins with
+    #[arg(long, env = "CALLSIEVE_TOPIC_PREFIX", default_value = "callsieve.", requires = "brokers")]
+    pub topic_prefix: String,
+    /// The consumer group: processes of one group share the partitions
+    #[arg(long, env = "CALLSIEVE_GROUP", default_value = "callsieve", requires = "brokers")]
+    pub group: String,
+    /// Threads that judge, each a member of the group with some of the partitions
+    #[arg(long, env = "CALLSIEVE_WORKERS", default_value_t = 1, requires = "brokers", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub workers: u32,
+    /// A name that this process has in the group and keeps over restarts, so that a short one moves no partitions; no two processes may have the same
+    #[arg(long, env = "CALLSIEVE_INSTANCE", requires = "brokers")]
+    pub instance: Option<String>,
+    /// A setting of librdkafka's, for TLS, SASL and the like; may be given several times, in the environment one a line
+    #[arg(long, env = "CALLSIEVE_KAFKA", value_name = "NAME=VALUE", value_parser = KafkaSettings::named, hide_env_values = true)]
+    #[arg(requires = "brokers")]
+    pub kafka: Vec<BTreeMap<String, String>>,
     /// Secret that notifications must carry in their header Verification-Token
     #[arg(long, env = "CALLSIEVE_VERIFICATION_TOKEN", hide_env_values = true)]
     pub verification_token: Option<String>,
@@ -85,7 +106,11 @@ pub fn main(args: RunArgs) -> anyhow::Result<()> {
 }
 
 fn write_diagnostics(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let mut filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // What it says of a consumer that is dropped because it failed was said before.
+    if let Ok(quiet) = "rdkafka::consumer=off".parse() {
+        filter = filter.add_directive(quiet);
+    }
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(std::io::stderr().is_terminal());
     // Refused where somebody has set one before, who then gets what is said here.
@@ -167,12 +192,10 @@ pub struct Service {
     address: SocketAddr,
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
-    stop_worker: Arc<AtomicBool>,
-    failed: oneshot::Receiver<Result<(), String>>,
-    worker: std::thread::JoinHandle<()>,
+    workers: Workers,
     server: JoinHandle<std::io::Result<()>>,
     maintenance: JoinHandle<()>,
-    log: Arc<EmbeddedLog>,
+    backend: Arc<Backend>,
 }
 
 /// Where the log stands below the data directory.
@@ -192,16 +215,16 @@ impl Service {
         let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
         let address = listener.local_addr().context("asking for the address that is listened on")?;
         let clock = system_clock();
-        let log = Arc::new(open_log(args, &clock).await?);
-        let databases = (0..).map_while(|partition| log.database(partition).ok()).collect::<Vec<_>>();
+        let (opened, dates) = (args.clone(), clock.clone());
+        let backend = tokio::task::spawn_blocking(move || Backend::open(&opened, &dates)).await.context("opening the log was cut off")??;
+        let (backend, held) = (Arc::new(backend), Arc::new(Held::default()));
         let (stop, stopping) = watch::channel(false);
-        let (progress, readiness) = watch::channel(Readiness::BringingUp { done: 0, total: 0 });
         let shared = Arc::new(Shared {
-            appender: log.appender(),
-            reader: log.reader(),
-            databases,
+            appender: backend.appender(),
+            reader: backend.reader(),
+            partitions: backend.partitions(),
+            held: held.clone(),
             clock,
-            readiness,
             stop: stopping.clone(),
             verification_token: args.verification_token.clone(),
             api_token: args.api_token.clone(),
@@ -209,8 +232,7 @@ impl Service {
             rates: Rates::new(args.rate_limit),
             metrics: instruments::recorder()?,
         });
-        let stop_worker = Arc::new(AtomicBool::new(false));
-        let (worker, failed) = start_worker(log.clone(), progress, stop_worker.clone())?;
+        let workers = Workers::start(&backend, &held)?;
         let served = router(shared.clone());
         let mut until = stopping.clone();
         let server = tokio::spawn(async move {
@@ -219,9 +241,9 @@ impl Service {
             };
             axum::serve(listener, served).with_graceful_shutdown(stopped).await
         });
-        let maintenance = tokio::spawn(maintain(log.clone(), shared.clone(), stopping));
+        let maintenance = tokio::spawn(maintain(backend.clone(), shared.clone(), stopping));
         tracing::info!(address = %address, data_dir = %args.data_dir.display(), "serving");
-        Ok(Self { address, shared, stop, stop_worker, failed, worker, server, maintenance, log })
+        Ok(Self { address, shared, stop, workers, server, maintenance, backend })
     }
 
     /// Where it listens.
@@ -233,32 +255,43 @@ impl Service {
     /// How far the processor is, as it changes.
     #[must_use]
     pub fn readiness(&self) -> watch::Receiver<Readiness> {
-        self.shared.readiness.clone()
+        self.shared.held.readiness()
     }
 
-    /// The log that it runs on.
+    /// The ingress's end of its log.
     #[must_use]
-    pub fn log(&self) -> &Arc<EmbeddedLog> {
-        &self.log
+    pub fn appender(&self) -> Arc<dyn Appender> {
+        self.shared.appender.clone()
+    }
+
+    /// A view of its log.
+    #[must_use]
+    pub fn reader(&self) -> Arc<dyn Reader> {
+        self.shared.reader.clone()
     }
 
     /// How many partitions the log has.
     #[must_use]
     pub fn partitions(&self) -> u32 {
-        u32::try_from(self.shared.databases.len()).unwrap_or(u32::MAX)
+        self.shared.partitions
     }
 
-    /// When the newest judged call of an account ended, once the state is brought up; `None` while there is none.
+    /// When the newest judged call of an account ended, once this process has its state up to date; `None` while there is none.
     ///
     /// # Errors
     /// If the state can't be read, or the processor ends before it is ready.
     pub async fn newest_end(&self, account: &AccountId) -> anyhow::Result<Option<Millis>> {
         let mut readiness = self.readiness();
-        let ready = *readiness.wait_for(|at| !matches!(at, Readiness::BringingUp { .. })).await.context("waiting for the processor")?;
-        if ready != Readiness::Ready {
-            bail!("the processor stopped before it was ready");
-        }
-        let (database, account) = (self.shared.database(account), account.clone());
+        let database = loop {
+            if *readiness.borrow_and_update() == Readiness::Stopped {
+                bail!("the processor stopped before it was ready");
+            }
+            if let Holding::Up(database) = self.shared.held.partition(self.shared.partition(account)) {
+                break database;
+            }
+            readiness.changed().await.context("waiting for the processor")?;
+        };
+        let account = account.clone();
         let read = tokio::task::spawn_blocking(move || {
             let mut newest = None;
             tables::verdicts_by_end(&database, &account, None, usize::MAX, |verdict| {
@@ -279,10 +312,7 @@ impl Service {
     /// Waits for the processor or the server to fail. Cancelled, it has changed nothing.
     pub async fn failure(&mut self) -> anyhow::Error {
         tokio::select! {
-            failed = &mut self.failed => match failed {
-                Ok(Err(error)) => anyhow!("the processor stopped: {error}"),
-                Ok(Ok(())) | Err(_) => anyhow!("the processor stopped"),
-            },
+            error = self.workers.failure() => anyhow!("the processor stopped: {error}"),
             ended = &mut self.server => match ended {
                 Ok(Err(error)) => anyhow::Error::new(error).context("the HTTP server stopped"),
                 Ok(Ok(())) => anyhow!("the HTTP server stopped"),
@@ -296,28 +326,23 @@ impl Service {
     /// # Errors
     /// If the processor failed meanwhile.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { shared, stop, stop_worker, mut failed, worker, mut server, maintenance, log, .. } = self;
+        let Self { shared, stop, workers, mut server, maintenance, backend, .. } = self;
         let _ = stop.send(true);
         if !server.is_finished() && tokio::time::timeout(LAST_REQUESTS, &mut server).await.is_err() {
             tracing::warn!("open connections were cut");
             server.abort();
             let _ = server.await;
         }
-        stop_worker.store(true, Ordering::Release);
         let _ = maintenance.await;
-        let joined = tokio::task::spawn_blocking(move || {
-            let joined = worker.join();
+        let stopped = tokio::task::spawn_blocking(move || {
+            let stopped = workers.stop();
             drop(shared);
-            // The writers end here, after what was asked of them before.
-            drop(log);
-            joined
+            // The log's own threads end here, after what was asked of them before.
+            drop(backend);
+            stopped
         });
-        let joined = joined.await.context("stopping the processor")?;
-        match failed.try_recv() {
-            Ok(Err(error)) => bail!("the processor stopped: {error}"),
-            _ if joined.is_err() => bail!("the processor panicked"),
-            _ => Ok(()),
-        }
+        let stopped = stopped.await.context("stopping the processor")?;
+        stopped.map_err(|error| anyhow!("the processor stopped: {error}"))
     }
 }
 
@@ -329,8 +354,11 @@ fn check(args: &RunArgs) -> anyhow::Result<()> {
     if args.simulate.is_some() && !(args.simulate_speed > 0.0 && args.simulate_speed.is_finite()) {
         bail!("--simulate-speed is a factor above 0, not {}", args.simulate_speed);
     }
-    for (name, token) in [("--api-token", &args.api_token), ("--verification-token", &args.verification_token)] {
-        if token.as_ref().is_some_and(String::is_empty) {
+    let (brokers, instance) = (&args.brokers, &args.instance);
+    for (name, text) in
+        [("--api-token", &args.api_token), ("--verification-token", &args.verification_token), ("--brokers", brokers), ("--instance", instance)]
+    {
+        if text.as_ref().is_some_and(String::is_empty) {
             bail!("{name} is empty");
         }
     }
@@ -340,105 +368,17 @@ fn check(args: &RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open_log(args: &RunArgs, clock: &Clock) -> anyhow::Result<EmbeddedLog> {
-    let dir = log_dir(&args.data_dir);
-    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let partitions = settle_partitions(&args.data_dir, args.partitions)?;
-    let options = EmbeddedOptions { partitions, retention: Retention::default(), clock: clock.clone() };
-    tokio::task::spawn_blocking(move || EmbeddedLog::open(&dir, &Engine::new(&DatabaseOptions::default()), &options))
-        .await
-        .context("opening the log was cut off")?
-        .with_context(|| format!("opening {}", args.data_dir.display()))
-}
-
-/// How many partitions there are: as when the directory was first used, which a file beside the log remembers. It is written before
-/// the log is made, since a log that is cut off while it is made has fewer folders than partitions.
-fn settle_partitions(data_dir: &Path, wanted: Option<u32>) -> anyhow::Result<u32> {
-    let path = data_dir.join("partitions");
-    let found = match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text.trim().parse::<u32>().ok().filter(|count| *count > 0).with_context(|| format!("{} holds no number", path.display()))?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(partitions_in(&log_dir(data_dir))).filter(|count| *count > 0),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-    };
-    let count = found.or(wanted).unwrap_or(1);
-    if wanted.is_some_and(|wanted| wanted != count) {
-        bail!("{} has {count} partitions, which can't be changed: leave --partitions out, or begin anew with another --data-dir", data_dir.display());
-    }
-    write_whole(&path, &format!("{count}\n")).with_context(|| format!("writing {}", path.display()))?;
-    Ok(count)
-}
-
-/// Writes a small file so that it is there whole or not at all.
-fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
-    let next = path.with_extension("new");
-    let mut file = std::fs::File::create(&next)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&next, path)
-}
-
-/// How many folders the log has: one per partition, named by its number.
-fn partitions_in(dir: &Path) -> u32 {
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    numbers.max().map_or(0, |last| last.saturating_add(1))
-}
-
-type Failed = oneshot::Receiver<Result<(), String>>;
-
-/// Starts the thread that owns the partitions. Its end, and why, is sent.
-fn start_worker(
-    log: Arc<EmbeddedLog>,
-    progress: watch::Sender<Readiness>,
-    stop: Arc<AtomicBool>,
-) -> anyhow::Result<(std::thread::JoinHandle<()>, Failed)> {
-    let (sender, failed) = oneshot::channel();
-    let work = move || {
-        // Nothing of what the closure uses is looked at after a panic, but for the channel that tells of it.
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&log, &progress, &stop)));
-        let _ = progress.send(Readiness::Stopped);
-        let _ = sender.send(match result {
-            Ok(done) => done.map_err(|error| format!("{error:#}")),
-            Err(panic) => Err(format!("it panicked: {}", words_of(panic.as_ref()))),
-        });
-    };
-    let thread = std::thread::Builder::new().name("processor".into()).spawn(work).context("starting the processor")?;
-    Ok((thread, failed))
-}
-
-fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no words")
-}
-
-fn now() -> i64 {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn work(log: &Arc<EmbeddedLog>, progress: &watch::Sender<Readiness>, stop: &AtomicBool) -> anyhow::Result<()> {
-    let partitions: Vec<u32> = (0..).take_while(|partition| log.database(*partition).is_ok()).collect();
-    let begun = std::time::Instant::now();
-    let (databases, reported) = (log.clone(), progress.clone());
-    let report = move |done, total| {
-        let _ = reported.send(Readiness::BringingUp { done, total });
-    };
-    let mut worker = Worker::open(log.worker(&partitions)?, now, move |partition| Ok(databases.database(partition)?), report)?;
-    let _ = progress.send(Readiness::Ready);
-    tracing::info!(partitions = partitions.len(), milliseconds = begun.elapsed().as_millis() as u64, "ready");
-    Ok(worker.run(stop)?)
-}
-
 /// Tidies the log up, now and then, until the service stops.
-async fn maintain(log: Arc<EmbeddedLog>, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
+async fn maintain(backend: Arc<Backend>, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(MAINTAIN_EVERY) => {}
             _ = stopping.wait_for(|stop| *stop) => return,
         }
         loop {
-            let (log, now) = (log.clone(), (shared.clock)());
-            match tokio::task::spawn_blocking(move || log.maintain(now)).await {
-                Ok(Ok(done)) if done.more && !*stopping.borrow() => {}
+            let (backend, now) = (backend.clone(), (shared.clock)());
+            match tokio::task::spawn_blocking(move || backend.maintain(now)).await {
+                Ok(Ok(has_more)) if has_more && !*stopping.borrow() => {}
                 Ok(Ok(_)) => break,
                 // Retention only frees space; the next turn may do better.
                 Ok(Err(error)) => {

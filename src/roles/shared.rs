@@ -1,42 +1,27 @@
 //! What the handlers of the HTTP interface share.
 
+use super::held::{Held, Holding, Readiness};
 use super::problem::Problem;
 use super::rate::Rates;
 use crate::event::AccountId;
-use crate::log::Topic;
-use crate::log::embedded::{Clock, EmbeddedAppender, EmbeddedReader};
-use crate::log::{Reader, partition_of};
+use crate::log::embedded::Clock;
+use crate::log::{Appender, Reader, Topic, partition_of};
 use crate::state::database::Database;
+use axum::http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
-/// How far the worker is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readiness {
-    /// Its partitions are being brought up.
-    BringingUp {
-        /// Records read.
-        done: u64,
-        /// Records that there are to read, as far as is known.
-        total: u64,
-    },
-    /// It steps what comes.
-    Ready,
-    /// It has ended.
-    Stopped,
-}
-
 /// See the module.
 pub struct Shared {
-    pub(super) appender: EmbeddedAppender,
-    pub(super) reader: EmbeddedReader,
-    /// One per partition.
-    pub(super) databases: Vec<Arc<Database>>,
+    pub(super) appender: Arc<dyn Appender>,
+    pub(super) reader: Arc<dyn Reader>,
+    /// How many there are, here or elsewhere.
+    pub(super) partitions: u32,
+    pub(super) held: Arc<Held>,
     pub(super) clock: Clock,
-    pub(super) readiness: watch::Receiver<Readiness>,
     /// True when the service is to end: what would go on for ever ends then.
     pub(super) stop: watch::Receiver<bool>,
     pub(super) verification_token: Option<String>,
@@ -48,35 +33,48 @@ pub struct Shared {
 
 impl Shared {
     pub(super) fn partition(&self, account: &AccountId) -> u32 {
-        partition_of(account.as_str(), u32::try_from(self.databases.len()).unwrap_or(u32::MAX))
+        partition_of(account.as_str(), self.partitions)
     }
 
-    /// The state of the account's partition.
-    pub(super) fn database(&self, account: &AccountId) -> Arc<Database> {
-        self.databases[self.partition(account) as usize].clone()
-    }
-
-    /// An answer from state that is behind would be wrong, so there is none.
-    pub(super) fn ready(&self) -> Result<(), Problem> {
-        let unavailable = |detail: &str| Problem::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1);
-        match *self.readiness.borrow() {
-            Readiness::Ready => Ok(()),
-            Readiness::Stopped => Err(unavailable("the service is stopping")),
-            Readiness::BringingUp { done, total } => {
-                Err(unavailable("the state is being brought up from the log").with("records_done", json!(done)).with("records_total", json!(total)))
+    /// The state of the account's partition, where this process has it and it is up to date.
+    pub(super) fn database(&self, account: &AccountId) -> Result<Arc<Database>, Problem> {
+        let partition = self.partition(account);
+        match self.held.partition(partition) {
+            Holding::Up(database) => Ok(database),
+            Holding::BringingUp { done, total } => Err(behind(done, total)),
+            Holding::Closed => {
+                self.ready()?;
+                let detail = format!("account {account} is in partition {partition}, which this instance doesn't have at the moment; ask the others");
+                Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).with("partition", json!(partition)).retry_after(1))
             }
         }
     }
 
-    /// Records of the input that no commit contains yet, per partition.
-    pub(super) fn lag(&self) -> Vec<i64> {
-        let lag_of = |(id, database): (u32, &Arc<Database>)| {
-            let end = self.reader.end(Topic::Events, id).unwrap_or(0);
-            let start = self.reader.start(Topic::Events, id).unwrap_or(0);
-            end - super::bring_up::stored_position(database).ok().flatten().map_or(start, |position| position.next)
-        };
-        (0..).zip(&self.databases).map(lag_of).collect()
+    /// An answer from state that is behind would be wrong, so there is none.
+    pub(super) fn ready(&self) -> Result<(), Problem> {
+        match *self.held.readiness().borrow() {
+            Readiness::Ready => Ok(()),
+            Readiness::Stopped => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service is stopping").retry_after(1)),
+            Readiness::BringingUp { done, total } => Err(behind(done, total)),
+        }
     }
+
+    /// Records of the input that no commit contains yet, by partition, as far as the log answers. None for partitions that another process has.
+    pub(super) fn lag(&self) -> Vec<(u32, i64)> {
+        let lag_of = |(id, database): (u32, Arc<Database>)| {
+            let position = super::bring_up::stored_position(&database).ok().flatten();
+            let end = self.reader.end(Topic::Events, id).ok()?;
+            let next = position.map_or_else(|| self.reader.start(Topic::Events, id).ok(), |position| Some(position.next))?;
+            Some((id, (end - next).max(0)))
+        };
+        // A log that is away is asked once.
+        self.held.up().into_iter().map_while(lag_of).collect()
+    }
+}
+
+fn behind(done: u64, total: u64) -> Problem {
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the state is being brought up from the log").retry_after(1);
+    problem.with("records_done", json!(done)).with("records_total", json!(total))
 }
 
 /// Compares secrets in a time that tells nothing about where they differ.

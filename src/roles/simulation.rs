@@ -7,7 +7,7 @@ use crate::event::json::rfc3339;
 use crate::event::{AccountId, AccountSettings, Event, Millis};
 use crate::judge::number::Country;
 use crate::log::embedded::system_clock;
-use crate::log::{Reader, Topic, partition_of};
+use crate::log::{Topic, partition_of};
 use crate::ringcentral::client::{Access, Client};
 use crate::simulate::{Clock, Company, CompanyConfig, Server, ServerConfig, serve};
 use anyhow::{Context, ensure};
@@ -56,17 +56,18 @@ impl Simulation {
         ensure!(own == account, "the simulated RingCentral says that its account is {own}, not {account}");
         let base = format!("http://{}", reachable(service.address()));
         let partition = partition_of(account.as_str(), service.partitions());
-        let reader = service.log().reader();
-        let end = reader.end(Topic::CallVerdicts, partition)?;
+        let reader = service.reader();
+        let from = reader.clone();
+        let end = tokio::task::spawn_blocking(move || from.end(Topic::CallVerdicts, partition)).await??;
         let mut terminal = Terminal::new(account.clone(), origin);
         terminal.introduce(&company.summary(), &base);
         let terminal = tokio::spawn(terminal.follow(reader, partition, end, service.stopping()));
 
-        let appender = service.log().appender();
-        append(&appender, &account, [&Event::AccountSettings(filtering(account.clone(), origin))]).await?;
+        let appender = service.appender();
+        append(&*appender, &account, [&Event::AccountSettings(filtering(account.clone(), origin))]).await?;
         // First the subscription: what happens during the synchronisation waits at the gate and isn't lost.
         client.subscribe(&format!("{base}/webhooks/ringcentral/{account}"), verification_token).await?;
-        let read = first_pass(&client, &appender, &account, Country::DEFAULT, &*clock).await.context("synchronising the simulated company")?;
+        let read = first_pass(&client, &*appender, &account, Country::DEFAULT, &*clock).await.context("synchronising the simulated company")?;
         tracing::info!(%account, pages = read.pages, numbers = read.numbers, calls = read.records, "the first synchronisation is complete");
         Ok(Self { server, terminal })
     }

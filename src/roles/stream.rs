@@ -4,7 +4,7 @@ use super::problem::Problem;
 use super::shared::Shared;
 use crate::event::json::VerdictJson;
 use crate::event::{AccountId, CallVerdict, decode};
-use crate::log::{Place, Reader, Record, Topic};
+use crate::log::{Place, Record, Topic};
 use axum::response::sse;
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -54,9 +54,9 @@ pub async fn own_account(client: &Client) -> Result<AccountId, SyncError> {
 }
 
 /// A pass under way.
-struct Pass<'a, A> {
+struct Pass<'a> {
     client: &'a Client,
-    appender: &'a A,
+    appender: &'a dyn Appender,
     account: &'a AccountId,
     country: Country,
     clock: &'a (dyn Fn() -> Millis + Send + Sync),
@@ -65,9 +65,9 @@ struct Pass<'a, A> {
 }
 
 /// Reads everything once (design R3, R4), appends it, and then `SnapshotCompleted`.
-pub async fn first_pass<A: Appender>(
+pub async fn first_pass(
     client: &Client,
-    appender: &A,
+    appender: &dyn Appender,
     account: &AccountId,
     country: Country,
     clock: &(dyn Fn() -> Millis + Send + Sync),
@@ -102,13 +102,13 @@ pub async fn first_pass<A: Appender>(
 }
 
 /// Appends events of one account, in their order.
-pub async fn append<A: Appender>(appender: &A, account: &AccountId, events: impl IntoIterator<Item = &Event>) -> Result<(), SyncError> {
+pub async fn append(appender: &dyn Appender, account: &AccountId, events: impl IntoIterator<Item = &Event>) -> Result<(), SyncError> {
     let input = |event| Input { account: account.to_string(), value: encode_event(event), headers: Headers::new() };
     appender.append_all(events.into_iter().map(input).collect()).await?;
     Ok(())
 }
 
-impl<A: Appender> Pass<'_, A> {
+impl Pass<'_> {
     /// Reads a list to its end. Returns the ids of its records where they are wanted.
     async fn list(&mut self, path: &str, query: &[(&str, &str)], wants_ids: bool) -> Result<Vec<String>, SyncError> {
         let mut ids = Vec::new();

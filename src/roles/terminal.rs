@@ -2,9 +2,9 @@
 
 use crate::event::json::rfc3339;
 use crate::event::{AccountId, CallVerdict, Disposition, JudgedEndpoint, Millis, RevisionCause, Side, Standing, StandingReason, Verdict, decode};
-use crate::log::embedded::EmbeddedReader;
 use crate::log::{Reader, Topic};
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -43,8 +43,10 @@ impl Terminal {
     }
 
     /// Follows the verdicts from an offset on, until the service stops or nobody reads the output.
-    pub async fn follow(mut self, reader: EmbeddedReader, partition: u32, mut next: i64, mut stopping: watch::Receiver<bool>) {
-        let Ok(mut end) = reader.subscribe_end(Topic::CallVerdicts, partition) else { return };
+    pub async fn follow(mut self, reader: Arc<dyn Reader>, partition: u32, mut next: i64, mut stopping: watch::Receiver<bool>) {
+        let from = reader.clone();
+        let subscribed = tokio::task::spawn_blocking(move || from.subscribe_end(Topic::CallVerdicts, partition)).await;
+        let Ok(Ok(mut end)) = subscribed else { return };
         loop {
             if next >= *end.borrow_and_update() {
                 tokio::select! {

@@ -6,6 +6,7 @@ pub mod copy;
 
 use callsieve::event::{AccountId, Event, SnapshotCompleted};
 use callsieve::judge::number::Country;
+use callsieve::log::Appender;
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::service::log_dir;
@@ -40,14 +41,19 @@ pub async fn synchronise(data_dir: &Path, company: &Company) {
     let dir = log_dir(data_dir);
     std::fs::create_dir_all(&dir).unwrap();
     let log = EmbeddedLog::open(&dir, &Engine::new(&DatabaseOptions::default()), &options).unwrap();
-    let (appender, account) = (log.appender(), account(company));
+    append_numbers(&log.appender(), company).await;
+}
+
+/// Appends a company's numbers, and that they are all.
+pub async fn append_numbers(appender: &dyn Appender, company: &Company) {
+    let account = account(company);
     let asked = Asked { account: Some(&account), received_at: Some(now()), country: Country::DEFAULT, history: false };
     for list in (AccountLists { company, base: "https://platform.ringcentral.com", at: now() }).all() {
         let Ok(document) = read_document(list.to_string().as_bytes(), &asked) else { continue };
-        sync::append(&appender, &account, &document.events).await.unwrap();
+        sync::append(appender, &account, &document.events).await.unwrap();
     }
     let completed = SnapshotCompleted { account_id: account.clone(), sync_id: "test".into(), completed_at: now(), numbers_seen: 0 };
-    sync::append(&appender, &account, [&Event::SnapshotCompleted(completed)]).await.unwrap();
+    sync::append(appender, &account, [&Event::SnapshotCompleted(completed)]).await.unwrap();
 }
 
 /// The service as a process; killed when dropped.
@@ -96,10 +102,14 @@ impl Running {
 
     /// Sends SIGTERM, and gives the exit code.
     pub fn terminate(mut self) -> Option<i32> {
-        // The child is not waited for yet, so its id is its own.
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+        self.signal("-TERM");
         self.child.wait().unwrap().code()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        // The child is not waited for yet, so its id is its own.
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
     }
 
     /// Sends SIGKILL, and waits until it is gone.

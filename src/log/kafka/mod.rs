@@ -57,6 +57,16 @@ impl Kafka {
         self.partitions
     }
 
+    /// The cluster's own id. Waits for the network.
+    ///
+    /// # Errors
+    /// If it doesn't say.
+    pub fn cluster_id(&self) -> Result<String, LogError> {
+        let unknown =
+            || LogError::Kafka { operation: format!("asking {} for its cluster's id", self.settings.brokers), why: "it doesn't say".into() };
+        self.reader.cluster_id().ok_or_else(unknown)
+    }
+
     /// A worker: joins the group, and is assigned partitions while it polls. `member` is its static id, by which it gets its partitions back when it
     /// restarts; no two workers may have the same. Waits for the network.
     ///

@@ -60,6 +60,10 @@ impl KafkaReader {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    pub(super) fn cluster_id(&self) -> Option<String> {
+        self.shared.written.client().fetch_cluster_id(REQUEST)
+    }
+
     fn check(&self, partition: u32) -> Result<(), LogError> {
         let partitions = self.shared.partitions;
         if partition < partitions { Ok(()) } else { Err(LogError::NoSuchPartition { partition, partitions }) }

@@ -51,6 +51,20 @@ impl KafkaSettings {
         format!("{}{}", self.topic_prefix, topic.name())
     }
 
+    /// Settings to pass, `NAME=VALUE`, one a line; the name may begin with `kafka.`.
+    ///
+    /// # Errors
+    /// Says what is wrong with one: that it is none, or that it can't be changed.
+    pub fn named(text: &str) -> Result<BTreeMap<String, String>, String> {
+        let one = |line: &str| {
+            let (name, value) = line.split_once('=').ok_or_else(|| format!("{line:?} isn't NAME=VALUE"))?;
+            let name = name.trim();
+            let name = name.strip_prefix("kafka.").unwrap_or(name);
+            if FIXED.contains(&name) { Err(format!("{name} is set by callsieve itself")) } else { Ok((name.to_owned(), value.to_owned())) }
+        };
+        text.lines().filter(|line| !line.trim().is_empty()).map(one).collect()
+    }
+
     /// The first of the passed settings that can't be changed.
     #[must_use]
     pub fn refused(&self) -> Option<&str> {
@@ -138,6 +152,8 @@ impl KafkaSettings {
         let mut config = ClientConfig::new();
         config
             .set("linger.ms", "1")
+            // Who sends a notification doesn't wait for longer.
+            .set("message.timeout.ms", "10000")
             .set("compression.type", "lz4")
             .set("batch.size", "500000")
             .set("queue.buffering.max.messages", "200000")
@@ -178,6 +194,13 @@ mod tests {
                 assert_ne!(config.get(name), Some("wrong"), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn settings_to_pass_stand_one_a_line() {
+        let named = KafkaSettings::named("security.protocol=ssl\n\nkafka.sasl.password=a=b\n").unwrap();
+        assert_eq!(named.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect::<Vec<_>>(), [("sasl.password", "a=b"), ("security.protocol", "ssl")]);
+        assert!(KafkaSettings::named("linger.ms").is_err() && KafkaSettings::named("kafka.acks=0").is_err());
     }
 
     #[test]

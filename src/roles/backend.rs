@@ -1,0 +1,346 @@
+//! The log that a service runs on, embedded or on Kafka: opening it, and the threads of the processor that work on it.
+
+use super::held::Held;
+use super::partition::PartitionError;
+use super::processor::Worker;
+use super::service::{RunArgs, log_dir};
+use crate::event::Millis;
+use crate::log::embedded::{Clock, EmbeddedLog, EmbeddedOptions, Retention};
+use crate::log::kafka::{self, Kafka, KafkaSettings};
+use crate::log::{Appender, Log, LogError, Reader};
+use crate::state::database::{Database, DatabaseError, DatabaseOptions, Engine};
+use anyhow::{Context, bail};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How long a partition's state is waited for that a reader, or the worker before, is about to close.
+const CLOSING: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a worker waits before it tries again to join.
+const JOIN_AGAIN: Duration = Duration::from_secs(1);
+
+/// A log that is open.
+pub(super) struct Backend {
+    kept: Kept,
+    partitions: u32,
+}
+
+enum Kept {
+    Embedded(EmbeddedLog),
+    Kafka(Box<OnKafka>),
+}
+
+struct OnKafka {
+    kafka: Kafka,
+    /// Each worker's static member id; as many as there are workers.
+    members: Vec<Option<String>>,
+    states: States,
+}
+
+/// Where the partitions' states are, of a process whose log is elsewhere. One process has them at a time.
+struct States {
+    dir: PathBuf,
+    engine: Engine,
+    /// Locked as long as it is open.
+    _lock: File,
+}
+
+impl Backend {
+    /// Opens the data directory, and reaches the brokers where there are any. Waits for disk and network.
+    ///
+    /// # Errors
+    /// For a data directory that can't be used or belongs to something else, brokers that can't be reached, and topics that are missing or wrong.
+    pub fn open(args: &RunArgs, clock: &Clock) -> anyhow::Result<Self> {
+        match &args.brokers {
+            None => Self::embedded(args, clock),
+            Some(brokers) => Self::on_kafka(args, brokers),
+        }
+    }
+
+    fn embedded(args: &RunArgs, clock: &Clock) -> anyhow::Result<Self> {
+        let dir = log_dir(&args.data_dir);
+        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        let partitions = settle_partitions(&args.data_dir, args.partitions)?;
+        let options = EmbeddedOptions { partitions, retention: Retention::default(), clock: clock.clone() };
+        let log = EmbeddedLog::open(&dir, &Engine::new(&DatabaseOptions::default()), &options)
+            .with_context(|| format!("opening {}", args.data_dir.display()))?;
+        Ok(Self { kept: Kept::Embedded(log), partitions })
+    }
+
+    fn on_kafka(args: &RunArgs, brokers: &str) -> anyhow::Result<Self> {
+        let settings = KafkaSettings {
+            brokers: brokers.to_owned(),
+            topic_prefix: args.topic_prefix.clone(),
+            group: args.group.clone(),
+            passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        };
+        check_topics(&settings)?;
+        let kafka = Kafka::connect(settings.clone())?;
+        let partitions = kafka.partitions();
+        let cluster = kafka.cluster_id()?;
+        // The state is a fold of this log and of no other.
+        let of = format!("cluster {cluster}, topics {}*, group {}, {partitions} partitions", settings.topic_prefix, settings.group);
+        let states = States::open(args.data_dir.join("state"), &of)?;
+        let members = (0..args.workers).map(|number| args.instance.as_ref().map(|instance| format!("{instance}-{number}"))).collect();
+        Ok(Self { kept: Kept::Kafka(Box::new(OnKafka { kafka, members, states })), partitions })
+    }
+
+    /// How many partitions the log has.
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// The ingress's end.
+    pub fn appender(&self) -> Arc<dyn Appender> {
+        match &self.kept {
+            Kept::Embedded(log) => Arc::new(log.appender()),
+            Kept::Kafka(on) => Arc::new(on.kafka.appender()),
+        }
+    }
+
+    /// A view of what is committed.
+    pub fn reader(&self) -> Arc<dyn Reader> {
+        match &self.kept {
+            Kept::Embedded(log) => Arc::new(log.reader()),
+            Kept::Kafka(on) => Arc::new(on.kafka.reader()),
+        }
+    }
+
+    /// Tidies up: a bounded piece of work. Returns whether there is more. (Kafka does that itself.)
+    pub fn maintain(&self, now: Millis) -> Result<bool, LogError> {
+        match &self.kept {
+            Kept::Embedded(log) => log.maintain(now).map(|done| done.more),
+            Kept::Kafka(_) => Ok(false),
+        }
+    }
+
+    /// The state of a partition, for the worker that has it.
+    fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
+        match &self.kept {
+            Kept::Embedded(log) => Ok(log.database(partition)?),
+            Kept::Kafka(on) => on.states.database(partition),
+        }
+    }
+
+    /// Works until `stop`.
+    fn work(self: &Arc<Self>, number: usize, held: &Arc<Held>, stop: &AtomicBool) -> anyhow::Result<()> {
+        match &self.kept {
+            Kept::Embedded(log) => {
+                let all: Vec<u32> = (0..self.partitions).collect();
+                self.drive(log.worker(&all)?, held, stop)
+            }
+            Kept::Kafka(on) => {
+                let member = on.members[number].as_deref();
+                while !stop.load(Ordering::Acquire) {
+                    match on.kafka.worker(member) {
+                        // Brokers that are away come back.
+                        Err(error) if error.is_passing() => tracing::warn!(%error, "joining the group again"),
+                        joined => return self.drive(joined?, held, stop),
+                    }
+                    std::thread::sleep(JOIN_AGAIN);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn drive<L: Log>(self: &Arc<Self>, log: L, held: &Arc<Held>, stop: &AtomicBool) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let (databases, told) = (self.clone(), held.clone());
+        let report = move |partition, holding| told.tell(partition, holding);
+        let mut worker = Worker::open(log, now, move |partition| databases.database(partition), report)?;
+        if let Kept::Embedded(_) = self.kept {
+            tracing::info!(partitions = self.partitions, milliseconds = begun.elapsed().as_millis() as u64, "ready");
+        }
+        Ok(worker.run(stop)?)
+    }
+}
+
+fn now() -> Millis {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The threads of the processor.
+pub(super) struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    failures: mpsc::UnboundedReceiver<String>,
+}
+
+impl Workers {
+    /// Starts the threads that own the partitions. The end of one, before it was told to, is a failure of the service.
+    pub fn start(backend: &Arc<Backend>, held: &Arc<Held>) -> anyhow::Result<Self> {
+        let (sender, failures) = mpsc::unbounded_channel();
+        let mut workers = Self { threads: Vec::new(), stop: Arc::default(), failures };
+        let count = if let Kept::Kafka(on) = &backend.kept { on.members.len() } else { 1 };
+        for number in 0..count {
+            let (backend, held, stop, failed) = (backend.clone(), held.clone(), workers.stop.clone(), sender.clone());
+            let work = move || {
+                // Nothing of what the closure uses is looked at after a panic, but for the channel that tells of it.
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| backend.work(number, &held, &stop)));
+                held.stopped();
+                // Nobody listens any more where the service didn't start.
+                let _ = match result {
+                    Ok(Ok(())) if stop.load(Ordering::Acquire) => Ok(()),
+                    Ok(Ok(())) => failed.send("it ended".to_owned()),
+                    Ok(Err(error)) => failed.send(format!("{error:#}")),
+                    Err(panic) => failed.send(format!("it panicked: {}", words_of(panic.as_ref()))),
+                };
+            };
+            let thread = std::thread::Builder::new().name(format!("processor-{number}")).spawn(work).context("starting the processor")?;
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    /// Waits for one to fail, and says why. Cancelled, it has changed nothing.
+    pub async fn failure(&mut self) -> String {
+        self.failures.recv().await.unwrap_or_else(|| "it ended".to_owned())
+    }
+
+    /// Lets them finish their batches, and waits for that on this thread.
+    ///
+    /// # Errors
+    /// Why one failed, if one did.
+    pub fn stop(mut self) -> Result<(), String> {
+        self.stop.store(true, Ordering::Release);
+        for thread in self.threads {
+            // It catches its panics, and tells of them.
+            let _ = thread.join();
+        }
+        self.failures.try_recv().map_or(Ok(()), Err)
+    }
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no words")
+}
+
+// ---- on Kafka ----
+
+/// Refuses topics that are missing or lose something; tells what else is worth knowing of them.
+fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
+    let described = kafka::describe(settings).with_context(|| format!("reaching Kafka at {}", settings.brokers))?;
+    let (wrong, warnings): (Vec<_>, Vec<_>) = kafka::findings(&described).into_iter().partition(|finding| finding.is_wrong);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if !wrong.is_empty() {
+        let list: Vec<String> = wrong.iter().map(|finding| format!("  {}: {}", finding.name, finding.what)).collect();
+        bail!(
+            "the topics at {} are not as they must be:\n{}\n`callsieve topics create` makes those that are missing, `callsieve topics check` looks again",
+            settings.brokers,
+            list.join("\n")
+        );
+    }
+    Ok(())
+}
+
+impl States {
+    /// Takes a folder for this process alone, and for one log alone, which `of` names.
+    fn open(dir: PathBuf, of: &str) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        let path = dir.join("lock");
+        let lock = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => bail!("{}: another process uses it; give this one a --data-dir of its own", dir.display()),
+            Err(std::fs::TryLockError::Error(error)) => return Err(error).with_context(|| format!("locking {}", path.display())),
+        }
+        let path = dir.join("of");
+        match std::fs::read_to_string(&path) {
+            Ok(found) if found.trim() == of => {}
+            Ok(found) => bail!("{} is the state of {}, not of {of}; give another --data-dir", dir.display(), found.trim()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                write_whole(&path, &format!("{of}\n")).with_context(|| format!("writing {}", path.display()))?;
+            }
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+        // The topics are the log: what a crash takes away is read again from them.
+        let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
+        Ok(Self { dir, engine, _lock: lock })
+    }
+
+    /// Opens a partition's state. The worker that had it before closes it before the group gives the partition on, but a reader may still be at it.
+    fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
+        let until = Instant::now() + CLOSING;
+        loop {
+            match Database::open(&self.dir.join(partition.to_string()), &self.engine, &[]) {
+                Err(DatabaseError::Locked { .. }) if Instant::now() < until => std::thread::sleep(LOOK_EVERY),
+                opened => return Ok(Arc::new(opened.map_err(LogError::from)?)),
+            }
+        }
+    }
+}
+
+// ---- embedded ----
+
+/// How many partitions there are: as when the directory was first used, which a file beside the log remembers. It is written before
+/// the log is made, since a log that is cut off while it is made has fewer folders than partitions.
+fn settle_partitions(data_dir: &Path, wanted: Option<u32>) -> anyhow::Result<u32> {
+    let path = data_dir.join("partitions");
+    let found = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text.trim().parse::<u32>().ok().filter(|count| *count > 0).with_context(|| format!("{} holds no number", path.display()))?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(partitions_in(&log_dir(data_dir))).filter(|count| *count > 0),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    let count = found.or(wanted).unwrap_or(1);
+    if wanted.is_some_and(|wanted| wanted != count) {
+        bail!("{} has {count} partitions, which can't be changed: leave --partitions out, or begin anew with another --data-dir", data_dir.display());
+    }
+    write_whole(&path, &format!("{count}\n")).with_context(|| format!("writing {}", path.display()))?;
+    Ok(count)
+}
+
+/// Writes a small file so that it is there whole or not at all.
+fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    let next = path.with_extension("new");
+    let mut file = std::fs::File::create(&next)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&next, path)
+}
+
+/// How many folders the log has: one per partition, named by its number.
+fn partitions_in(dir: &Path) -> u32 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    numbers.max().map_or(0, |last| last.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_one_processs_and_one_logs() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |of: &str| States::open(dir.path().to_owned(), of);
+        let states = open("a").unwrap();
+        assert!(open("a").err().unwrap().to_string().contains("--data-dir"));
+        drop(states);
+        assert!(open("b").err().unwrap().to_string().contains("is the state of a, not of b"));
+        open("a").unwrap();
+    }
+
+    #[test]
+    fn a_state_is_waited_for_until_its_last_reader_lets_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let states = States::open(dir.path().to_owned(), "a").unwrap();
+        let reading = states.database(3).unwrap();
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| states.database(3).map(drop));
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!next.is_finished());
+            drop(reading);
+            next.join().unwrap().unwrap();
+        });
+    }
+}

@@ -1,0 +1,149 @@
+//! What this process holds: the partitions that its workers have at the moment, how far each is, and the state of those that are up to date.
+//!
+//! On the embedded log these are all partitions; on Kafka they come and go with the group's rebalances.
+
+use crate::state::database::Database;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// How far a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// Its partitions are being brought up, or it has none yet.
+    BringingUp {
+        /// Records read.
+        done: u64,
+        /// Records that there are to read, as far as is known.
+        total: u64,
+    },
+    /// It steps what comes.
+    Ready,
+    /// It has ended.
+    Stopped,
+}
+
+/// What a worker tells of a partition.
+#[derive(Debug, Clone)]
+pub enum Holding {
+    /// It is being brought up: records read, and records that there are to read.
+    BringingUp {
+        /// Records read.
+        done: u64,
+        /// Records that there are to read.
+        total: u64,
+    },
+    /// It is up to date, and this is its state.
+    Up(Arc<Database>),
+    /// It is the worker's no more, and its database is closed as soon as nobody reads it.
+    Closed,
+}
+
+/// See the module.
+pub struct Held {
+    partitions: Mutex<BTreeMap<u32, Holding>>,
+    readiness: watch::Sender<Readiness>,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { partitions: Mutex::default(), readiness: watch::Sender::new(Readiness::BringingUp { done: 0, total: 0 }) }
+    }
+}
+
+impl Held {
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<u32, Holding>> {
+        // The map is whole after every statement.
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what a worker tells. After the end nothing is held any more.
+    pub fn tell(&self, partition: u32, holding: Holding) {
+        let mut partitions = self.locked();
+        if *self.readiness.borrow() == Readiness::Stopped {
+            return;
+        }
+        match holding {
+            Holding::Closed => drop(partitions.remove(&partition)),
+            holding => drop(partitions.insert(partition, holding)),
+        }
+        // Under the lock, so that what is told last is what is seen last; also where it is the same, since some wait for a certain partition.
+        self.readiness.send_replace(readiness_of(&partitions));
+    }
+
+    /// A worker has ended, and with it the service.
+    pub fn stopped(&self) {
+        let mut partitions = self.locked();
+        partitions.clear();
+        self.readiness.send_replace(Readiness::Stopped);
+    }
+
+    /// How far the process is, as it changes; it is sent again with every change of a partition.
+    #[must_use]
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// How far a partition is; [`Holding::Closed`] for one that isn't held. Who asks lets go of the database soon.
+    #[must_use]
+    pub fn partition(&self, partition: u32) -> Holding {
+        self.locked().get(&partition).cloned().unwrap_or(Holding::Closed)
+    }
+
+    /// The partitions that are up to date, and their state.
+    #[must_use]
+    pub fn up(&self) -> Vec<(u32, Arc<Database>)> {
+        let up = |(partition, holding): (&u32, &Holding)| match holding {
+            Holding::Up(database) => Some((*partition, database.clone())),
+            _ => None,
+        };
+        self.locked().iter().filter_map(up).collect()
+    }
+}
+
+fn readiness_of(partitions: &BTreeMap<u32, Holding>) -> Readiness {
+    let mut under_way = partitions.values().filter_map(|holding| match holding {
+        Holding::BringingUp { done, total } => Some((*done, *total)),
+        _ => None,
+    });
+    match under_way.next() {
+        None if !partitions.is_empty() => Readiness::Ready,
+        first => {
+            let sum = |(done, total): (u64, u64), (d, t): (u64, u64)| (done + d, total + t);
+            let (done, total) = under_way.fold(first.unwrap_or_default(), sum);
+            Readiness::BringingUp { done, total }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::database::{DatabaseOptions, Engine};
+
+    #[test]
+    fn a_process_is_ready_when_all_that_it_holds_is_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Arc::new(Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap());
+        let held = Held::default();
+        let readiness = held.readiness();
+        let rows = [
+            (0, Holding::BringingUp { done: 1, total: 10 }, Readiness::BringingUp { done: 1, total: 10 }),
+            (3, Holding::BringingUp { done: 2, total: 20 }, Readiness::BringingUp { done: 3, total: 30 }),
+            (0, Holding::Up(database.clone()), Readiness::BringingUp { done: 2, total: 20 }),
+            (3, Holding::Up(database.clone()), Readiness::Ready),
+            (3, Holding::Closed, Readiness::Ready),
+            // Nothing can be told from a process that has nothing.
+            (0, Holding::Closed, Readiness::BringingUp { done: 0, total: 0 }),
+        ];
+        for (partition, holding, expected) in rows {
+            let told = format!("{partition}: {holding:?}");
+            held.tell(partition, holding);
+            assert_eq!(*readiness.borrow(), expected, "{told}");
+        }
+        assert_eq!(Arc::strong_count(&database), 1, "what is closed is not kept open");
+        held.stopped();
+        held.tell(0, Holding::Up(database));
+        assert_eq!((*readiness.borrow(), held.up().len()), (Readiness::Stopped, 0));
+    }
+}

@@ -1,0 +1,329 @@
+//! `callsieve run --brokers` as processes on a real Kafka: whatever happens to them, what they acknowledged is judged, and each verdict is there once.
+//! `make kafka-test` starts the broker.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+#[path = "common/cluster.rs"]
+mod cluster;
+mod common;
+
+use callsieve::event::{CallVerdict, Verdict, decode};
+use callsieve::log::kafka::{Kafka, KafkaReader, KafkaSettings, TopicSettings, create};
+use callsieve::log::{Reader, Topic};
+use callsieve::simulate::{Company, HOUR_MS};
+use cluster::Cluster;
+use common::{Running, TOKEN, account, append_numbers, company, escaped, get, now};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const PARTITIONS: u32 = 4;
+const SEED: u64 = 9;
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Longer than a member's session and a transaction may last without a sign of life.
+const AWAY: Duration = Duration::from_secs(13);
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn shared_brokers() -> String {
+    std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test")
+}
+
+/// Names of a test's own.
+fn named(brokers: &str) -> KafkaSettings {
+    let name = format!("test-{:016x}", rand::random::<u64>());
+    KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() }
+}
+
+/// A cluster's end for the test itself; its clients wait for the network, so they are made and used on other threads.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+async fn with_topics(settings: &KafkaSettings) -> Arc<Kafka> {
+    let settings = settings.clone();
+    apart(move || {
+        create(&settings, &TopicSettings { partitions: PARTITIONS, ..TopicSettings::default() }).unwrap();
+        Arc::new(Kafka::connect(settings).unwrap())
+    })
+    .await
+}
+
+fn arguments<'a>(settings: &'a KafkaSettings, more: &[&'a str]) -> Vec<&'a str> {
+    [&["--brokers", &settings.brokers, "--topic-prefix", &settings.topic_prefix, "--group", &settings.group], more].concat()
+}
+
+/// A company, its calls, and the notifications of them in the order in which they come.
+struct Watched {
+    company: Company,
+    account: String,
+    truth: BTreeMap<String, bool>,
+    documents: Vec<Value>,
+    acknowledged: AtomicUsize,
+}
+
+impl Watched {
+    fn new(seed: u64, calls_per_hour: u32) -> Self {
+        let company = company(seed);
+        let account = account(&company).to_string();
+        let calls = company.hours(now() - 3 * HOUR_MS, 2, calls_per_hour);
+        let truth = calls.iter().flat_map(|call| &call.truth.sessions).map(|s| (s.session.clone(), s.external)).collect();
+        let mut notifications: Vec<_> = calls.into_iter().flat_map(|call| call.notifications).collect();
+        notifications.sort_by_key(|notification| notification.due);
+        let envelope = |n: &callsieve::simulate::Notification| n.document("1423e408-e25c-4421-8dd1-5f754e2f5648", &account).unwrap();
+        let documents = notifications.iter().map(envelope).collect();
+        Self { company, account, truth, documents, acknowledged: AtomicUsize::new(0) }
+    }
+
+    fn is_sent(&self, share: f64) -> bool {
+        self.acknowledged.load(Ordering::Acquire) >= (self.documents.len() as f64 * share) as usize
+    }
+
+    /// Posts every notification until an instance has acknowledged it.
+    async fn send(&self, bases: &Mutex<Vec<String>>) {
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build().unwrap();
+        for (n, document) in self.documents.iter().enumerate() {
+            let body = document.to_string();
+            for attempt in 0.. {
+                let base = {
+                    let bases = bases.lock().unwrap();
+                    bases[(n + attempt) % bases.len()].clone()
+                };
+                let address = format!("{base}/webhooks/ringcentral/{}", self.account);
+                match http.post(address).header("verification-token", TOKEN).body(body.clone()).send().await {
+                    Ok(answer) if answer.status() == 200 => break,
+                    Ok(answer) => assert!(answer.status().is_server_error(), "{}", answer.status()),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+            self.acknowledged.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// The newest verdicts as read_committed readers see them. No revision is missing, none is there twice.
+fn newest(reader: &KafkaReader) -> BTreeMap<String, CallVerdict> {
+    let mut newest: BTreeMap<String, CallVerdict> = BTreeMap::new();
+    for partition in 0..PARTITIONS {
+        let (mut next, end) = (0, reader.end(Topic::CallVerdicts, partition).unwrap());
+        while next < end {
+            let read = reader.read(Topic::CallVerdicts, partition, next, 10_000).unwrap();
+            for record in read.records {
+                let verdict: CallVerdict = decode(&record.value.expect("nothing is forgotten")).unwrap();
+                let key = String::from_utf8(record.key).unwrap();
+                let known = newest.get(&key).map_or(0, |known| known.revision);
+                assert_eq!(verdict.revision, known + 1, "revisions of {key} at partition {partition} offset {}", record.offset);
+                newest.insert(key, verdict);
+            }
+            next = read.next;
+        }
+    }
+    newest
+}
+
+async fn true_in_the_end(kafka: &Arc<Kafka>, companies: &[Arc<Watched>]) {
+    let truth = companies.iter().flat_map(|w| w.truth.iter().map(|(session, external)| (format!("{}/{session}", w.account), *external)));
+    let truth: BTreeMap<String, bool> = truth.collect();
+    let begun = Instant::now();
+    loop {
+        let reader = kafka.reader();
+        let found = apart(move || newest(&reader)).await;
+        let found: BTreeMap<String, bool> = found.into_iter().map(|(key, v)| (key, v.verdict == Verdict::External)).collect();
+        if found == truth {
+            return;
+        }
+        let differ: Vec<_> = truth.iter().filter(|(key, external)| found.get(*key) != Some(*external)).take(5).collect();
+        let strange: Vec<_> = found.keys().filter(|key| !truth.contains_key(*key)).take(5).collect();
+        assert!(begun.elapsed() < PATIENCE, "{} verdicts of {} calls; {differ:?} differ, {strange:?} are no calls", found.len(), truth.len());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The answer of the instance that has the account; the other says that it hasn't.
+async fn ask(bases: &[String], path: &str) -> Value {
+    let mut found = None;
+    until(&format!("one instance answers {path}"), async || {
+        let mut answers = Vec::new();
+        for base in bases {
+            answers.push(get(&format!("{base}{path}")).await);
+        }
+        let elsewhere = answers.iter().filter(|(status, body)| *status == 421 && body["partition"].is_u64()).count();
+        found = answers.into_iter().find(|(status, _)| *status == 200).map(|(_, body)| body);
+        found.is_some() && elsewhere == bases.len() - 1
+    })
+    .await;
+    found.unwrap()
+}
+
+/// Two instances under load: killed, killed with their disk, paused for longer than their membership, told to stop, each at a random moment.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_what_services_acknowledged_is_judged_whatever_happens_to_them() {
+    let settings = named(&shared_brokers());
+    let kafka = with_topics(&settings).await;
+    let companies: Vec<Arc<Watched>> = (41..=45).map(|seed| Arc::new(Watched::new(seed, 60))).collect();
+    for watched in &companies {
+        append_numbers(&kafka.appender(), &watched.company).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dirs = [folder.path().join("a"), folder.path().join("b")];
+    // One is a static member with two workers, the other a new member each time.
+    let start = |n: usize| {
+        let more: &[&str] = if n == 0 { &["--workers", "2", "--instance", "a"] } else { &[] };
+        Running::start(&dirs[n], &arguments(&settings, more))
+    };
+    let mut services = [start(0), start(1)].map(Some);
+    let base_of = |service: &Option<Running>| service.as_ref().unwrap().base.clone();
+    let bases = Arc::new(Mutex::new(services.iter().map(base_of).collect::<Vec<_>>()));
+    let sending: Vec<_> = companies
+        .iter()
+        .map(|watched| {
+            let (watched, bases) = (watched.clone(), bases.clone());
+            tokio::spawn(async move { watched.send(&bases).await })
+        })
+        .collect();
+
+    let seed = std::env::var("CALLSIEVE_TEST_SEED").map_or(SEED, |seed| seed.parse().unwrap());
+    println!("seed {seed}, {} notifications", companies.iter().map(|watched| watched.documents.len()).sum::<usize>());
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let begun = Instant::now();
+    let faults = ["kill", "pause", "lose", "kill", "terminate", "kill", "pause", "lose"];
+    for (round, fault) in faults.into_iter().enumerate() {
+        // The load lasts for all faults: nobody sends beyond the next share before it.
+        let share = (round + 1) as f64 / (faults.len() + 1) as f64;
+        until("a share is taken in", async || companies.iter().any(|watched| watched.is_sent(share))).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..500))).await;
+        assert!(sending.iter().any(|sending| !sending.is_finished()), "{fault} in round {round} comes too late to be under load");
+        let n = rng.random_range(0..2);
+        let service = services[n].take().unwrap();
+        println!("after {:.1?}: {fault} {n}", begun.elapsed());
+        match fault {
+            "pause" => {
+                service.signal("-STOP");
+                tokio::time::sleep(AWAY).await;
+                service.signal("-CONT");
+                services[n] = Some(service);
+                continue;
+            }
+            "terminate" => assert_eq!(service.terminate(), Some(0)),
+            _ => service.kill(),
+        }
+        if fault == "lose" {
+            std::fs::remove_dir_all(&dirs[n]).unwrap();
+        }
+        services[n] = Some(start(n));
+        bases.lock().unwrap()[n] = base_of(&services[n]);
+    }
+    for sending in sending {
+        tokio::time::timeout(PATIENCE, sending).await.expect("everything is acknowledged").unwrap();
+    }
+    true_in_the_end(&kafka, &companies).await;
+
+    // The same over HTTP, where all that was said of the legs is in the evidence.
+    let bases = bases.lock().unwrap().clone();
+    for base in &bases {
+        until("both are ready", async || get(&format!("{base}/readyz")).await.0 == 200).await;
+    }
+    for watched in &companies {
+        let mut legs: BTreeMap<&str, BTreeSet<&str>> = watched.truth.keys().map(|session| (session.as_str(), BTreeSet::new())).collect();
+        for body in watched.documents.iter().map(|document| &document["body"]) {
+            if let (Some(session), Some(parties)) = (body["telephonySessionId"].as_str(), body["parties"].as_array()) {
+                legs.entry(session).or_default().extend(parties.iter().filter_map(|party| party["id"].as_str()));
+            }
+        }
+        for (session, sent) in legs {
+            let call = ask(&bases, &format!("/api/v1/accounts/{}/calls/{}", watched.account, escaped(session))).await;
+            assert!(call["pending"].is_null(), "{call}");
+            let evidence = &call["verdict"]["call"];
+            let kept: BTreeSet<&str> = evidence["legs"].as_array().unwrap().iter().filter_map(|leg| leg["leg_id"].as_str()).collect();
+            assert!(sent.is_subset(&kept), "{session}: {sent:?} were acknowledged, {kept:?} are kept");
+            assert_eq!(evidence["missing_sequences"], serde_json::json!([]), "{session}");
+        }
+    }
+    for base in &bases {
+        let metrics = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
+        for line in ["callsieve_ready 1", "callsieve_lag_records{partition=\"3\"} 0"] {
+            assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
+        }
+    }
+    for service in services {
+        assert_eq!(service.unwrap().terminate(), Some(0));
+    }
+    true_in_the_end(&kafka, &companies).await;
+}
+
+/// The only broker dies and comes back: meanwhile notifications are refused, afterwards everything goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_service_outlives_its_broker() {
+    let cluster = Arc::new(apart(|| Cluster::start(1)).await);
+    let settings = named(&cluster.brokers);
+    let kafka = with_topics(&settings).await;
+    let watched = Arc::new(Watched::new(51, 20));
+    append_numbers(&kafka.appender(), &watched.company).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Running::start(folder.path(), &arguments(&settings, &[]));
+    service.ready().await;
+    let broker = cluster.clone();
+    apart(move || broker.broker("kill", 1)).await;
+    let address = format!("{}/webhooks/ringcentral/{}", service.base, watched.account);
+    let post = reqwest::Client::new().post(&address).header("verification-token", TOKEN).body(watched.documents[0].to_string());
+    let refused = post.send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers().contains_key("retry-after")), (503, true));
+    assert_eq!(get(&format!("{}/healthz", service.base)).await.0, 200);
+    assert!(reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap().contains("callsieve_ready"));
+    assert!(service.child.try_wait().unwrap().is_none());
+    let broker = cluster.clone();
+    apart(move || broker.broker("start", 1)).await;
+    watched.send(&Mutex::new(vec![service.base.clone()])).await;
+    true_in_the_end(&kafka, &[watched]).await;
+    assert_eq!(service.terminate(), Some(0));
+}
+
+#[tokio::test]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_service_refuses_what_does_not_fit_and_says_what_to_change() {
+    let settings = named(&shared_brokers());
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |settings: &KafkaSettings, dir: &Path, more: &[&str]| {
+        let arguments = arguments(settings, more);
+        let refused = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve"))
+            .args(["run", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(dir)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_ne!(refused.status.code(), Some(0));
+        String::from_utf8(refused.stderr).unwrap()
+    };
+    let says = |said: &str, parts: &[&str]| parts.iter().for_each(|part| assert!(said.contains(part), "{part}: {said}"));
+    let a = folder.path().join("a");
+    says(&refused(&settings, &a, &[]), &["callsieve topics create", &settings.topic(Topic::CallVerdicts)]);
+    let wrong = named(&settings.brokers);
+    let policy = (Topic::CallVerdicts, "cleanup.policy".to_owned(), "delete".to_owned());
+    let (topics, of) = (TopicSettings { partitions: 1, over: vec![policy], ..TopicSettings::default() }, wrong.clone());
+    apart(move || create(&of, &topics).unwrap()).await;
+    says(&refused(&wrong, &a, &[]), &[&wrong.topic(Topic::CallVerdicts), "cleanup.policy is delete", "set it to compact"]);
+
+    let nobody = KafkaSettings { brokers: "127.0.0.1:1".into(), ..settings.clone() };
+    says(&refused(&nobody, &a, &[]), &["127.0.0.1:1"]);
+    says(&refused(&settings, &a, &["--kafka", "isolation.level=read_uncommitted"]), &["is set by callsieve itself"]);
+    says(&refused(&settings, &a, &["--partitions", "3"]), &["--partitions", "--brokers"]);
+
+    with_topics(&settings).await;
+    let service = Running::start(&a, &arguments(&settings, &["--kafka", "client.id=somebody"]));
+    says(&refused(&settings, &a, &[]), &["--data-dir"]);
+    assert_eq!(service.terminate(), Some(0));
+    let other = KafkaSettings { group: "other".into(), ..settings.clone() };
+    says(&refused(&other, &a, &[]), &["is the state of", "--data-dir"]);
+}
