@@ -1296,6 +1296,7 @@ struct HeardSession {
     /// Whether the leg is over, and its newest notification.
     legs: BTreeMap<LegId, (bool, Option<Millis>)>,
     record_ends: Option<Millis>,
+    first_heard_at: Millis,
     heard_at: Millis,
     links: BTreeSet<SessionId>,
     legacy_ids: BTreeSet<CompactString>,
@@ -1313,7 +1314,7 @@ impl Heard {
         let links = facts.legs.iter().filter_map(|l| l.peer_session_id.as_deref()).map(sid).filter(|peer| *peer != id);
         let legacy_ids = facts.legacy_session_id.iter().cloned().chain(facts.session_id.as_legacy().map(CompactString::new));
         let numbers = facts.legs.iter().flat_map(|l| [&l.from.number, &l.to.number]).flatten().filter(|n| !n.contains("XXXX")).cloned();
-        let session = self.0.entry(id.clone()).or_insert_with(|| HeardSession { has_news: true, ..HeardSession::default() });
+        let session = self.0.entry(id.clone()).or_insert_with(|| HeardSession { has_news: true, first_heard_at: now, ..HeardSession::default() });
         session.has_news |= links.fold(false, |news, link| session.links.insert(link) | news)
             | legacy_ids.fold(false, |news, id| session.legacy_ids.insert(id) | news)
             | numbers.fold(false, |news, number| session.numbers.insert(number) | news);
@@ -1456,7 +1457,10 @@ proptest! {
             for output in &fold.published[known..] {
                 let Output::Verdict(v) = output else { continue };
                 let open = heard.open_sessions(&v.session_id, v.decided_at);
-                let is_allowed = if v.ended_by == EndedBy::ConversationOpen { !open.contains(&v.session_id) } else { open.is_empty() };
+                let is_allowed = match v.ended_by {
+                    EndedBy::ConversationOpen => !open.contains(&v.session_id) && v.decided_at >= heard.0[&v.session_id].first_heard_at + 48 * H,
+                    _ => open.is_empty(),
+                };
                 prop_assert!(is_allowed, "revision {} of {} ({:?}), while open: {:?}", v.revision, v.session_id, v.ended_by, open);
                 heard.judged(&v.session_id);
             }
