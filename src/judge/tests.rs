@@ -593,28 +593,98 @@ fn r9_a_call_without_any_judged_endpoint_is_external() {
     assert_eq!(fold.verdict("s-1").verdict, External);
 }
 
-#[test]
-fn the_kinds_of_endpoints() {
-    use EndpointKind::*;
-    use Standing as St;
-    for (text, kind, standing) in [
-        (ALICE, Phone, St::Internal),
-        (CUSTOMER, Phone, St::External),
-        ("+18885550100*104", Phone, St::Internal),
-        ("ext:77", Extension, St::Internal),
-        ("#104", Extension, St::Internal),
-        ("104/77", Extension, St::Internal),
-        ("104", Unintelligible, St::External),
-        ("anonymous", Withheld, St::External),
-        ("", Withheld, St::External),
-        ("conference", Service, St::Neutral),
-        ("*801", Service, St::Neutral),
-        ("Conference", Unintelligible, St::External),
-    ] {
-        let verdict = judged(&mut Fold::new(), BOB, text);
+/// Bob talks to each of these, in a company whose extension 104 is known; it knows the numbers of `known`, too.
+#[track_caller]
+fn each_is(known: &[&str], rows: &[(&str, EndpointKind, Standing, Option<&str>)]) {
+    for (text, kind, standing, number) in rows {
+        let mut fold = Fold::new();
+        fold.numbers(known).extension_numbers(&["104"]);
+        let verdict = judged(&mut fold, BOB, text);
         let found = verdict.endpoints.iter().find(|e| e.number.as_deref() != Some(BOB)).unwrap();
-        assert_eq!((found.kind, found.standing), (kind, standing), "{text:?}");
+        assert_eq!((found.kind, found.standing, found.number.as_deref()), (*kind, *standing, *number), "{text:?}");
+        let expected = if *standing == Standing::External { External } else { Internal };
+        assert_eq!(verdict.verdict, expected, "{text:?}");
     }
+}
+
+#[test]
+fn kind_phone_is_a_number_in_any_writing_without_its_dial_prefix_and_a_member_of_the_snapshot_or_not() {
+    let written = [
+        ("+14083388064", "+14083388064"),
+        ("12055550010", "+12055550010"),
+        ("(866)123-4567", "+18661234567"),
+        ("+18885551932*104", "+18885551932"),
+        ("*6714083388064", "+14083388064"),
+        ("*82(866)123-4567", "+18661234567"),
+        ("+44 20 7946 0018", "+442079460018"),
+    ];
+    for (text, number) in written {
+        each_is(&[], &[(text, EndpointKind::Phone, Standing::External, Some(number))]);
+        each_is(&[number], &[(text, EndpointKind::Phone, Standing::Internal, Some(number))]);
+    }
+}
+
+#[test]
+fn kind_extension_has_an_extension_id_or_number_and_no_phone_number_and_is_internal() {
+    each_is(
+        &[],
+        &[
+            ("ext:77", EndpointKind::Extension, Standing::Internal, None),
+            ("#105", EndpointKind::Extension, Standing::Internal, Some("105")),
+            ("105/77", EndpointKind::Extension, Standing::Internal, Some("105")),
+            ("10500123/77", EndpointKind::Extension, Standing::Internal, Some("10500123")),
+            ("104", EndpointKind::Extension, Standing::Internal, Some("104")),
+        ],
+    );
+}
+
+#[test]
+fn kind_withheld_is_a_caller_who_hides_or_a_side_that_stays_empty_and_is_external() {
+    each_is(
+        &[],
+        &[
+            ("anonymous", EndpointKind::Withheld, Standing::External, Some("anonymous")),
+            ("blocked", EndpointKind::Withheld, Standing::External, Some("blocked")),
+            ("restricted", EndpointKind::Withheld, Standing::External, Some("restricted")),
+            ("unavailable", EndpointKind::Withheld, Standing::External, Some("unavailable")),
+            // Withheld is withheld, also from the company's own phone.
+            ("anonymous/77", EndpointKind::Withheld, Standing::External, Some("anonymous")),
+            ("", EndpointKind::Withheld, Standing::External, None),
+        ],
+    );
+}
+
+#[test]
+fn kind_unintelligible_is_no_number_or_a_short_one_that_nobody_knows_is_kept_as_it_came_and_is_external() {
+    each_is(
+        &[],
+        &[
+            ("WIRELESS CALLER", EndpointKind::Unintelligible, Standing::External, Some("WIRELESS CALLER")),
+            ("+999123", EndpointKind::Unintelligible, Standing::External, Some("+999123")),
+            ("1-800-FLOWERS", EndpointKind::Unintelligible, Standing::External, Some("1-800-FLOWERS")),
+            ("911", EndpointKind::Unintelligible, Standing::External, Some("911")),
+            ("105", EndpointKind::Unintelligible, Standing::External, Some("105")),
+            ("+1855201XXXX", EndpointKind::Unintelligible, Standing::External, Some("+1855201XXXX")),
+            // Exactly the word, exactly two to four digits: these are no service.
+            ("Conference", EndpointKind::Unintelligible, Standing::External, Some("Conference")),
+            ("*8", EndpointKind::Unintelligible, Standing::External, Some("*8")),
+            ("*80111", EndpointKind::Unintelligible, Standing::External, Some("*80111")),
+        ],
+    );
+}
+
+#[test]
+fn kind_service_is_a_conference_a_park_location_or_a_feature_code_and_is_neutral() {
+    each_is(
+        &[],
+        &[
+            ("conference", EndpointKind::Service, Standing::Neutral, Some("conference")),
+            ("*80", EndpointKind::Service, Standing::Neutral, Some("*80")),
+            ("*801", EndpointKind::Service, Standing::Neutral, Some("*801")),
+            ("*8011", EndpointKind::Service, Standing::Neutral, Some("*8011")),
+        ],
+    );
+    assert_eq!(judged(&mut Fold::new(), CUSTOMER, "conference").verdict, External, "it makes no call internal");
 }
 
 #[test]
