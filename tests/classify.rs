@@ -497,6 +497,48 @@ fn an_interrupt_leaves_nothing_behind() {
 
 /// A file of that name stands in the folder, or below.
 #[cfg(unix)]
+fn has_file(folder: &Path, name: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| entry.file_name() == name || has_file(&entry.path(), name))
+}
+
+/// What a simulated company's documents give, against the truth.
+fn agrees_with_the_truth(faults: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let (documents, truth) = (folder.path().join("documents"), folder.path().join("truth"));
+    let simulate = ["simulate", "--seed", "7", "--hours", "4", "--lists", "--write", documents.to_str().unwrap(), "--truth", truth.to_str().unwrap()];
+    let written = run(&[&simulate, faults].concat(), b"");
+    assert_eq!(written.status, 0, "{}", written.err);
+    let mut account = String::new();
+    let mut expected: BTreeMap<String, bool> = BTreeMap::new();
+    for line in std::fs::read_to_string(&truth).unwrap().lines() {
+        let session: Value = serde_json::from_str(line).unwrap();
+        session["account"].as_str().unwrap().clone_into(&mut account);
+        expected.insert(session["session"].as_str().unwrap().to_owned(), session["external"].as_bool().unwrap());
+    }
+    // Directory entries don't name the account that was asked.
+    let ran = run(&["classify", documents.to_str().unwrap(), "--account", &account], b"");
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    let verdicts = ran.verdicts();
+    let judged: BTreeMap<String, bool> =
+        verdicts.iter().map(|v| (v["session_id"].as_str().unwrap().to_owned(), v["verdict"] == "EXTERNAL")).collect();
+    assert_eq!(judged.len(), verdicts.len(), "one line per call");
+    assert!(expected.len() > 400 && expected.values().any(|external| !external), "a company with calls of both kinds");
+    let differing: Vec<_> = expected.iter().filter(|(session, external)| judged.get(*session) != Some(external)).collect();
+    assert!(differing.is_empty(), "seed 7 {faults:?}: {differing:?}");
+    assert_eq!(judged.len(), expected.len());
+}
+
+#[test]
+fn a_simulated_companys_verdicts_equal_the_truth() {
+    agrees_with_the_truth(&[]);
+}
+
+#[test]
+fn duplicates_and_reordering_change_nothing() {
+    agrees_with_the_truth(&["--duplicates", "0.2", "--reorder", "0.3", "--max-delay-ms", "60000"]);
+}
+
 // ---- design §1, Endpoints: what of a document identifies somebody, and what does not ----
 
 /// A call between two sides as RingCentral gives them, over at once, of a party with these fields.
@@ -573,46 +615,4 @@ fn a_directory_entry_of_a_federated_account_belongs_to_the_account_that_was_aske
         let verdict = judged(&["--account", asked], &[numbers(&[OURS]), directory.clone(), call.clone()]).only();
         assert_eq!((&verdict["account_id"], &verdict["verdict"]), (&json!(ACCOUNT), &json!(expected)), "asked: {asked}");
     }
-}
-
-fn has_file(folder: &Path, name: &str) -> bool {
-    let Ok(entries) = std::fs::read_dir(folder) else { return false };
-    entries.flatten().any(|entry| entry.file_name() == name || has_file(&entry.path(), name))
-}
-
-/// What a simulated company's documents give, against the truth.
-fn agrees_with_the_truth(faults: &[&str]) {
-    let folder = tempfile::tempdir().unwrap();
-    let (documents, truth) = (folder.path().join("documents"), folder.path().join("truth"));
-    let simulate = ["simulate", "--seed", "7", "--hours", "4", "--lists", "--write", documents.to_str().unwrap(), "--truth", truth.to_str().unwrap()];
-    let written = run(&[&simulate, faults].concat(), b"");
-    assert_eq!(written.status, 0, "{}", written.err);
-    let mut account = String::new();
-    let mut expected: BTreeMap<String, bool> = BTreeMap::new();
-    for line in std::fs::read_to_string(&truth).unwrap().lines() {
-        let session: Value = serde_json::from_str(line).unwrap();
-        session["account"].as_str().unwrap().clone_into(&mut account);
-        expected.insert(session["session"].as_str().unwrap().to_owned(), session["external"].as_bool().unwrap());
-    }
-    // Directory entries don't name the account that was asked.
-    let ran = run(&["classify", documents.to_str().unwrap(), "--account", &account], b"");
-    assert_eq!(ran.status, 0, "{}", ran.err);
-    let verdicts = ran.verdicts();
-    let judged: BTreeMap<String, bool> =
-        verdicts.iter().map(|v| (v["session_id"].as_str().unwrap().to_owned(), v["verdict"] == "EXTERNAL")).collect();
-    assert_eq!(judged.len(), verdicts.len(), "one line per call");
-    assert!(expected.len() > 400 && expected.values().any(|external| !external), "a company with calls of both kinds");
-    let differing: Vec<_> = expected.iter().filter(|(session, external)| judged.get(*session) != Some(external)).collect();
-    assert!(differing.is_empty(), "seed 7 {faults:?}: {differing:?}");
-    assert_eq!(judged.len(), expected.len());
-}
-
-#[test]
-fn a_simulated_companys_verdicts_equal_the_truth() {
-    agrees_with_the_truth(&[]);
-}
-
-#[test]
-fn duplicates_and_reordering_change_nothing() {
-    agrees_with_the_truth(&["--duplicates", "0.2", "--reorder", "0.3", "--max-delay-ms", "60000"]);
 }

@@ -1447,7 +1447,7 @@ impl HeardSession {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: std::env::var("PROPTEST_CASES").map_or(400, |cases| cases.parse().unwrap()), ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_duplication_and_delay_of_the_same_facts_leads_to_the_same_newest_verdicts((facts, one, other) in arb_truth()) {
