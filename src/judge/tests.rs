@@ -1394,7 +1394,7 @@ impl Heard {
             let is_over = matches!(leg.status.as_deref(), Some("Disconnected" | "Gone"));
             if let Some(known) = session.legs.get_mut(&leg.leg_id) {
                 known.0 |= is_over;
-            } else if session.has_news {
+            } else if session.has_news || is_over {
                 session.legs.insert(leg.leg_id.clone(), (is_over, None));
             }
             if session.has_news
