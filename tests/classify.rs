@@ -565,3 +565,81 @@ fn a_simulated_companys_verdicts_equal_the_truth() {
 fn duplicates_and_reordering_change_nothing() {
     agrees_with_the_truth(&["--duplicates", "0.2", "--reorder", "0.3", "--max-delay-ms", "60000"]);
 }
+
+// ---- design §1, Endpoints: what of a document identifies somebody, and what does not ----
+
+/// A call between two sides as RingCentral gives them, over at once, of a party with these fields.
+fn ended(from: Value, to: Value, fields: &Value) -> Value {
+    let mut party = party(from, to, "Disconnected");
+    for (name, value) in fields.as_object().unwrap() {
+        party[name] = value.clone();
+    }
+    notification("s-1", 2, "2026-01-05T08:00:00.000Z", party)
+}
+
+/// The verdict of a company that has these two numbers.
+fn verdict_of(call: Value) -> Value {
+    judged(&[], &[numbers(&[OURS, COLLEAGUE]), call]).only()["verdict"].clone()
+}
+
+#[test]
+fn the_own_account_id_on_a_party_proves_nothing() {
+    for account in [json!(ACCOUNT), json!("800"), json!(null)] {
+        for (from, expected) in [(CUSTOMER, "EXTERNAL"), (COLLEAGUE, "INTERNAL")] {
+            let call = ended(json!({"phoneNumber": from}), json!({"phoneNumber": OURS}), &json!({"accountId": account}));
+            assert_eq!(verdict_of(call), expected, "{from}, account {account}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_extension_id_proves_nothing() {
+    let side = |number: &str, id: &Value| json!({"phoneNumber": number, "extensionId": id});
+    for (of_party, of_sides) in [(json!(null), json!(null)), (json!("11"), json!(null)), (json!(null), json!("11")), (json!("11"), json!("11"))] {
+        for (from, expected) in [(CUSTOMER, "EXTERNAL"), (COLLEAGUE, "INTERNAL")] {
+            let call = ended(side(from, &of_sides), side(OURS, &of_sides), &json!({"extensionId": of_party}));
+            assert_eq!(verdict_of(call), expected, "{from}, extension id {of_party} on the party, {of_sides} on the sides");
+        }
+    }
+}
+
+#[test]
+fn a_caller_name_identifies_nobody_and_is_not_stored() {
+    let name = "Quillon Sedgewick";
+    let named = |number: &str| json!({"phoneNumber": number, "name": name});
+    let documents = [numbers(&[OURS, COLLEAGUE]), ended(named(CUSTOMER), named(OURS), &json!({})), record("s-2", named(COLLEAGUE), named(OURS))];
+    let ran = judged(&["--explain"], &documents);
+    assert_eq!(ran.brief(), ["s-2 1 INTERNAL", "s-1 1 EXTERNAL"]);
+    assert!(!ran.out.contains("Quillon"), "{}", ran.out);
+    // A number, a short number or an extension in the name's place.
+    for name in [COLLEAGUE, "104", "conference", "Ana"] {
+        let call = ended(json!({"name": name}), json!({"phoneNumber": OURS, "name": name}), &json!({}));
+        assert_eq!(verdict_of(call), "EXTERNAL", "{name}: a side with nothing but a name is withheld");
+    }
+}
+
+#[test]
+fn a_private_phone_of_the_forwarding_list_is_the_companys_and_one_that_no_query_returned_is_external() {
+    let [listed, unlisted] = ["+12125550163", "+12125550164"];
+    let forwarding = json!({
+        "uri": format!("https://platform.example.com/restapi/v1.0/account/{ACCOUNT}/extension/11/forwarding-number"),
+        "records": [{"id": "5", "phoneNumber": listed, "label": "Home", "type": "Home", "features": ["CallForwarding"]}]
+    });
+    for (to, expected) in [(listed, "INTERNAL"), (unlisted, "EXTERNAL")] {
+        let call = ended(json!({"phoneNumber": OURS}), json!({"phoneNumber": to}), &json!({}));
+        assert_eq!(judged(&[], &[numbers(&[OURS]), forwarding.clone(), call]).only()["verdict"], expected, "{to}");
+    }
+}
+
+#[test]
+fn a_directory_entry_of_a_federated_account_belongs_to_the_account_that_was_asked() {
+    let federated = "+12125550170";
+    let directory = json!({"records": [
+        {"id": "21", "type": "User", "account": {"id": "800"}, "extensionNumber": "201", "phoneNumbers": [{"phoneNumber": federated}]}
+    ], "paging": {"page": 1}});
+    let call = ended(json!({"phoneNumber": OURS}), json!({"phoneNumber": federated}), &json!({}));
+    for (asked, expected) in [(ACCOUNT, "INTERNAL"), ("900", "EXTERNAL")] {
+        let verdict = judged(&["--account", asked], &[numbers(&[OURS]), directory.clone(), call.clone()]).only();
+        assert_eq!((&verdict["account_id"], &verdict["verdict"]), (&json!(ACCOUNT), &json!(expected)), "asked: {asked}");
+    }
+}

@@ -150,7 +150,7 @@ fn futures_executor<T>(future: impl Future<Output = T>) -> T {
 
 /// One company's hours. Panics with what differs from the truth.
 fn simulate(seed: u64, engine: &Engine) -> (u32, usize, BTreeMap<&'static str, u32>) {
-    let folder = tempfile::Builder::new().prefix("callsieve-simulation").tempdir_in(shared_memory()).expect("a folder");
+    let folder = tempfile::Builder::new().prefix("callsieve-simulation").tempdir_in(common::shared_memory()).expect("a folder");
     let config = CompanyConfig { users: 12, days: 20, changes_per_week: 60, ..CompanyConfig::default() };
     let company = Company::generate(seed, &config);
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5157);
@@ -273,12 +273,6 @@ fn check(seed: u64, simulation: &mut Simulation<'_>, calls: &[callsieve::simulat
         assert!(known.contains(session) || verdict.superseded_by.is_some(), "seed {seed}: {session} is no call of the company");
     }
     sessions
-}
-
-/// Opening and writing many small databases is about the state, not about the disk.
-fn shared_memory() -> std::path::PathBuf {
-    let shared = Path::new("/dev/shm");
-    if shared.is_dir() { shared.to_path_buf() } else { std::env::temp_dir() }
 }
 
 #[test]

@@ -193,3 +193,9 @@ impl Stream {
         }
     }
 }
+
+/// Opening and writing many small databases is about the state, not about the disk.
+pub fn shared_memory() -> std::path::PathBuf {
+    let shared = Path::new("/dev/shm");
+    if shared.is_dir() { shared.to_path_buf() } else { std::env::temp_dir() }
+}
