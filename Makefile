@@ -31,8 +31,9 @@ kafka-test: rocksdb ## Runs the tests on a real Kafka broker, which it starts (A
 	@deploy/build/setup kafka
 	@tests/kafka/run cargo test --locked --lib --test kafka --test kafka_service -- --ignored $(or $(ARGS),kafka_)
 
-lint: rocksdb ## Checks format, clippy, unused dependencies, licenses, sources and known vulnerabilities
+lint: rocksdb ## Checks format, clippy, unused dependencies, licenses, sources, known vulnerabilities, and deploy/ as far as its tools are here
 	@deploy/build/lint "$(cache)/tools"
+	@deploy/lint "$(cache)/tools"
 
 fmt: ## Formats the code
 	@cargo fmt
