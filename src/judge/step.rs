@@ -342,7 +342,7 @@ impl<'v, V: View> Step<'v, V> {
         if facts.occurred_at.max(facts.ended_at.unwrap_or(Millis::MIN)) <= self.forgotten_until() {
             return Ok(Some(format!("session {} is older than the retention of judged calls (400 days)", facts.session_id)));
         }
-        let session_id = self.resolve(account, &facts.session_id)?;
+        let session_id = self.resolve(&state, &facts.session_id)?;
         let place = self.take_session(&state, &session_id)?;
         let as_fax = self.is_known_as_fax(&state, &session_id, place, facts)?.then(|| CallLegs { media: Media::Fax, ..facts.clone() });
         let facts = as_fax.as_ref().unwrap_or(facts);
@@ -373,10 +373,17 @@ impl<'v, V: View> Step<'v, V> {
     }
 
     /// A session that only its legacy id names is the one that is known by that id, where there is one (design §1, Sessions).
-    fn resolve(&self, account: &AccountId, session: &SessionId) -> Result<SessionId, ViewError> {
+    fn resolve(&self, state: &AccountState, session: &SessionId) -> Result<SessionId, ViewError> {
         let Some(legacy_id) = session.as_legacy() else { return Ok(session.clone()) };
-        let known = self.view.with_legacy_id(account, legacy_id)?;
-        Ok(known.iter().find(|known| known.as_legacy().is_none()).unwrap_or(session).clone())
+        for known in self.view.with_legacy_id(&state.account_id, legacy_id)?.iter().filter(|known| known.as_legacy().is_none()) {
+            // What is left from before the account's removal is gone, only not yet erased.
+            let Some(removed) = state.removed_position else { return Ok(known.clone()) };
+            let rows = self.view.session(&state.account_id, known)?;
+            if rows.open.is_some_and(|row| row.record.position > removed) || rows.verdict.is_some_and(|verdict| verdict.position > removed) {
+                return Ok(known.clone());
+            }
+        }
+        Ok(session.clone())
     }
 
     /// What was a fax while only its legacy id named it is one under its real name too. (Once that name is known by the id, nothing more comes under the
