@@ -7,7 +7,7 @@ use super::instruments;
 use super::rate::Rates;
 use super::shared::Shared;
 use super::simulation::Simulation;
-use crate::event::{AccountId, Millis};
+use crate::event::{AccountId, CallVerdict};
 use crate::log::embedded::system_clock;
 use crate::log::kafka::KafkaSettings;
 use crate::log::{Appender, Reader};
@@ -276,11 +276,11 @@ impl Service {
         self.shared.partitions
     }
 
-    /// When the newest judged call of an account ended, once this process has its state up to date; `None` while there is none.
+    /// The verdicts on the calls of an account that ended last, newest first, at most so many, once this process has its state up to date.
     ///
     /// # Errors
     /// If the state can't be read, or the processor ends before it is ready.
-    pub async fn newest_end(&self, account: &AccountId) -> anyhow::Result<Option<Millis>> {
+    pub async fn newest_verdicts(&self, account: &AccountId, most: usize) -> anyhow::Result<Vec<CallVerdict>> {
         let mut readiness = self.readiness();
         let database = loop {
             if *readiness.borrow_and_update() == Readiness::Stopped {
@@ -293,10 +293,10 @@ impl Service {
         };
         let account = account.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let mut newest = None;
+            let mut newest = Vec::new();
             tables::verdicts_by_end(&database, &account, None, usize::MAX, |verdict| {
-                newest = Some(verdict.ended_at);
-                false
+                newest.push(verdict);
+                newest.len() < most
             })
             .map(|_| newest)
         });

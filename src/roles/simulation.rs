@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 /// One call a second, at the usual speed.
 const CALLS_PER_HOUR: u32 = 60;
 const HISTORY_HOURS: u32 = 24;
+/// Calls of earlier runs that are shown at the start.
+const MOST_KNOWN: usize = 5;
 
 /// A company that lives beside the service.
 pub(super) struct Simulation {
@@ -35,7 +37,8 @@ impl Simulation {
         let company = Arc::new(Company::generate(seed, &CompanyConfig { start: started_at, days: 730, ..CompanyConfig::default() }));
         let account = AccountId::parse(&company.account_id_text)?;
         // An earlier run may have been faster than time; its company goes on where it was.
-        let origin = clock().max(service.newest_end(&account).await?.map_or(0, |end| end + 1));
+        let known = service.newest_verdicts(&account, MOST_KNOWN).await?;
+        let origin = clock().max(known.first().map_or(0, |newest| newest.ended_at + 1));
         let config = ServerConfig {
             clock: Clock::Running { origin, speed },
             calls_per_hour: CALLS_PER_HOUR,
@@ -60,7 +63,7 @@ impl Simulation {
         let from = reader.clone();
         let end = tokio::task::spawn_blocking(move || from.end(Topic::CallVerdicts, partition)).await??;
         let mut terminal = Terminal::new(account.clone(), origin);
-        terminal.introduce(&company.summary(), &base);
+        terminal.introduce(&company.summary(), &base, &known);
         let terminal = tokio::spawn(terminal.follow(reader, partition, end, service.stopping()));
 
         let appender = service.appender();

@@ -32,14 +32,21 @@ impl Terminal {
         Self { account, prefix, live_from, colours: std::io::stdout().is_terminal(), internal: 0, external: 0, counted_at: Instant::now() }
     }
 
-    /// Says what is to be seen, and how to see more.
-    pub fn introduce(&mut self, company: &str, base: &str) {
+    /// Says what is to be seen, how to see more, and what is `known` of earlier runs, newest first.
+    pub fn introduce(&mut self, company: &str, base: &str, known: &[CallVerdict]) {
         let account = &self.account;
         let text = format!(
             "{company}\n\nMore about account {account}:\n  curl {base}/api/v1/accounts\n  curl '{base}/api/v1/accounts/{account}/calls?verdict=EXTERNAL&limit=5'\n  \
              curl {base}/api/v1/accounts/{account}/numbers\n  curl -N {base}/api/v1/accounts/{account}/verdicts/stream\n"
         );
         self.say(&text);
+        if !known.is_empty() {
+            self.say("The newest calls of earlier runs:");
+            for verdict in known.iter().rev() {
+                self.say(&line(verdict, self.colours));
+            }
+            self.say("");
+        }
     }
 
     /// Follows the verdicts from an offset on, until the service stops or nobody reads the output.
