@@ -86,16 +86,35 @@ impl Watched {
     }
 }
 
+/// A record that wasn't appended is no fault of the worker's, so the test ends there.
+struct Delivered;
+
+impl rdkafka::ClientContext for Delivered {}
+
+impl rdkafka::producer::ProducerContext for Delivered {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &rdkafka::message::DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            panic!("a record was not appended: {error}");
+        }
+    }
+}
+
 /// Appends with record times of its own.
 struct Ingress {
-    producer: BaseProducer,
+    producer: BaseProducer<Delivered>,
     events: String,
 }
 
 impl Ingress {
     fn new(settings: &KafkaSettings) -> Self {
-        let producer =
-            ClientConfig::new().set("bootstrap.servers", &settings.brokers).set("enable.idempotence", "true").set("linger.ms", "1").create().unwrap();
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", &settings.brokers)
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "1")
+            .create_with_context(Delivered)
+            .unwrap();
         Self { producer, events: settings.topic(Topic::Events) }
     }
 
@@ -372,8 +391,8 @@ fn kafka_topics_are_made_and_checked() {
 
 /// Each broker is killed in turn, and with it the coordinators of group and transactions and the leaders of partitions; one is away and comes back.
 #[test]
-#[ignore = "needs a broker: make kafka-test"]
-fn kafka_verdicts_stay_true_while_brokers_die() {
+#[ignore = "needs three brokers, and has failed once for a reason that isn't known: make kafka-test ARGS=brokers_verdicts"]
+fn brokers_verdicts_stay_true_while_they_die() {
     let cluster = Cluster::start(3);
     let settings = made(&cluster.brokers);
     let reader = Kafka::connect(settings.clone()).unwrap().reader();
