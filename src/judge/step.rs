@@ -908,27 +908,14 @@ impl<'v, V: View> Step<'v, V> {
         if state.snapshot_completed_at.is_none() {
             return Ok(true);
         }
-        let waiting = self.view.gated(account, MOST_LOOKS)?;
-        let is_all = waiting.len() < MOST_LOOKS;
-        for session_id in waiting {
-            if !self.has_room() {
-                return Ok(false);
-            }
-            self.looks -= 1;
-            if self.is_judged_here(account, &session_id) {
-                continue;
-            }
-            let closing = self.close(&state, &session_id, None)?;
-            if matches!(closing, Closing::NoRoom) {
-                return Ok(false);
-            }
+        self.close_each(&state, self.view.gated(account, MOST_LOOKS)?, |step, session_id, closing| {
             if let Closing::Waits(until) = closing {
-                self.look_again(&state, &session_id, until)?;
+                step.look_again(&state, &session_id, until)?;
             }
             // A verdict whose conversation is open again says "incomplete" until that closes.
-            self.settled.push(Settled::Gated(account.clone(), session_id));
-        }
-        Ok(is_all)
+            step.settled.push(Settled::Gated(account.clone(), session_id));
+            Ok(())
+        })
     }
 
     /// True when no verdict waits for the number any more.
@@ -937,21 +924,34 @@ impl<'v, V: View> Step<'v, V> {
         if self.number(&state, number)?.is_none() {
             return Ok(true);
         }
-        let waiting = self.view.waiting_for(account, number, MOST_LOOKS)?;
+        self.close_each(&state, self.view.waiting_for(account, number, MOST_LOOKS)?, |step, session_id, _| {
+            // Of an open conversation the closing judges anew.
+            step.settled.push(Settled::Waiting(account.clone(), number.clone(), session_id));
+            Ok(())
+        })
+    }
+
+    /// Closes each of at most [`MOST_LOOKS`] sessions that waited, and says what became of it. True when none is left, here or beyond these.
+    fn close_each(
+        &mut self,
+        state: &AccountState,
+        waiting: Vec<SessionId>,
+        mut closed: impl FnMut(&mut Self, SessionId, Closing) -> Result<(), ViewError>,
+    ) -> Result<bool, ViewError> {
         let is_all = waiting.len() < MOST_LOOKS;
         for session_id in waiting {
             if !self.has_room() {
                 return Ok(false);
             }
             self.looks -= 1;
-            if self.is_judged_here(account, &session_id) {
+            if self.is_judged_here(&state.account_id, &session_id) {
                 continue;
             }
-            if matches!(self.close(&state, &session_id, None)?, Closing::NoRoom) {
+            let closing = self.close(state, &session_id, None)?;
+            if matches!(closing, Closing::NoRoom) {
                 return Ok(false);
             }
-            // Of an open conversation the closing judges anew.
-            self.settled.push(Settled::Waiting(account.clone(), number.clone(), session_id));
+            closed(self, session_id, closing)?;
         }
         Ok(is_all)
     }

@@ -507,13 +507,7 @@ impl Store {
                 after.verdict = Some(Arc::new(verdict));
             }
         }
-        self.apply_session(SessionChange {
-            account_id: account.clone(),
-            session_id: session.clone(),
-            before: Indexed::of(&before),
-            after,
-            is_changed: true,
-        });
+        self.restore_session(account, session, &before, after);
         Ok(())
     }
 
@@ -535,14 +529,13 @@ impl Store {
                 });
             }
         }
-        self.apply_session(SessionChange {
-            account_id: account.clone(),
-            session_id: session.clone(),
-            before: Indexed::of(&before),
-            after,
-            is_changed: true,
-        });
+        self.restore_session(account, session, &before, after);
         Ok(())
+    }
+
+    fn restore_session(&mut self, account: &AccountId, session: &SessionId, before: &Session, after: Session) {
+        let (account_id, session_id) = (account.clone(), session.clone());
+        self.apply_session(SessionChange { account_id, session_id, before: Indexed::of(before), after, is_changed: true });
     }
 
     /// Forgets what is in memory of clean rows, where a copy that is brought up would hold all of them.
