@@ -38,24 +38,27 @@ impl Subject {
     }
 }
 
-/// A call that is over.
-fn over(account: &AccountId, session: &str, at: Millis) -> Event {
+fn leg(id: &str, from: &str, to: &str, status: &str) -> Leg {
     let side = |number: &str| Endpoint { number: Some(number.into()), ..Endpoint::default() };
-    let leg = Leg {
-        leg_id: LegId::parse("p-1").unwrap(),
+    Leg {
+        leg_id: LegId::parse(id).unwrap(),
         direction: Direction::Inbound,
         extension_id: None,
-        from: side("+14155550142"),
-        to: side("+12055550101"),
-        status: Some("Disconnected".into()),
+        from: side(from),
+        to: side(to),
+        status: Some(status.into()),
         reason: None,
         leg_type: None,
         peer_session_id: None,
         recorded: false,
-    };
+    }
+}
+
+/// What a notification says of one leg.
+fn said(account: &AccountId, session: SessionId, at: Millis, leg: Leg) -> Event {
     Event::CallLegs(CallLegs {
         account_id: account.clone(),
-        session_id: SessionId::parse(session).unwrap(),
+        session_id: session,
         legacy_session_id: None,
         source: CallSource::Webhook,
         sequence: None,
@@ -67,6 +70,11 @@ fn over(account: &AccountId, session: &str, at: Millis) -> Event {
         ended_at: None,
         legs: [leg].into(),
     })
+}
+
+/// A call that is over.
+fn over(account: &AccountId, session: &str, at: Millis) -> Event {
+    said(account, SessionId::parse(session).unwrap(), at, leg("p-1", "+14155550142", "+12055550101", "Disconnected"))
 }
 
 #[test]
@@ -144,33 +152,11 @@ fn event(rng: &mut ChaCha8Rng, at: Millis) -> Event {
         });
     }
     let session = |n: u32| SessionId::parse(&format!("s-{n}")).unwrap();
-    let side = |n: u32| Endpoint { number: Some(number(n).into()), ..Endpoint::default() };
-    let leg = Leg {
-        leg_id: LegId::parse(&format!("p-{}", rng.random_range(0..3))).unwrap(),
-        direction: Direction::Inbound,
-        extension_id: None,
-        from: side(rng.random_range(0..NUMBERS)),
-        to: side(rng.random_range(0..NUMBERS)),
-        status: Some(if rng.random_ratio(1, 2) { "Answered" } else { "Disconnected" }.into()),
-        reason: None,
-        leg_type: None,
-        peer_session_id: rng.random_ratio(1, 10).then(|| session(rng.random_range(0..SESSIONS)).to_string().into()),
-        recorded: false,
-    };
-    Event::CallLegs(CallLegs {
-        account_id: account(),
-        session_id: session(rng.random_range(0..SESSIONS)),
-        legacy_session_id: None,
-        source: CallSource::Webhook,
-        sequence: None,
-        occurred_at: at,
-        received_at: at,
-        origin: None,
-        media: Media::Voice,
-        is_final: false,
-        ended_at: None,
-        legs: [leg].into(),
-    })
+    let id = format!("p-{}", rng.random_range(0..3));
+    let (from, to) = (number(rng.random_range(0..NUMBERS)), number(rng.random_range(0..NUMBERS)));
+    let mut leg = leg(&id, &from, &to, if rng.random_ratio(1, 2) { "Answered" } else { "Disconnected" });
+    leg.peer_session_id = rng.random_ratio(1, 10).then(|| session(rng.random_range(0..SESSIONS)).to_string().into());
+    said(&account(), session(rng.random_range(0..SESSIONS)), at, leg)
 }
 
 #[test]
