@@ -6,7 +6,7 @@
 #[path = "common/cluster.rs"]
 mod cluster;
 
-use callsieve::event::{AccountId, CallVerdict, Event, Millis, SnapshotCompleted, Tick, Verdict, decode, encode_event};
+use callsieve::event::{AccountId, Event, Millis, SnapshotCompleted, Tick, Verdict, encode_event};
 use callsieve::judge::number::Country;
 use callsieve::log::kafka::{Kafka, KafkaLog, KafkaReader, KafkaSettings, TopicSettings, create};
 use callsieve::log::{Log, Reader, Topic, partition_of};
@@ -15,7 +15,7 @@ use callsieve::roles::partition::PartitionError;
 use callsieve::roles::processor::Worker;
 use callsieve::simulate::{AccountLists, Company, CompanyConfig, Faults, Notification, SimulatedCall, disturb};
 use callsieve::state::database::{Database, DatabaseOptions, Engine};
-use cluster::Cluster;
+use cluster::{Cluster, newest};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rdkafka::ClientConfig;
@@ -196,30 +196,9 @@ impl Running {
     }
 }
 
-/// The newest verdicts, as read_committed readers see them. No revision is missing, none is there twice.
-fn newest(reader: &KafkaReader) -> BTreeMap<String, CallVerdict> {
-    let mut newest: BTreeMap<String, CallVerdict> = BTreeMap::new();
-    for partition in 0..PARTITIONS {
-        let (mut next, end) = (0, reader.end(Topic::CallVerdicts, partition).unwrap());
-        while next < end {
-            let read = reader.read(Topic::CallVerdicts, partition, next, 10_000).unwrap();
-            for record in read.records {
-                let verdict: CallVerdict = decode(&record.value.expect("nothing is forgotten")).unwrap();
-                let key = format!("{}/{}", verdict.account_id, verdict.session_id);
-                assert_eq!(record.key, key.as_bytes());
-                let known = newest.get(&key).map_or(0, |known| known.revision);
-                assert_eq!(verdict.revision, known + 1, "revisions of {key} at partition {partition} offset {}", record.offset);
-                newest.insert(key, verdict);
-            }
-            next = read.next;
-        }
-    }
-    newest
-}
-
 /// What differs from the truth: none once everything is judged.
 fn differences(reader: &KafkaReader, companies: &[Watched]) -> Vec<String> {
-    let verdicts = newest(reader);
+    let verdicts = newest(reader, PARTITIONS);
     let mut differences = Vec::new();
     let mut known = BTreeSet::new();
     for watched in companies {
@@ -287,8 +266,8 @@ fn kafka_newest_verdicts_are_true_whatever_happens_to_workers() {
     quarter(1);
     // Polled, and never committed by it.
     let polled = paused.log().poll(1_000, Duration::from_secs(1)).unwrap();
-    let seen = newest(&reader).len();
-    until("the others take its partitions over", || newest(&reader).len() > seen && all_is_committed(&settings, &reader));
+    let seen = newest(&reader, PARTITIONS).len();
+    until("the others take its partitions over", || newest(&reader, PARTITIONS).len() > seen && all_is_committed(&settings, &reader));
     drop(polled);
 
     // Another with an empty disk comes, the first goes, and comes back to its old disk.

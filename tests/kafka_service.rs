@@ -6,11 +6,11 @@
 mod cluster;
 mod common;
 
-use callsieve::event::{CallVerdict, Verdict, decode};
-use callsieve::log::kafka::{Kafka, KafkaReader, KafkaSettings, TopicSettings, create};
-use callsieve::log::{Reader, Topic};
+use callsieve::event::Verdict;
+use callsieve::log::Topic;
+use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
 use callsieve::simulate::{Company, HOUR_MS};
-use cluster::Cluster;
+use cluster::{Cluster, newest};
 use common::{Running, TOKEN, account, append_numbers, company, escaped, get, now};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -111,33 +111,13 @@ impl Watched {
     }
 }
 
-/// The newest verdicts as read_committed readers see them. No revision is missing, none is there twice.
-fn newest(reader: &KafkaReader) -> BTreeMap<String, CallVerdict> {
-    let mut newest: BTreeMap<String, CallVerdict> = BTreeMap::new();
-    for partition in 0..PARTITIONS {
-        let (mut next, end) = (0, reader.end(Topic::CallVerdicts, partition).unwrap());
-        while next < end {
-            let read = reader.read(Topic::CallVerdicts, partition, next, 10_000).unwrap();
-            for record in read.records {
-                let verdict: CallVerdict = decode(&record.value.expect("nothing is forgotten")).unwrap();
-                let key = String::from_utf8(record.key).unwrap();
-                let known = newest.get(&key).map_or(0, |known| known.revision);
-                assert_eq!(verdict.revision, known + 1, "revisions of {key} at partition {partition} offset {}", record.offset);
-                newest.insert(key, verdict);
-            }
-            next = read.next;
-        }
-    }
-    newest
-}
-
 async fn true_in_the_end(kafka: &Arc<Kafka>, companies: &[Arc<Watched>]) {
     let truth = companies.iter().flat_map(|w| w.truth.iter().map(|(session, external)| (format!("{}/{session}", w.account), *external)));
     let truth: BTreeMap<String, bool> = truth.collect();
     let begun = Instant::now();
     loop {
         let reader = kafka.reader();
-        let found = apart(move || newest(&reader)).await;
+        let found = apart(move || newest(&reader, PARTITIONS)).await;
         let found: BTreeMap<String, bool> = found.into_iter().map(|(key, v)| (key, v.verdict == Verdict::External)).collect();
         if found == truth {
             return;

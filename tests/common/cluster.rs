@@ -1,7 +1,11 @@
-//! Kafka brokers of a test's own.
+//! Kafka brokers of a test's own, and what stands on them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
+use callsieve::event::{CallVerdict, decode};
+use callsieve::log::kafka::KafkaReader;
+use callsieve::log::{Reader, Topic};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Brokers of a test's own, which it may kill.
@@ -35,4 +39,25 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         Self::run(self.dir.path(), &["down"]);
     }
+}
+
+/// The newest verdicts, as read_committed readers see them. No revision is missing, none is there twice.
+pub fn newest(reader: &KafkaReader, partitions: u32) -> BTreeMap<String, CallVerdict> {
+    let mut newest: BTreeMap<String, CallVerdict> = BTreeMap::new();
+    for partition in 0..partitions {
+        let (mut next, end) = (0, reader.end(Topic::CallVerdicts, partition).unwrap());
+        while next < end {
+            let read = reader.read(Topic::CallVerdicts, partition, next, 10_000).unwrap();
+            for record in read.records {
+                let verdict: CallVerdict = decode(&record.value.expect("nothing is forgotten")).unwrap();
+                let key = format!("{}/{}", verdict.account_id, verdict.session_id);
+                assert_eq!(record.key, key.as_bytes());
+                let known = newest.get(&key).map_or(0, |known| known.revision);
+                assert_eq!(verdict.revision, known + 1, "revisions of {key} at partition {partition} offset {}", record.offset);
+                newest.insert(key, verdict);
+            }
+            next = read.next;
+        }
+    }
+    newest
 }
