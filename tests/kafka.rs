@@ -6,7 +6,7 @@
 #[path = "common/cluster.rs"]
 mod cluster;
 
-use callsieve::event::{AccountId, Event, Millis, SnapshotCompleted, Tick, Verdict, encode_event};
+use callsieve::event::{AccountId, Event, Millis, SnapshotCompleted, Tick, Verdict, decode_event, encode_event};
 use callsieve::judge::number::Country;
 use callsieve::log::kafka::{Kafka, KafkaLog, KafkaReader, KafkaSettings, TopicSettings, create};
 use callsieve::log::{Log, Reader, Topic, partition_of};
@@ -218,6 +218,28 @@ fn differences(reader: &KafkaReader, companies: &[Watched]) -> Vec<String> {
     differences
 }
 
+/// What the log and the verdicts say of a call, by the key that a difference begins with.
+fn evidence(reader: &KafkaReader, difference: &str) -> String {
+    let key = difference.split(' ').next().unwrap();
+    let (account, session) = key.split_once('/').unwrap();
+    let partition = partition_of(account, PARTITIONS);
+    let mut said = vec![format!("{difference}, in partition {partition}")];
+    let (mut next, end) = (0, reader.end(Topic::Events, partition).unwrap());
+    while next < end {
+        let read = reader.read(Topic::Events, partition, next, 10_000).unwrap();
+        for record in read.records {
+            if let Ok(Event::CallLegs(legs)) = decode_event(record.value.as_deref().unwrap())
+                && legs.session_id.as_str() == session
+            {
+                said.push(format!("  event {} at {}: {legs:?}", record.offset, record.timestamp));
+            }
+        }
+        next = read.next;
+    }
+    said.push(format!("  {:?}", newest(reader, PARTITIONS).get(key)));
+    said.join("\n")
+}
+
 fn true_in_the_end(reader: &KafkaReader, companies: &[Watched]) {
     let begun = Instant::now();
     loop {
@@ -225,7 +247,10 @@ fn true_in_the_end(reader: &KafkaReader, companies: &[Watched]) {
         if differences.is_empty() {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE, "{} differences: {:#?}", differences.len(), &differences[..differences.len().min(10)]);
+        if begun.elapsed() >= PATIENCE {
+            let evidence: Vec<String> = differences.iter().take(3).map(|difference| evidence(reader, difference)).collect();
+            panic!("{} differences: {:#?}\n{}", differences.len(), &differences[..differences.len().min(10)], evidence.join("\n"));
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
     for partition in 0..PARTITIONS {

@@ -208,11 +208,14 @@ fn a_commit_is_outputs_position_and_state<S: Subject>() {
     ];
     let at = Position { next: 0, partition_time: 77, low_water: 0, low_water_time: 76 };
     worker.commit(vec![commit(&subject, 0, at, outputs), commit(&subject, 1, position(0), vec![])]).unwrap();
+    everything_is_before_what_is_published(&*worker, 2);
+    worker.commit(vec![commit(&subject, 0, at, vec![output(Topic::CallVerdicts, "1/s-3", Some("internal"))])]).unwrap();
+    everything_is_before_what_is_published(&*worker, 3);
     drop(worker);
     for round in 0..2 {
         let reader = subject.reader();
         let verdicts = reader.read(Topic::CallVerdicts, 0, 0, 10).unwrap();
-        assert_eq!(texts(&verdicts.records), ["external", "internal"]);
+        assert_eq!(texts(&verdicts.records), ["external", "internal", "internal"]);
         assert_eq!(verdicts.records[1].key, b"1/s-2");
         assert_eq!(verdicts.next, reader.end(Topic::CallVerdicts, 0).unwrap());
         assert_eq!(texts(&reader.read(Topic::OpenCalls, 0, 0, 10).unwrap().records), ["-"]);
@@ -221,11 +224,22 @@ fn a_commit_is_outputs_position_and_state<S: Subject>() {
         let mut worker = subject.worker();
         assert_eq!((worker.committed(0).unwrap(), worker.committed(1).unwrap()), (Some(at), Some(position(0))));
         assert_eq!((state(&subject, 0), state(&subject, 1)), (Some(0), Some(0)));
+        everything_is_before_what_is_published(&*worker, 3);
         drop(worker);
         drop(reader);
         if round == 0 {
             subject = subject.restarted();
         }
+    }
+}
+
+/// Of the topics of partition 0, with so many verdicts.
+fn everything_is_before_what_is_published(worker: &dyn Log, verdicts: usize) {
+    for (topic, count) in [(Topic::CallVerdicts, verdicts), (Topic::OpenCalls, 1), (Topic::AccountStates, 1), (Topic::CompanyNumbers, 0)] {
+        let published = worker.published(topic, 0).unwrap();
+        let before = worker.read(topic, 0, 0, 10).unwrap().records.iter().filter(|record| record.offset < published).count();
+        assert_eq!(before, count, "{topic} up to {published}");
+        assert!(published <= worker.end(topic, 0).unwrap(), "{topic} is said to go on up to {published}");
     }
 }
 

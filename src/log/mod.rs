@@ -289,7 +289,12 @@ impl LogError {
     /// Whether the worker may go on, once it has dropped what it has in memory and begun again from what is committed.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Aborted { .. } | Self::Kafka { .. } | Self::NotAssigned { .. })
+        match self {
+            Self::Aborted { .. } | Self::Kafka { .. } | Self::NotAssigned { .. } => true,
+            // What is asked for was there: the broker that answered was away, and is behind.
+            Self::OutOfRange { asked, end, .. } => asked > end,
+            _ => false,
+        }
     }
 }
 
@@ -329,6 +334,10 @@ pub trait Log: Reader {
 
     /// The position committed last; `None` if there never was one.
     fn committed(&mut self, partition: u32) -> Result<Option<Position>, LogError>;
+
+    /// Where to read an output topic up to, to have everything that was published with the position that [`Log::committed`] told, or with the last
+    /// commit after it. Never further back; it may be further on.
+    fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
 
     /// Lets the next poll begin at `next`, between the start of what is kept and the end.
     fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError>;

@@ -4,12 +4,16 @@
 use super::partition::{Partition, PartitionError, partition_time};
 use crate::event::{AccountId, Decoded, SessionId, decode, decode_event};
 use crate::judge::{At, recall};
-use crate::log::{Log, Position, Reader, Record, Topic};
+use crate::log::{Log, LogError, Position, Reader, Record, Topic};
 use crate::state::Store;
 use crate::state::database::{Database, Family};
 use rocksdb::WriteBatch;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+/// How long records that must be there are waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Records that are read at once.
 const CHUNK: usize = 10_000;
 const POSITION: &[u8] = b"position";
@@ -43,10 +47,10 @@ pub fn bring_up<L: Log>(log: &mut L, partition: u32, database: Arc<Database>, pr
     }
     tracing::info!(partition, copy = copy.map_or(-1, |copy| copy.next), committed = committed.next, "bringing the state up");
 
-    // Their ends first: what is committed later contains later events.
+    // Up to where everything stands that is committed; what is committed later contains later events.
     let mut parts = Vec::new();
     for topic in OUTPUTS {
-        parts.push((topic, first_output(&store, topic)?.max(log.start(topic, partition)?), log.end(topic, partition)?));
+        parts.push((topic, first_output(&store, topic)?.max(log.start(topic, partition)?), log.published(topic, partition)?));
     }
     // Events before the low-water mark are contained in what is published; those before the copy's position in the copy.
     let from = copy.map_or(0, |copy| copy.next).max(committed.low_water).max(start);
@@ -93,8 +97,18 @@ fn each<R: Reader>(
     report: &mut impl FnMut(i64),
 ) -> Result<(), PartitionError> {
     let mut next = from;
+    let mut read_on = Instant::now();
     while next < end {
         let read = log.read(topic, partition, next, CHUNK)?;
+        if read.next > next {
+            read_on = Instant::now();
+        } else if read_on.elapsed() < PATIENCE {
+            // What is committed is there, so who was asked is behind: a broker that was away.
+            std::thread::sleep(LOOK_EVERY);
+        } else {
+            let why = format!("it has records up to {end}, and is shown up to {next} for {} s", PATIENCE.as_secs());
+            return Err(LogError::Kafka { operation: format!("bringing up partition {partition} from {topic}"), why }.into());
+        }
         for record in read.records.iter().filter(|record| record.offset < end) {
             take(store, record)?;
         }

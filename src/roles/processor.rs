@@ -4,7 +4,7 @@ use super::bring_up::{bring_up, output_topics, write_first_output, write_positio
 use super::held::Holding;
 use super::partition::{Partition, PartitionError};
 use crate::event::{Event, Millis, Tick, encode_event};
-use crate::log::{Commit, Log, Topic};
+use crate::log::{Commit, Log, LogError, Topic};
 use crate::state::database::Database;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -137,8 +137,8 @@ impl<L: Log> Worker<L> {
         for batch in &batches {
             let Some(partition) = self.partitions.get_mut(&batch.partition) else { continue };
             let mut outputs = Vec::new();
-            // Before this batch publishes anything, so the copy contains all that is before these ends.
-            let ends = if looks_up { ends(&self.log, batch.partition)? } else { Vec::new() };
+            // Of the commits before this one, so the copy contains all that is before these ends.
+            let ends = if looks_up { published(&self.log, batch.partition)? } else { None };
             let taken = partition.step(&batch.records, &mut outputs)?;
             stepped += taken;
             count(&outputs, taken);
@@ -148,7 +148,7 @@ impl<L: Log> Worker<L> {
             let database = partition.store.database().clone();
             let mut state = partition.store.take_batch();
             write_position(&database, &mut state, partition.position());
-            for (topic, end) in ends {
+            for (topic, end) in ends.into_iter().flatten() {
                 write_first_output(&database, &mut state, topic, end);
             }
             commits.push(Commit { partition: batch.partition, position: partition.position(), outputs, state, database });
@@ -173,10 +173,12 @@ impl<L: Log> Worker<L> {
         for (id, partition) in &self.partitions {
             let last = self.ticked_at.get(id).copied().unwrap_or(Millis::MIN);
             let is_wanted = partition.has_due_work() || (partition.is_due(now) && now >= last.saturating_add(TICK_EVERY));
-            // Asked last: it may be a question to a broker.
-            if is_wanted && self.log.end(Topic::Events, *id)? <= partition.position().next {
-                self.log.append(*id, b"", &encode_event(&Event::Tick(Tick { at: now })))?;
-                self.ticked_at.insert(*id, now);
+            // Asked last: it may be a question to a broker. One that doesn't answer is asked again by the next turn.
+            if is_wanted && passing(self.log.end(Topic::Events, *id))?.is_some_and(|end| end <= partition.position().next) {
+                let tick = encode_event(&Event::Tick(Tick { at: now }));
+                if passing(self.log.append(*id, b"", &tick))?.is_some() {
+                    self.ticked_at.insert(*id, now);
+                }
             }
         }
         Ok(())
@@ -209,8 +211,20 @@ impl<L> Drop for Worker<L> {
     }
 }
 
-fn ends<L: Log>(log: &L, partition: u32) -> Result<Vec<(Topic, i64)>, PartitionError> {
-    output_topics().into_iter().map(|topic| Ok((topic, log.end(topic, partition)?))).collect()
+/// Before which offsets of the output topics everything is that was published so far; `None` while the log doesn't answer: those noted before still hold.
+fn published<L: Log>(log: &L, partition: u32) -> Result<Option<Vec<(Topic, i64)>>, LogError> {
+    passing(output_topics().into_iter().map(|topic| Ok((topic, log.published(topic, partition)?))).collect())
+}
+
+/// `None` for a failure of the log that passes by itself, where the worker can do without the answer.
+fn passing<T>(answer: Result<T, LogError>) -> Result<Option<T>, LogError> {
+    match answer {
+        Err(error) if error.is_passing() => {
+            tracing::debug!("{error}");
+            Ok(None)
+        }
+        answer => answer.map(Some),
+    }
 }
 
 fn count(outputs: &[crate::log::Output], records: usize) {

@@ -303,6 +303,10 @@ impl Log for EmbeddedWorker {
         Ok(*locked(&self.owned(partition)?.partition.committed))
     }
 
+    fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        self.end(topic, partition)
+    }
+
     fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
         let owned = self.owned(partition)?;
         owned.partition.check(Topic::Events, next)?;

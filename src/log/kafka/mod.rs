@@ -8,6 +8,7 @@
 
 mod appender;
 mod client;
+mod committed;
 mod native;
 mod reader;
 mod settings;

@@ -6,7 +6,6 @@ use rdkafka::bindings as sys;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
@@ -14,14 +13,6 @@ use std::time::Duration;
 
 fn millis(time: Duration) -> c_int {
     c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX)
-}
-
-/// Waits until everything sent is delivered or failed; false when that takes longer than `wait`. The Rust client's own flush sleeps in steps of
-/// 100 ms where only errors are reported.
-pub(super) fn flush<C: ProducerContext>(producer: &BaseProducer<C>, wait: Duration) -> bool {
-    // SAFETY: the producer lives as long as the borrow, and so does its handle.
-    let answer = unsafe { sys::rd_kafka_flush(producer.client().native_ptr(), millis(wait)) };
-    answer == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 
 /// What a consumer got.

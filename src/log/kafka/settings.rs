@@ -142,8 +142,8 @@ impl KafkaSettings {
         config
             .set("transactional.id", id)
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string())
-            // What was delivered needs no report: the commit says whether all was.
-            .set("delivery.report.only.error", "true");
+            // All outputs of a commit are there before the first is sent.
+            .set("linger.ms", "0");
         config
     }
 

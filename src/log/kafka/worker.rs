@@ -6,6 +6,7 @@
 
 use super::appender::KafkaAppender;
 use super::client::{REQUEST, Told, failed, number, words};
+use super::committed::{Committed, OutputEnds};
 use super::reader::KafkaReader;
 use super::settings::KafkaSettings;
 use super::transaction::Transactions;
@@ -94,6 +95,8 @@ pub struct KafkaLog {
     reader: KafkaReader,
     appender: KafkaAppender,
     owned: BTreeSet<u32>,
+    /// Where the outputs end that are committed, of owned partitions whose position was asked for.
+    ends: BTreeMap<u32, OutputEnds>,
     /// How many changes are in `owned`, but not yet answered.
     noted: usize,
     /// Where the next poll begins, of partitions that aren't fetched yet.
@@ -122,6 +125,7 @@ impl KafkaLog {
             reader,
             appender,
             owned: BTreeSet::new(),
+            ends: BTreeMap::new(),
             noted: 0,
             starts: BTreeMap::new(),
             group: None,
@@ -185,6 +189,7 @@ impl KafkaLog {
                     for partition in partitions {
                         self.owned.remove(partition);
                         self.starts.remove(partition);
+                        self.ends.remove(partition);
                         polled.remove(partition);
                     }
                 }
@@ -249,6 +254,7 @@ impl KafkaLog {
         }
         self.owned.clear();
         self.starts.clear();
+        self.ends.clear();
         self.noted = 0;
         self.group = None;
     }
@@ -319,7 +325,7 @@ impl Log for KafkaLog {
             }
         }
         let Some(group) = &self.group else { return Err(LogError::Aborted { why: "nothing was polled before".into() }) };
-        self.transactions.commit(&commits, group)?;
+        self.transactions.commit(&commits, &mut self.ends, group)?;
         for commit in commits {
             commit.database.write(commit.state)?;
         }
@@ -337,7 +343,11 @@ impl Log for KafkaLog {
                 list.elements().first().map_or(Ok(None), |element| element.error().map(|()| Some((element.offset(), element.metadata().to_owned()))))
             });
             match answer {
-                Ok(Some((Offset::Offset(offset), text))) => return position(partition, offset, &text).map(Some),
+                Ok(Some((Offset::Offset(offset), text))) => {
+                    let committed = committed(partition, offset, &text)?;
+                    self.ends.insert(partition, committed.ends);
+                    return Ok(Some(committed.position));
+                }
                 Ok(_) => return Ok(None),
                 // Offsets of a transaction under way aren't stable yet; a membership that is changing isn't known yet.
                 Err(error) if Instant::now() >= until => {
@@ -349,6 +359,11 @@ impl Log for KafkaLog {
                 }
             }
         }
+    }
+
+    fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        self.check_owned(partition)?;
+        self.ends.get(&partition).and_then(|ends| ends.get(topic)).map_or_else(|| self.reader.end(topic, partition), Ok)
     }
 
     fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
@@ -405,13 +420,13 @@ fn consumer(settings: &KafkaSettings, instance: Option<&str>) -> Result<BaseCons
     settings.member(instance).create_with_context(Rebalances::default()).map_err(failed("making a worker's consumer"))
 }
 
-fn position(partition: u32, offset: i64, text: &str) -> Result<Position, LogError> {
+fn committed(partition: u32, offset: i64, text: &str) -> Result<Committed, LogError> {
     let corrupt = |why: String| LogError::Corrupt { partition, what: "the committed position".into(), why };
-    let position: Position = text.parse().map_err(|error: crate::log::PositionError| corrupt(error.to_string()))?;
-    if position.next != offset {
-        return Err(corrupt(format!("its offset is {offset}, but its text says {}", position.next)));
+    let committed: Committed = text.parse().map_err(corrupt)?;
+    if committed.position.next != offset {
+        return Err(corrupt(format!("its offset is {offset}, but its text says {}", committed.position.next)));
     }
-    Ok(position)
+    Ok(committed)
 }
 
 fn record(message: &BorrowedMessage<'_>) -> Record {
