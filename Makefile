@@ -9,10 +9,10 @@ export ROCKSDB_STATIC := 1
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup rocksdb run test kafka-test lint fmt bench simulation
+.PHONY: help setup rocksdb run test kafka-test lint fmt bench bench-kafka simulation
 
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Installs what the build needs and lacks, or says what to install
 	@deploy/build/setup
@@ -39,7 +39,11 @@ fmt: ## Formats the code
 	@cargo fmt
 
 bench: rocksdb ## Runs the benchmarks (ARGS="NAME" for some)
-	@cargo bench --locked $(ARGS)
+	@cargo bench --locked $(or $(ARGS),--bench log --bench classify --bench ingress --bench documents --bench step)
+
+bench-kafka: rocksdb ## Measures the whole on a real Kafka broker, which it starts (CALLSIEVE_BENCH=throughput,latency,restore for some)
+	@deploy/build/setup kafka
+	@tests/kafka/run cargo bench --locked --bench kafka
 
 simulation: rocksdb ## Runs 10,000 simulated company hours with faults (HOURS=, SEED=)
 	@CALLSIEVE_SIMULATION_HOURS=$(or $(HOURS),10000) CALLSIEVE_SIMULATION_SEED=$(SEED) \

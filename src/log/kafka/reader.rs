@@ -80,41 +80,16 @@ impl KafkaReader {
         Ok((start, end))
     }
 
-    fn cursor(&self, topic: Topic, partition: u32, from: i64) -> Result<Cursor, LogError> {
-        let mut idle = locked(&self.shared.idle);
-        let at = idle.iter().position(|cursor| cursor.place == Some((topic, partition, from))).or_else(|| idle.len().checked_sub(1));
-        if let Some(at) = at {
-            return Ok(idle.swap_remove(at));
-        }
-        drop(idle);
-        Cursor::new(&self.shared.settings)
-    }
-}
-
-impl Shared {
-    /// Where a partition starts and ends, as a client sees it.
-    fn ends(&self, client: &Client, topic: Topic, partition: u32) -> Result<(i64, i64), LogError> {
-        if partition >= self.partitions {
-            return Err(LogError::NoSuchPartition { partition, partitions: self.partitions });
-        }
-        let name = self.settings.topic(topic);
-        client.client().fetch_watermarks(&name, number(partition), REQUEST).map_err(failed(format!("asking where {name} partition {partition} ends")))
-    }
-}
-
-impl crate::log::Reader for KafkaReader {
-    fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        Ok(self.shared.ends(&self.shared.written, topic, partition)?.0)
+    /// Whether a committed record is there, at this offset or behind it. Doesn't wait for transactions under way.
+    pub(super) fn has_record(&self, topic: Topic, partition: u32, from: i64) -> Result<bool, LogError> {
+        let (_, stable) = self.shared.ends(&self.shared.committed, topic, partition)?;
+        // Where the end is further on, it may be by markers alone.
+        Ok(from < stable && !self.read_up_to(topic, partition, from, stable, 1)?.records.is_empty())
     }
 
-    fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        Ok(self.shared.ends(&self.shared.written, topic, partition)?.1)
-    }
-
-    fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
-        self.check(partition)?;
-        let (start, end) = self.check_offset(topic, partition, from)?;
-        let mut read = Read { records: Vec::new(), next: from.max(start) };
+    /// Committed records from an offset that is there, up to `end`, and at most `max`.
+    fn read_up_to(&self, topic: Topic, partition: u32, from: i64, end: i64, max: usize) -> Result<Read, LogError> {
+        let mut read = Read { records: Vec::new(), next: from };
         if read.next == end || max == 0 {
             return Ok(read);
         }
@@ -149,6 +124,43 @@ impl crate::log::Reader for KafkaReader {
             }
         }
         Ok(read)
+    }
+
+    fn cursor(&self, topic: Topic, partition: u32, from: i64) -> Result<Cursor, LogError> {
+        let mut idle = locked(&self.shared.idle);
+        let at = idle.iter().position(|cursor| cursor.place == Some((topic, partition, from))).or_else(|| idle.len().checked_sub(1));
+        if let Some(at) = at {
+            return Ok(idle.swap_remove(at));
+        }
+        drop(idle);
+        Cursor::new(&self.shared.settings)
+    }
+}
+
+impl Shared {
+    /// Where a partition starts and ends, as a client sees it.
+    fn ends(&self, client: &Client, topic: Topic, partition: u32) -> Result<(i64, i64), LogError> {
+        if partition >= self.partitions {
+            return Err(LogError::NoSuchPartition { partition, partitions: self.partitions });
+        }
+        let name = self.settings.topic(topic);
+        client.client().fetch_watermarks(&name, number(partition), REQUEST).map_err(failed(format!("asking where {name} partition {partition} ends")))
+    }
+}
+
+impl crate::log::Reader for KafkaReader {
+    fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        Ok(self.shared.ends(&self.shared.written, topic, partition)?.0)
+    }
+
+    fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        Ok(self.shared.ends(&self.shared.written, topic, partition)?.1)
+    }
+
+    fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
+        self.check(partition)?;
+        let (start, end) = self.check_offset(topic, partition, from)?;
+        self.read_up_to(topic, partition, from.max(start), end, max)
     }
 
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {

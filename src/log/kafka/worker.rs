@@ -27,6 +27,9 @@ use tokio::sync::watch;
 /// How long what Kafka can't answer yet is asked again: positions whose transaction is under way, a partition that is not yet fetched.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a partition gives nothing before it is looked whether there is something. Longer than leaders take to change, and clients to find them.
+const STALL: Duration = Duration::from_secs(15);
+
 /// A change of what is assigned, not yet answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Change {
@@ -95,6 +98,8 @@ pub struct KafkaLog {
     reader: KafkaReader,
     appender: KafkaAppender,
     owned: BTreeSet<u32>,
+    /// Of partitions that are fetched: the offset of the next record, and since when none has come.
+    fetched: BTreeMap<u32, (i64, Instant)>,
     /// Where the outputs end that are committed, of owned partitions whose position was asked for.
     ends: BTreeMap<u32, OutputEnds>,
     /// How many changes are in `owned`, but not yet answered.
@@ -125,6 +130,7 @@ impl KafkaLog {
             reader,
             appender,
             owned: BTreeSet::new(),
+            fetched: BTreeMap::new(),
             ends: BTreeMap::new(),
             noted: 0,
             starts: BTreeMap::new(),
@@ -152,10 +158,11 @@ impl KafkaLog {
                 Change::Assigned(partitions) => {
                     let mut from = Vec::with_capacity(partitions.len());
                     for partition in partitions {
-                        from.push((partition, Offset::Offset(self.starting_point(partition)?)));
+                        from.push((partition, self.starting_point(partition)?));
                     }
-                    let list = self.list(from)?;
+                    let list = self.list(from.iter().map(|(partition, next)| (*partition, Offset::Offset(*next))))?;
                     self.consumer.incremental_assign(&list).map_err(failed("taking partitions up"))?;
+                    self.fetched.extend(from.into_iter().map(|(partition, next)| (partition, (next, Instant::now()))));
                 }
                 Change::Revoked(partitions) => {
                     let list = self.list(partitions.into_iter().map(|partition| (partition, Offset::Invalid)))?;
@@ -189,6 +196,7 @@ impl KafkaLog {
                     for partition in partitions {
                         self.owned.remove(partition);
                         self.starts.remove(partition);
+                        self.fetched.remove(partition);
                         self.ends.remove(partition);
                         polled.remove(partition);
                     }
@@ -207,7 +215,7 @@ impl KafkaLog {
                 Some(LogError::Fenced { member: self.member.clone(), why: words(error) })
             }
             // Also where another holds this one's static id: its predecessor, until the group has found out that it died.
-            KafkaError::MessageConsumptionFatal(_) => Some(self.rejoin(error)),
+            KafkaError::MessageConsumptionFatal(_) => Some(self.rejoin(words(error))),
             KafkaError::MessageConsumption(code) => match code {
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => passing("reading on: retention has passed the position"),
                 RDKafkaErrorCode::UnknownTopicOrPartition
@@ -222,7 +230,7 @@ impl KafkaLog {
 
     /// Becomes a member anew, with another consumer. One that the group has dropped while it had a rebalance to answer is of no use any more: the
     /// group takes no member that comes with partitions.
-    fn rejoin(&mut self, cause: &KafkaError) -> LogError {
+    fn rejoin(&mut self, cause: String) -> LogError {
         let operation = format!("rejoining the group {}", self.settings.group);
         let joined = consumer(&self.settings, self.instance.as_deref())
             .and_then(|consumer| consumer.subscribe(&[&self.events]).map(|()| consumer).map_err(failed(operation.clone())));
@@ -230,7 +238,7 @@ impl KafkaLog {
             Ok(consumer) => {
                 self.leave();
                 self.consumer = consumer;
-                LogError::Kafka { operation, why: words(cause) }
+                LogError::Kafka { operation, why: cause }
             }
             Err(error) => error,
         }
@@ -254,9 +262,27 @@ impl KafkaLog {
         }
         self.owned.clear();
         self.starts.clear();
+        self.fetched.clear();
         self.ends.clear();
         self.noted = 0;
         self.group = None;
+    }
+
+    /// What the client doesn't fetch though it is there, in words. Seen after leaders had changed several times: it has lost the partition's leader, and
+    /// asks nobody until it is made anew.
+    fn stalled(&mut self) -> Option<String> {
+        let now = Instant::now();
+        let (partition, (next, since)) = self.fetched.iter_mut().find(|(_, (_, since))| now.duration_since(*since) >= STALL)?;
+        // One after another, each again as late.
+        *since = now;
+        match self.reader.has_record(Topic::Events, *partition, *next) {
+            Ok(true) => Some(format!("partition {partition} has had records from offset {next} on for {} s, and none came", STALL.as_secs())),
+            Ok(false) => None,
+            Err(error) => {
+                tracing::debug!("{error}");
+                None
+            }
+        }
     }
 
     /// Lets a partition that is being fetched go on elsewhere.
@@ -297,9 +323,11 @@ impl Log for KafkaLog {
             if self.consumer.context().count() > self.noted && self.note(&mut polled) {
                 break;
             }
+            let now = Instant::now();
             match got {
                 Some(Ok((partition, record))) if self.owned.contains(&partition) => {
                     left -= 1;
+                    self.fetched.insert(partition, (record.offset + 1, now));
                     left_bytes = left_bytes.saturating_sub(record.key.len() + record.value.as_ref().map_or(0, Vec::len));
                     polled.entry(partition).or_default().push(record);
                 }
@@ -309,9 +337,12 @@ impl Log for KafkaLog {
                     Some(error) => return Err(error),
                     None => tracing::debug!("polling: {error}"),
                 },
-                None if !polled.is_empty() || Instant::now() >= until => break,
+                None if !polled.is_empty() || now >= until => break,
                 None => {}
             }
+        }
+        if let Some(stalled) = self.stalled() {
+            return Err(self.rejoin(stalled));
         }
         self.group = self.consumer.group_metadata();
         Ok(polled.into_iter().map(|(partition, records)| Batch { partition, records }).collect())
@@ -377,7 +408,9 @@ impl Log for KafkaLog {
             self.starts.insert(partition, next);
             return Ok(());
         }
-        self.seek(partition, next)
+        self.seek(partition, next)?;
+        self.fetched.insert(partition, (next, Instant::now()));
+        Ok(())
     }
 
     fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError> {

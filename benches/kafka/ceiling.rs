@@ -1,0 +1,119 @@
+//! What Kafka's client and broker can do at best: records in, records out, exactly once, nothing decoded, nothing kept.
+
+use super::input::{PARTITIONS, fresh};
+use callsieve::log::Topic;
+use callsieve::log::kafka::KafkaSettings;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Records of a transaction, as the processor polls them.
+const BATCH: usize = 5_000;
+
+/// Reads the input of `from` with so many workers, and writes a record of `bytes` for every `every` of them. Returns records a second.
+pub fn run(from: &KafkaSettings, records: i64, workers: u32, every: usize, bytes: usize) -> anyhow::Result<f64> {
+    let to = fresh(&from.brokers, "ceiling")?;
+    let left = AtomicI64::new(records);
+    let begun = std::sync::OnceLock::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers)
+            .map(|n| {
+                scope.spawn({
+                    let (to, left, begun) = (&to, &left, &begun);
+                    move || work(from, to, n, left, every, bytes, begun)
+                })
+            })
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
+    })?;
+    let took = begun.get().map_or(Duration::MAX, Instant::elapsed);
+    Ok((records - left.into_inner().max(0)) as f64 / took.as_secs_f64())
+}
+
+fn work(
+    from: &KafkaSettings,
+    to: &KafkaSettings,
+    number: u32,
+    left: &AtomicI64,
+    every: usize,
+    bytes: usize,
+    begun: &std::sync::OnceLock<Instant>,
+) -> anyhow::Result<()> {
+    let (events, verdicts) = (from.topic(Topic::Events), to.topic(Topic::CallVerdicts));
+    let client = |more: &[(&str, &str)]| {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &from.brokers);
+        for (name, value) in more {
+            config.set(*name, *value);
+        }
+        config
+    };
+    let consumer: BaseConsumer = client(&[
+        ("group.id", &to.group),
+        ("group.protocol", "consumer"),
+        ("isolation.level", "read_committed"),
+        ("enable.auto.commit", "false"),
+        ("auto.offset.reset", "earliest"),
+        ("fetch.queue.backoff.ms", "10"),
+    ])
+    .create()?;
+    let producer: BaseProducer = client(&[
+        ("transactional.id", &format!("{}-{number}", to.group)),
+        ("linger.ms", "0"),
+        ("batch.size", "500000"),
+        ("queue.buffering.max.messages", "200000"),
+        ("compression.type", "lz4"),
+    ])
+    .create()?;
+    producer.init_transactions(Duration::from_secs(60))?;
+    consumer.subscribe(&[&events])?;
+    // As large as a verdict, and as hard to compress as its ids are.
+    let value: Vec<u8> = (0..bytes).map(|n| if n % 3 == 0 { rand::random() } else { b'a' + (n % 23) as u8 }).collect();
+    let mut seen = 0;
+    while left.load(Ordering::Relaxed) > 0 {
+        let mut next: BTreeMap<i32, i64> = BTreeMap::new();
+        let mut polled = 0;
+        let mut outputs = Vec::new();
+        while polled < BATCH {
+            let wait = if polled == 0 { Duration::from_millis(100) } else { Duration::ZERO };
+            let Some(message) = consumer.poll(wait).transpose()? else { break };
+            // What a worker takes over of a record.
+            let record = (message.key().map(<[u8]>::to_vec), message.payload().map(<[u8]>::to_vec), message.timestamp().to_millis());
+            next.insert(message.partition(), message.offset() + 1);
+            (polled, seen) = (polled + 1, seen + 1);
+            if seen % every == 0 {
+                outputs.push((message.partition(), record.0.unwrap_or_default()));
+            }
+        }
+        if polled == 0 {
+            continue;
+        }
+        begun.get_or_init(Instant::now);
+        producer.begin_transaction()?;
+        for (partition, key) in &outputs {
+            let mut record = BaseRecord::to(&verdicts).partition(*partition).key(key).payload(&value);
+            while let Err((error, back)) = producer.send(record) {
+                anyhow::ensure!(matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)), "{error}");
+                record = back;
+                producer.poll(Duration::from_millis(1));
+            }
+        }
+        while producer.in_flight_count() > 0 {
+            producer.poll(Duration::from_millis(100));
+        }
+        let mut offsets = TopicPartitionList::with_capacity(PARTITIONS as usize);
+        for (partition, offset) in next {
+            offsets.add_partition_offset(&events, partition, Offset::Offset(offset))?;
+        }
+        let group = consumer.group_metadata().ok_or_else(|| anyhow::anyhow!("no member of the group"))?;
+        producer.send_offsets_to_transaction(&offsets, &group, Duration::from_secs(30))?;
+        producer.commit_transaction(Duration::from_secs(30))?;
+        left.fetch_sub(i64::try_from(polled)?, Ordering::Relaxed);
+    }
+    Ok(())
+}
