@@ -3,6 +3,7 @@
 use anyhow::Context;
 use callsieve::event::{AccountId, Event, Millis, SnapshotCompleted, Verdict, encode_event};
 use callsieve::judge::number::Country;
+use callsieve::log::embedded::system_clock;
 use callsieve::log::kafka::{KafkaSettings, TopicSettings, create};
 use callsieve::log::{Topic, partition_of};
 use callsieve::ringcentral::documents::{Asked, read_document};
@@ -51,8 +52,9 @@ fn renamed(account: &AccountId, round: u32) -> anyhow::Result<AccountId> {
 
 impl Prepared {
     pub fn new() -> anyhow::Result<Self> {
-        let config = CompanyConfig { users: 120, changes_per_week: 0, ..CompanyConfig::default() };
-        let start = config.start + 10 * DAY;
+        // Ahead of the clock, so that records move time on and nothing else, and retention drops none.
+        let start = (system_clock()() / HOUR + 24) * HOUR;
+        let config = CompanyConfig { users: 120, changes_per_week: 0, start: start - 10 * DAY, ..CompanyConfig::default() };
         let mut prepared = Self { start, snapshot: Vec::new(), legs: Vec::new(), truth: BTreeMap::new() };
         for seed in 1..=COMPANIES {
             let company = Company::generate(seed, &config);
@@ -134,8 +136,9 @@ pub fn fresh(brokers: &str, what: &str) -> anyhow::Result<KafkaSettings> {
     let name = format!("bench-{what}-{:08x}", rand::random::<u32>());
     let settings = KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() };
     // The companies' time is in their records.
-    let dated = (Topic::Events, "message.timestamp.type".to_owned(), "CreateTime".to_owned());
-    create(&settings, &TopicSettings { partitions: PARTITIONS, over: vec![dated], ..TopicSettings::default() })?;
+    let over = [("message.timestamp.type", "CreateTime"), ("message.timestamp.after.max.ms", "9223372036854775807")];
+    let over = over.map(|(name, value)| (Topic::Events, name.to_owned(), value.to_owned())).to_vec();
+    create(&settings, &TopicSettings { partitions: PARTITIONS, over, ..TopicSettings::default() })?;
     Ok(settings)
 }
 

@@ -27,6 +27,8 @@ use tokio::sync::watch;
 /// How long what Kafka can't answer yet is asked again: positions whose transaction is under way, a partition that is not yet fetched.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long it may take until a partition that was taken up is fetched.
+const TAKEN_UP: Duration = Duration::from_secs(1);
 /// How long a partition gives nothing before it is looked whether there is something. Longer than leaders take to change, and clients to find them.
 const STALL: Duration = Duration::from_secs(15);
 
@@ -287,17 +289,25 @@ impl KafkaLog {
 
     /// Lets a partition that is being fetched go on elsewhere.
     fn seek(&self, partition: u32, next: i64) -> Result<(), LogError> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TAKEN_UP;
+        let to = self.list([(partition, Offset::Offset(next))])?;
+        let operation = || format!("rewinding partition {partition}");
         loop {
-            let answer = self.consumer.seek_partitions(self.list([(partition, Offset::Offset(next))])?, REQUEST).map_err(failed("rewinding"))?;
+            let answer = self.consumer.seek_partitions(to.clone(), REQUEST).map_err(failed(operation()))?;
             let Some(Err(error)) = answer.elements().first().map(rdkafka::topic_partition_list::TopicPartitionListElem::error) else {
                 return Ok(());
             };
-            // A partition that was taken up just now isn't fetched yet.
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::State) || Instant::now() >= until {
-                return Err(failed(format!("rewinding partition {partition}"))(error));
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::State) {
+                return Err(failed(operation())(error));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            // A partition that was taken up just now isn't fetched yet.
+            if Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            }
+            // One whose offset was out of range isn't fetched any more.
+            self.consumer.incremental_unassign(&to).map_err(failed(operation()))?;
+            return self.consumer.incremental_assign(&to).map_err(failed(operation()));
         }
     }
 }
