@@ -1,10 +1,14 @@
 //! A worker's producer: one transaction at a time, with outputs and input positions, and a definite answer at the end of each.
+//!
+//! It has a thread of its own, since a call of librdkafka's may never return: where a coordinator that it knew is gone, sending offsets waits for it beyond
+//! its time limit (librdkafka issues 5456 and 5511). Who waits for an answer gives the thread up then, with its producer, and the next producer with
+//! the same transactional id ends what it had begun.
 
 use super::appender::with;
-use super::client::{REQUEST, Told, failed, number, words};
+use super::client::{REQUEST, Told, number, words};
 use super::committed::{Committed, OutputEnds};
 use super::settings::KafkaSettings;
-use crate::log::{Commit, LogError, Topic};
+use crate::log::{LogError, Output, Position, Topic};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -13,11 +17,16 @@ use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long an answer that Kafka doesn't give is asked for. Then the producer is given up; its successor finds out what became of the transaction.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an answer that Kafka doesn't give is asked for. Then the producer is given up; its successor finds out what became of the transaction, which
+/// its coordinator ends after [`super::settings::TRANSACTION_TIMEOUT_MS`].
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the producer's thread is waited for, where its calls keep to their limits far longer than it takes.
+const ANSWER: Duration = Duration::from_secs(45);
 
 /// Notes where outputs came to stand.
 struct Sending {
@@ -61,7 +70,85 @@ pub(super) struct Transactions {
     settings: KafkaSettings,
     id: String,
     /// `None` until it is needed, and after it was fenced or gave no answer.
-    producer: Option<BaseProducer<Sending>>,
+    producing: Option<Producing>,
+}
+
+/// What a partition's commit publishes.
+pub(super) struct Publication {
+    pub(super) partition: u32,
+    pub(super) position: Position,
+    /// Where its outputs ended before.
+    pub(super) ends: OutputEnds,
+    pub(super) outputs: Vec<Output>,
+}
+
+/// Where outputs end now, by partition.
+type Ends = BTreeMap<u32, OutputEnds>;
+
+/// The thread of a producer.
+struct Producing {
+    /// `None` once it is to end.
+    transactions: Option<SyncSender<(Vec<Publication>, Arc<ConsumerGroupMetadata>)>>,
+    /// First that it is ready, then one for each transaction.
+    answers: Mutex<Receiver<Result<Ends, Failure>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Producing {
+    fn start(settings: &KafkaSettings, id: &str) -> Result<Self, LogError> {
+        let (transactions, taken) = sync_channel(1);
+        let (told, answers) = sync_channel(1);
+        let (settings, id) = (settings.clone(), id.to_owned());
+        let thread = std::thread::Builder::new().name("transactions".into()).spawn(move || produce(&settings, &id, &taken, &told));
+        let thread = thread.map_err(|error| LogError::Kafka { operation: "starting a producer".into(), why: error.to_string() })?;
+        Ok(Self { transactions: Some(transactions), answers: Mutex::new(answers), thread: Some(thread) })
+    }
+
+    fn answer(&mut self) -> Result<Ends, Failure> {
+        self.answers.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(ANSWER).unwrap_or_else(|_| {
+            // It may hang for ever.
+            self.thread = None;
+            Err(Failure::GiveUp(format!("no answer within {} s", ANSWER.as_secs())))
+        })
+    }
+}
+
+impl Drop for Producing {
+    fn drop(&mut self) {
+        self.transactions = None;
+        // A panic of it was told by its not answering.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Makes the producer, and publishes what comes, until nothing comes any more or the producer is of no use.
+fn produce(
+    settings: &KafkaSettings,
+    id: &str,
+    transactions: &Receiver<(Vec<Publication>, Arc<ConsumerGroupMetadata>)>,
+    answers: &SyncSender<Result<Ends, Failure>>,
+) {
+    let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), ends: Mutex::default() };
+    let made: Result<BaseProducer<Sending>, KafkaError> = settings.transactional(id).create_with_context(context);
+    let ready = made.and_then(|producer| insist(|| producer.init_transactions(REQUEST)).map(|()| producer));
+    let (producer, mut answer) = match ready {
+        Ok(producer) => (Some(producer), Ok(Ends::new())),
+        Err(error) => (None, Err(Failure::GiveUp(words(&error)))),
+    };
+    loop {
+        let is_over = matches!(answer, Err(Failure::GiveUp(_)));
+        // Nobody waits any more where it took too long.
+        if answers.send(answer).is_err() || is_over {
+            return;
+        }
+        let (Some(producer), Ok((publications, group))) = (&producer, transactions.recv()) else { return };
+        answer = publish(producer, &publications, &group);
+        if let Err(Failure::Abort(_)) = answer
+            && let Err(error) = abort(producer)
+        {
+            answer = Err(Failure::GiveUp(format!("a transaction could not be aborted: {}", words(&error))));
+        }
+    }
 }
 
 /// How a transaction failed, before it is known what became of it.
@@ -73,6 +160,12 @@ enum Failure {
 }
 
 impl Failure {
+    fn why(self) -> String {
+        match self {
+            Self::Abort(why) | Self::GiveUp(why) => why,
+        }
+    }
+
     fn of(error: &KafkaError) -> Self {
         match error {
             KafkaError::Transaction(error) if error.is_fatal() => Self::GiveUp(error.string()),
@@ -83,62 +176,44 @@ impl Failure {
 
 impl Transactions {
     pub(super) fn new(settings: &KafkaSettings, id: String) -> Self {
-        Self { settings: settings.clone(), id, producer: None }
+        Self { settings: settings.clone(), id, producing: None }
     }
 
     /// A producer whose predecessor's transactions have all ended, one way or the other.
     pub(super) fn ready(&mut self) -> Result<(), LogError> {
-        if self.producer.is_some() {
-            return Ok(());
+        if self.producing.is_none() {
+            let mut producing = Producing::start(&self.settings, &self.id)?;
+            let not_ready = |why| LogError::Kafka { operation: "taking up the transactions of this worker's predecessor".into(), why };
+            producing.answer().map_err(|failure| not_ready(failure.why()))?;
+            self.producing = Some(producing);
         }
-        let context = Sending { names: Topic::ALL.map(|topic| self.settings.topic(topic)), ends: Mutex::default() };
-        let producer: BaseProducer<Sending> =
-            self.settings.transactional(&self.id).create_with_context(context).map_err(failed("making a producer"))?;
-        insist(|| producer.init_transactions(REQUEST)).map_err(failed("taking up the transactions of this worker's predecessor"))?;
-        self.producer = Some(producer);
         Ok(())
     }
 
-    /// Publishes all outputs and positions, or nothing. `ends` is where the outputs of each partition end, and moves on with what is committed. After
-    /// an error the worker begins again from what is committed, which is definite once [`Transactions::ready`] has returned.
-    pub(super) fn commit(&mut self, commits: &[Commit], ends: &mut BTreeMap<u32, OutputEnds>, group: &ConsumerGroupMetadata) -> Result<(), LogError> {
+    /// Publishes all outputs and positions, or nothing; returns where the outputs end now. After an error the worker begins again from what is committed,
+    /// which is definite once [`Transactions::ready`] has returned.
+    pub(super) fn commit(&mut self, publications: Vec<Publication>, group: Arc<ConsumerGroupMetadata>) -> Result<Ends, LogError> {
         self.ready()?;
-        let Some(producer) = self.producer.as_ref() else { return Err(LogError::Closed) };
-        let why = match publish(producer, commits, ends, group) {
-            Ok(moved) => {
-                ends.extend(moved);
-                return Ok(());
+        let Some(producing) = &mut self.producing else { return Err(LogError::Closed) };
+        let is_taken = producing.transactions.as_ref().is_some_and(|transactions| transactions.send((publications, group)).is_ok());
+        let answer = if is_taken { producing.answer() } else { Err(Failure::GiveUp("its producer is gone".into())) };
+        answer.map_err(|failure| {
+            if matches!(failure, Failure::GiveUp(_)) {
+                self.producing = None;
             }
-            Err(Failure::Abort(why)) => {
-                if let Err(error) = abort(producer) {
-                    tracing::info!("a transaction that could not be aborted ({}) is left to the next producer", words(&error));
-                    self.producer = None;
-                }
-                why
-            }
-            Err(Failure::GiveUp(why)) => {
-                self.producer = None;
-                why
-            }
-        };
-        Err(LogError::Aborted { why })
+            LogError::Aborted { why: failure.why() }
+        })
     }
 }
 
-/// Returns where the outputs of the commits' partitions end now.
-fn publish(
-    producer: &BaseProducer<Sending>,
-    commits: &[Commit],
-    ends: &BTreeMap<u32, OutputEnds>,
-    group: &ConsumerGroupMetadata,
-) -> Result<BTreeMap<u32, OutputEnds>, Failure> {
+fn publish(producer: &BaseProducer<Sending>, publications: &[Publication], group: &ConsumerGroupMetadata) -> Result<Ends, Failure> {
     let failure = |error: KafkaError| Failure::of(&error);
     let Sending { names, ends: delivered } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
     producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
-    for commit in commits {
-        for output in &commit.outputs {
-            let mut record = BaseRecord::to(&names[output.topic.index()]).partition(number(commit.partition));
+    for publication in publications {
+        for output in &publication.outputs {
+            let mut record = BaseRecord::to(&names[output.topic.index()]).partition(number(publication.partition));
             if let Some(value) = &output.value {
                 record = record.payload(value.as_slice());
             }
@@ -153,20 +228,19 @@ fn publish(
         }
         producer.poll(Duration::from_millis(100));
     }
-    let mut moved = BTreeMap::new();
-    let mut positions = TopicPartitionList::with_capacity(commits.len());
-    {
-        let delivered = delivered.lock().unwrap_or_else(PoisonError::into_inner);
-        for commit in commits {
-            let mut ends = ends.get(&commit.partition).copied().unwrap_or_default();
-            for (topic, end) in delivered.iter().filter(|((_, partition), _)| *partition == commit.partition).map(|((topic, _), end)| (topic, end)) {
+    let mut moved = Ends::new();
+    let mut positions = TopicPartitionList::with_capacity(publications.len());
+    for Publication { partition, position, ends, .. } in publications {
+        let mut ends = *ends;
+        for ((topic, of), end) in delivered.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if of == partition {
                 ends.set(*topic, *end);
             }
-            let mut position = positions.add_partition(&names[Topic::Events.index()], number(commit.partition));
-            position.set_offset(Offset::Offset(commit.position.next)).map_err(failure)?;
-            position.set_metadata(Committed { position: commit.position, ends }.to_string());
-            moved.insert(commit.partition, ends);
         }
+        let mut element = positions.add_partition(&names[Topic::Events.index()], number(*partition));
+        element.set_offset(Offset::Offset(position.next)).map_err(failure)?;
+        element.set_metadata(Committed { position: *position, ends }.to_string());
+        moved.insert(*partition, ends);
     }
     insist(|| producer.send_offsets_to_transaction(&positions, group, REQUEST)).map_err(failure)?;
     // From here on the outcome may be unknown; only Kafka's own answer ends that.

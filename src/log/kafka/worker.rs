@@ -9,7 +9,7 @@ use super::client::{REQUEST, Told, failed, number, words};
 use super::committed::{Committed, OutputEnds};
 use super::reader::KafkaReader;
 use super::settings::KafkaSettings;
-use super::transaction::Transactions;
+use super::transaction::{Publication, Transactions};
 use crate::log::{Batch, Commit, Headers, Log, LogError, MAX_READ_BYTES, Position, Read, Reader, Record, Topic};
 use rdkafka::bindings::rd_kafka_resp_err_t;
 use rdkafka::client::ClientContext;
@@ -20,7 +20,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -109,7 +109,7 @@ pub struct KafkaLog {
     /// Where the next poll begins, of partitions that aren't fetched yet.
     starts: BTreeMap<u32, i64>,
     /// As it was when the last poll ended: what is committed is judged by the membership under which it was polled.
-    group: Option<ConsumerGroupMetadata>,
+    group: Option<Arc<ConsumerGroupMetadata>>,
 }
 
 impl KafkaLog {
@@ -354,7 +354,7 @@ impl Log for KafkaLog {
         if let Some(stalled) = self.stalled() {
             return Err(self.rejoin(stalled));
         }
-        self.group = self.consumer.group_metadata();
+        self.group = self.consumer.group_metadata().map(Arc::new);
         Ok(polled.into_iter().map(|(partition, records)| Batch { partition, records }).collect())
     }
 
@@ -366,9 +366,16 @@ impl Log for KafkaLog {
             }
         }
         let Some(group) = &self.group else { return Err(LogError::Aborted { why: "nothing was polled before".into() }) };
-        self.transactions.commit(&commits, &mut self.ends, group)?;
-        for commit in commits {
-            commit.database.write(commit.state)?;
+        let (mut publications, mut states) = (Vec::with_capacity(commits.len()), Vec::with_capacity(commits.len()));
+        for Commit { partition, position, outputs, state, database } in commits {
+            let ends = self.ends.get(&partition).copied().unwrap_or_default();
+            publications.push(Publication { partition, position, ends, outputs });
+            states.push((database, state));
+        }
+        let ends = self.transactions.commit(publications, group.clone())?;
+        self.ends.extend(ends);
+        for (database, state) in states {
+            database.write(state)?;
         }
         Ok(())
     }
