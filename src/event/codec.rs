@@ -146,9 +146,10 @@ struct Written {
 }
 
 /// Schemas of earlier versions.
-const EARLIER: [(Record, &str); 2] = [
+const EARLIER: [(Record, &str); 3] = [
     (Record::CallVerdict, include_str!("../../schemas/earlier/CallVerdict-1.avsc")),
     (Record::OpenCall, include_str!("../../schemas/earlier/OpenCall-1.avsc")),
+    (Record::Rejudge, include_str!("../../schemas/earlier/Rejudge-1.avsc")),
 ];
 
 /// First this version's, each in the place of its record.
