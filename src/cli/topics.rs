@@ -14,7 +14,7 @@ pub struct TopicsArgs {
 
 /// How Kafka is reached
 #[derive(Debug, clap::Args)]
-struct KafkaArgs {
+pub(super) struct KafkaArgs {
     /// Kafka's bootstrap servers, host:port, with commas between them
     #[arg(long, env = "CALLSIEVE_BROKERS")]
     brokers: String,
@@ -27,7 +27,7 @@ struct KafkaArgs {
 }
 
 impl KafkaArgs {
-    fn settings(self) -> KafkaSettings {
+    pub(super) fn settings(self) -> KafkaSettings {
         let Self { brokers, topic_prefix, passed } = self;
         KafkaSettings { brokers, topic_prefix, passed: passed.into_iter().flatten().collect(), ..KafkaSettings::default() }
     }

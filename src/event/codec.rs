@@ -187,6 +187,11 @@ fn read<T: Decoded>(datum: &[u8], written: &Written) -> Result<T, CodecError> {
     }
 }
 
+/// Which record these bytes are, by their header alone.
+pub fn record_of(bytes: &[u8]) -> Result<Record, CodecError> {
+    open(bytes).map(|(written, _)| written.record)
+}
+
 /// Reads a record of type `T`.
 pub fn decode<T: Decoded>(bytes: &[u8]) -> Result<T, CodecError> {
     let (written, datum) = open(bytes)?;

@@ -14,7 +14,7 @@ mod verdict;
 
 pub use accounts::*;
 pub use calls::*;
-pub use codec::{CodecError, Decoded, Record, decode, decode_event, encode, encode_event, encode_onto};
+pub use codec::{CodecError, Decoded, Record, decode, decode_event, encode, encode_event, encode_onto, record_of};
 pub use id::{AccountId, E164, IdError, LEGACY, LegId, SessionId};
 pub use verdict::*;
 

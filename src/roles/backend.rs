@@ -44,7 +44,7 @@ struct OnKafka {
 }
 
 /// Where the partitions' states are, of a process whose log is elsewhere. One process has them at a time.
-struct States {
+pub(super) struct States {
     dir: PathBuf,
     engine: Engine,
     /// Locked as long as it is open.
@@ -79,6 +79,7 @@ impl Backend {
             topic_prefix: args.topic_prefix.clone(),
             group: args.group.clone(),
             passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            ..KafkaSettings::default()
         };
         check_topics(&settings)?;
         let kafka = Kafka::connect(settings.clone())?;
@@ -226,7 +227,7 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 // ---- on Kafka ----
 
 /// Refuses topics that are missing or lose something; tells what else is worth knowing of them.
-fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
+pub(super) fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
     let described = kafka::describe(settings).with_context(|| format!("reaching Kafka at {}", settings.brokers))?;
     let (wrong, warnings): (Vec<_>, Vec<_>) = kafka::findings(&described).into_iter().partition(|finding| finding.is_wrong);
     for warning in warnings {
@@ -245,7 +246,7 @@ fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
 
 impl States {
     /// Takes a folder for this process alone, and for one log alone, which `of` names.
-    fn open(dir: PathBuf, of: &str) -> anyhow::Result<Self> {
+    pub fn open(dir: PathBuf, of: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         let path = dir.join("lock");
         let lock = File::create(&path).with_context(|| format!("making {}", path.display()))?;
@@ -269,7 +270,7 @@ impl States {
     }
 
     /// Opens a partition's state. The worker that had it before closes it before the group gives the partition on, but a reader may still be at it.
-    fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
+    pub fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
         let until = Instant::now() + CLOSING;
         loop {
             match Database::open(&self.dir.join(partition.to_string()), &self.engine, &[]) {

@@ -10,6 +10,7 @@ mod instruments;
 pub mod partition;
 pub mod problem;
 pub mod processor;
+pub mod replay;
 mod rate;
 pub mod service;
 mod shared;

@@ -65,8 +65,13 @@ impl<L: Log> Worker<L> {
     /// Works until `stop`. What is polled is committed before it returns. What of the log passes by itself (a transaction that came to nothing, a
     /// broker that is away) is waited for; then it goes on from what is committed.
     pub fn run(&mut self, stop: &AtomicBool) -> Result<(), PartitionError> {
+        self.run_while(|_| !stop.load(Ordering::Acquire))
+    }
+
+    /// The same, as long as `goes_on`, which is asked before each turn.
+    pub fn run_while(&mut self, mut goes_on: impl FnMut(&mut Self) -> bool) -> Result<(), PartitionError> {
         let mut pause = PAUSE;
-        while !stop.load(Ordering::Acquire) {
+        while goes_on(self) {
             match self.turn(WAIT) {
                 Err(PartitionError::Log(error)) if error.is_passing() => {
                     tracing::warn!(%error, "going on from what is committed");

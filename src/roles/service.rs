@@ -97,7 +97,7 @@ const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 /// # Errors
 /// For settings that don't fit together, a data directory or an address that can't be used, and whatever stops the processor.
 pub fn main(args: RunArgs) -> anyhow::Result<()> {
-    write_diagnostics(args.log_format);
+    write_diagnostics(args.log_format, "info");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     let done = runtime.block_on(run(args));
     // What still waits for the disk must not hold up the end.
@@ -105,8 +105,9 @@ pub fn main(args: RunArgs) -> anyhow::Result<()> {
     done
 }
 
-fn write_diagnostics(format: LogFormat) {
-    let mut filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+/// Writes diagnostics to standard error; `level` is what is written unless the environment says more.
+pub(super) fn write_diagnostics(format: LogFormat, level: &str) {
+    let mut filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     // What it says of a consumer that is dropped because it failed was said before.
     if let Ok(quiet) = "rdkafka::consumer=off".parse() {
         filter = filter.add_directive(quiet);
@@ -155,7 +156,7 @@ async fn until_ended(service: &mut Service, interrupts: &mut Interrupts, args: &
 }
 
 /// SIGINT and SIGTERM.
-struct Interrupts {
+pub(super) struct Interrupts {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -163,7 +164,7 @@ struct Interrupts {
 }
 
 impl Interrupts {
-    fn new() -> anyhow::Result<Self> {
+    pub(super) fn new() -> anyhow::Result<Self> {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
@@ -176,7 +177,7 @@ impl Interrupts {
         Ok(Self {})
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         #[cfg(unix)]
         tokio::select! {
             _ = self.terminate.recv() => {}

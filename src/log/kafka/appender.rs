@@ -8,6 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -50,6 +51,9 @@ pub struct KafkaAppender {
 /// While the client's buffer is full: how often it is tried again.
 const ROOM: Duration = Duration::from_millis(2);
 
+/// Records that are on their way at once.
+const UNDER_WAY: usize = 10_000;
+
 /// A record on its way.
 pub(super) struct Sent {
     topic: Topic,
@@ -77,6 +81,31 @@ impl KafkaAppender {
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(None),
             Err((error, _)) => Err(refused(topic, bytes, &error)),
         }
+    }
+
+    /// Appends to a partition of a topic what belongs there, in this order, and returns where it ends when all of it is durable; `None` for nothing. Waits on
+    /// this thread, which is none of an async runtime's.
+    ///
+    /// # Errors
+    /// If it could not be appended; some may be there.
+    pub fn put(&self, topic: Topic, partition: u32, records: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Option<i64>, LogError> {
+        let (mut under_way, mut end) = (VecDeque::new(), None);
+        for (key, value) in records {
+            let sent = loop {
+                if let Some(sent) = self.send(topic, partition, &key, &value, &Headers::new())? {
+                    break sent;
+                }
+                std::thread::sleep(ROOM);
+            };
+            under_way.push_back(sent);
+            if under_way.len() >= UNDER_WAY {
+                end = under_way.pop_front().map(Sent::blocking_offset).transpose()?;
+            }
+        }
+        for sent in under_way {
+            end = Some(sent.blocking_offset()?);
+        }
+        Ok(end.map(|offset| offset + 1))
     }
 
     async fn sent(&self, topic: Topic, input: &Input) -> Result<(u32, Sent), LogError> {

@@ -10,6 +10,7 @@ mod appender;
 mod client;
 mod committed;
 mod native;
+mod offsets;
 mod reader;
 mod settings;
 mod topics;
@@ -20,9 +21,10 @@ mod worker;
 mod tests;
 
 pub use appender::KafkaAppender;
+pub use offsets::remove_group;
 pub use reader::KafkaReader;
 pub use settings::{FIXED, KafkaSettings};
-pub use topics::{Described, Finding, TopicSettings, create, describe, findings};
+pub use topics::{Described, Finding, TopicSettings, create, describe, findings, names, remove};
 pub use worker::KafkaLog;
 
 use super::{LogError, Topic};

@@ -11,6 +11,8 @@ pub struct KafkaSettings {
     pub brokers: String,
     /// What every topic's name begins with: `callsieve.` gives `callsieve.events`.
     pub topic_prefix: String,
+    /// The same of the topics that outputs go to, where they are others than beside the input.
+    pub output_prefix: Option<String>,
     /// The consumer group of the processor's workers.
     pub group: String,
     /// Any of librdkafka's settings by its own name (`security.protocol`, `sasl.username`, …). They are given to every client, over what is set here;
@@ -20,7 +22,13 @@ pub struct KafkaSettings {
 
 impl Default for KafkaSettings {
     fn default() -> Self {
-        Self { brokers: "127.0.0.1:9092".into(), topic_prefix: "callsieve.".into(), group: "callsieve".into(), passed: BTreeMap::new() }
+        Self {
+            brokers: "127.0.0.1:9092".into(),
+            topic_prefix: "callsieve.".into(),
+            output_prefix: None,
+            group: "callsieve".into(),
+            passed: BTreeMap::new(),
+        }
     }
 }
 
@@ -48,7 +56,8 @@ impl KafkaSettings {
     /// A topic's full name.
     #[must_use]
     pub fn topic(&self, topic: Topic) -> String {
-        format!("{}{}", self.topic_prefix, topic.name())
+        let prefix = self.output_prefix.as_ref().filter(|_| topic != Topic::Events).unwrap_or(&self.topic_prefix);
+        format!("{prefix}{}", topic.name())
     }
 
     /// Settings to pass, `NAME=VALUE`, one a line; the name may begin with `kafka.`.
@@ -213,5 +222,7 @@ mod tests {
     fn topics_have_a_prefix() {
         let settings = KafkaSettings { topic_prefix: "test.".into(), ..KafkaSettings::default() };
         assert_eq!(settings.topic(Topic::CallVerdicts), "test.call-verdicts");
+        let apart = KafkaSettings { output_prefix: Some("test.replay-r.".into()), ..settings };
+        assert_eq!([Topic::Events, Topic::CallVerdicts].map(|topic| apart.topic(topic)), ["test.events", "test.replay-r.call-verdicts"]);
     }
 }

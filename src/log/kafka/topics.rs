@@ -88,7 +88,7 @@ pub fn create(settings: &KafkaSettings, topics: &TopicSettings) -> Result<(), Lo
 }
 
 /// Waits on this thread.
-fn answered<T>(asked: impl Future<Output = T>) -> Result<T, LogError> {
+pub(super) fn answered<T>(asked: impl Future<Output = T>) -> Result<T, LogError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| LogError::Kafka { operation: "asking the cluster".into(), why: error.to_string() })?.block_on(asked))
 }
@@ -105,6 +105,51 @@ fn served(settings: &KafkaSettings, partitions: u32) -> Result<(), LogError> {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
+    }
+    Ok(())
+}
+
+/// The names of the cluster's topics that begin with `prefix`, sorted.
+///
+/// # Errors
+/// If the cluster can't be reached.
+pub fn names(settings: &KafkaSettings, prefix: &str) -> Result<Vec<String>, LogError> {
+    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let metadata = admin.inner().fetch_metadata(None, REQUEST).map_err(failed("listing the topics"))?;
+    let mut names: Vec<String> = metadata.topics().iter().map(|topic| topic.name().to_owned()).filter(|name| name.starts_with(prefix)).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Deletes those of the topics that are there, with all they hold, and waits until they are gone. Not for threads of an async runtime.
+///
+/// # Errors
+/// If Kafka refuses, or doesn't get rid of them in time.
+pub fn remove(settings: &KafkaSettings) -> Result<(), LogError> {
+    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let all = Topic::ALL.map(|topic| settings.topic(topic));
+    let there = || -> Result<Vec<String>, LogError> {
+        Ok(names(settings, &settings.topic_prefix)?.into_iter().filter(|name| all.contains(name)).collect())
+    };
+    let doomed = there()?;
+    if doomed.is_empty() {
+        return Ok(());
+    }
+    let doomed: Vec<&str> = doomed.iter().map(String::as_str).collect();
+    let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
+    for answer in answered(admin.delete_topics(&doomed, &options))?.map_err(failed("deleting topics"))? {
+        match answer {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+            Err((name, code)) => return Err(LogError::Kafka { operation: format!("deleting the topic {name}"), why: code.to_string() }),
+        }
+    }
+    let until = Instant::now() + SERVED;
+    while !there()?.is_empty() {
+        if Instant::now() >= until {
+            let why = format!("they are still there after {} s", SERVED.as_secs());
+            return Err(LogError::Kafka { operation: format!("deleting the topics {}*", settings.topic_prefix), why });
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
