@@ -181,9 +181,8 @@ fn told(name: &str, progress: &Progress, before: u64) -> String {
 
 fn diff(replay: &Replay, account: Option<&AccountId>, json: bool) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let counts = replay.diff(account, |difference| {
-        Ok(if json { writeln!(out, "{}", object(&difference)) } else { writeln!(out, "{}", line(&difference)) }?)
-    })?;
+    let counts = replay
+        .diff(account, |difference| Ok(if json { writeln!(out, "{}", object(&difference)) } else { writeln!(out, "{}", line(&difference)) }?))?;
     match json {
         true => writeln!(out, "{}", json!({ "counts": by_kind(&counts) }))?,
         false => writeln!(out, "{}", summary(&counts))?,
@@ -217,7 +216,9 @@ fn summary(counts: &Counts) -> String {
 }
 
 fn line(difference: &Difference) -> String {
-    let verdict = |verdict: &Option<crate::event::CallVerdict>| verdict.as_ref().map_or("-".to_owned(), |verdict| json!(verdict.verdict).as_str().unwrap_or_default().to_owned());
+    let verdict = |verdict: &Option<crate::event::CallVerdict>| {
+        verdict.as_ref().map_or("-".to_owned(), |verdict| json!(verdict.verdict).as_str().unwrap_or_default().to_owned())
+    };
     let why = difference.changed.iter().map(|changed| {
         let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned());
         format!("{}: {} -> {}", changed.what, text(&changed.live), text(&changed.replay))

@@ -128,9 +128,8 @@ pub fn names(settings: &KafkaSettings, prefix: &str) -> Result<Vec<String>, LogE
 pub fn remove(settings: &KafkaSettings) -> Result<(), LogError> {
     let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
     let all = Topic::ALL.map(|topic| settings.topic(topic));
-    let there = || -> Result<Vec<String>, LogError> {
-        Ok(names(settings, &settings.topic_prefix)?.into_iter().filter(|name| all.contains(name)).collect())
-    };
+    let there =
+        || -> Result<Vec<String>, LogError> { Ok(names(settings, &settings.topic_prefix)?.into_iter().filter(|name| all.contains(name)).collect()) };
     let doomed = there()?;
     if doomed.is_empty() {
         return Ok(());
