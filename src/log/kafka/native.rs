@@ -49,7 +49,7 @@ impl<C: ClientContext + ConsumerContext> Queue<C> {
         &self.consumer
     }
 
-    /// At most `max` of what there is of a partition; waits at most for `wait` until there is any. What is left of another partition, from before
+    /// At most `max` of what there is of a partition; waits for `wait` until there are as many. What is left of another partition, from before
     /// this one was assigned, is dropped.
     pub(super) fn take(&mut self, topic: &str, partition: i32, max: usize, wait: Duration) -> Vec<Fetched> {
         let room = max.clamp(1, self.messages.len());
