@@ -243,7 +243,7 @@ fn kafka_a_replay_judges_the_past_anew_and_what_differs_is_brought_over_once() {
     assert!(replayed.refused(&["start", "R.x"]).contains("can't name a replay"));
 
     // Old calls of which the log has nothing any more, then young ones.
-    const CALLS: usize = 300;
+    const CALLS: usize = 240;
     let calls =
         |account: &'static str, age: &'static str| (0..CALLS).map(move |n| call(account, &format!("{age}-{n}"), "a", callee(n), "Disconnected"));
     let service = replayed.run_live();
@@ -267,11 +267,11 @@ fn kafka_a_replay_judges_the_past_anew_and_what_differs_is_brought_over_once() {
     assert!(before.values().all(|verdict| (verdict.revision, verdict.disposition) == (1, Disposition::Ingest)));
 
     // Killed while it is being made or seeded, then in the middle.
-    let child = replayed.start(&["--rate", "60"]);
+    let child = replayed.start(&["--rate", "100"]);
     until("the replay is begun", || replayed.progress().is_some());
     kill(child);
     assert!(replayed.refused(&["diff", "r"]).contains("has not finished"));
-    let child = replayed.start(&["--rate", "60"]);
+    let child = replayed.start(&["--rate", "100"]);
     let total = replayed.progress().unwrap().total().1;
     until("a part is judged anew", || replayed.progress().unwrap().total().0 > total / 4);
     kill(child);

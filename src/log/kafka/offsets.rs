@@ -10,9 +10,14 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
+use std::time::{Duration, Instant};
+
+/// How long an answer is asked for that the brokers can't give yet.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Kafka {
-    /// The positions that the group has committed, by partition; `None` where there is none. Waits for the network.
+    /// The positions that the group has committed, by partition; `None` where there is none. Waits for the network, and for a transaction under way that would
+    /// move one.
     ///
     /// # Errors
     /// If the cluster can't be reached, or what is committed is no position.
@@ -20,14 +25,25 @@ impl Kafka {
         let client: BaseConsumer<Told> = self.settings.reader(true).create_with_context(Told).map_err(failed("making a client"))?;
         let operation = format!("asking for the positions of the group {}", self.settings.group);
         let events = self.settings.topic(Topic::Events);
-        let mut asked = TopicPartitionList::new();
-        for partition in 0..self.partitions {
-            asked.add_partition(&events, number(partition));
-        }
-        let answer = client.committed_offsets(asked, REQUEST).map_err(failed(operation.clone()))?;
+        let until = Instant::now() + PATIENCE;
+        let answer = loop {
+            let mut asked = TopicPartitionList::new();
+            for partition in 0..self.partitions {
+                asked.add_partition(&events, number(partition));
+            }
+            let answer = client.committed_offsets(asked, REQUEST).and_then(|list| {
+                list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
+                Ok(list)
+            });
+            match answer {
+                Ok(answer) => break answer,
+                Err(error) if Instant::now() >= until => return Err(failed(operation)(error)),
+                // Offsets of a transaction that a dead worker left aren't stable until it has run into its timeout.
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        };
         let mut positions = vec![None; self.partitions as usize];
         for element in answer.elements() {
-            element.error().map_err(failed(operation.clone()))?;
             let (Offset::Offset(_), Ok(partition)) = (element.offset(), usize::try_from(element.partition())) else { continue };
             let committed: Committed = element.metadata().parse().map_err(|why| LogError::Kafka { operation: operation.clone(), why })?;
             if let Some(position) = positions.get_mut(partition) {

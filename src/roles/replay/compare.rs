@@ -85,8 +85,8 @@ impl Replay {
     /// # Errors
     /// If it has not finished, the topics can't be read, or `take` fails.
     pub fn diff(&self, account: Option<&AccountId>, take: impl FnMut(Difference) -> anyhow::Result<()>) -> anyhow::Result<Counts> {
-        let begun = self.finished()?;
-        let (live, own) = (Kafka::connect(self.live.clone())?, Kafka::connect(self.own())?);
+        let (own, begun) = self.finished()?;
+        let live = Kafka::connect(self.live.clone())?;
         Ok(compare(&live.reader(), &own.reader(), &begun, account, take)?.counts)
     }
 }

@@ -160,24 +160,29 @@ impl Replay {
     /// # Errors
     /// If the cluster can't be reached, or what stands there can't be read.
     pub fn progress(&self) -> anyhow::Result<Option<Progress>> {
-        if !self.is_there()? {
-            return Ok(None);
-        }
-        let own = Kafka::connect(self.own())?;
-        let Some((begun, done)) = told(&own.reader())? else { return Ok(None) };
+        let Some((_, begun, done)) = self.opened()? else { return Ok(None) };
         let positions = Kafka::connect(self.working())?.positions()?;
         Ok(Some(Progress { begun, positions, done }))
     }
 
+    /// Its topics, how it was begun, and which partitions are done; `None` if there is no such replay.
+    fn opened(&self) -> anyhow::Result<Option<(Kafka, Begun, BTreeSet<u32>)>> {
+        if !self.is_there()? {
+            return Ok(None);
+        }
+        let own = Kafka::connect(self.own())?;
+        Ok(told(&own.reader())?.map(|(begun, done)| (own, begun, done)))
+    }
+
     /// The same of one that has finished: nothing can be said of half a replay.
-    fn finished(&self) -> anyhow::Result<Begun> {
+    fn finished(&self) -> anyhow::Result<(Kafka, Begun)> {
         let name = &self.name;
-        match self.progress()? {
+        match self.opened()? {
             None => bail!("there is no replay {name}; `callsieve replay start {name}` begins one"),
-            Some(progress) if !progress.is_finished() => {
+            Some((_, begun, done)) if done.len() < begun.parts.len() => {
                 bail!("the replay {name} has not finished; `callsieve replay start {name}` goes on with it")
             }
-            Some(progress) => Ok(progress.begun),
+            Some((own, begun, _)) => Ok((own, begun)),
         }
     }
 

@@ -31,8 +31,8 @@ impl Replay {
     /// If the replay has not finished, if the live processor would judge by other rules or settings than it did, and if the log can't be reached; what was
     /// told as durable stays.
     pub fn promote(&self, account: Option<&AccountId>, mut told: impl FnMut(u64, u64)) -> anyhow::Result<Promoted> {
-        let begun = self.finished()?;
-        let (live, own) = (Kafka::connect(self.live.clone())?, Kafka::connect(self.own())?);
+        let (own, begun) = self.finished()?;
+        let live = Kafka::connect(self.live.clone())?;
         let mut asked = Vec::new();
         let compared = compare(&live.reader(), &own.reader(), &begun, account, |difference| {
             let (Kind::ToExternal | Kind::ToInternal | Kind::Other, Some(verdict)) = (difference.kind, &difference.live) else { return Ok(()) };
