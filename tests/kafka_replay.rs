@@ -255,6 +255,8 @@ fn kafka_a_replay_judges_the_past_anew_and_what_differs_is_brought_over_once() {
         if age == "old" {
             replayed.caught_up();
             replayed.forget_events();
+            // The log knows of settings that hold no more.
+            replayed.append([settings(CHANGED, |settings| settings.recorded_extensions = Some(Vec::new()))]);
         }
     }
     // The settings change, and nothing else does. One call goes on.
@@ -274,6 +276,7 @@ fn kafka_a_replay_judges_the_past_anew_and_what_differs_is_brought_over_once() {
     let child = replayed.start(&["--rate", "100"]);
     let total = replayed.progress().unwrap().total().1;
     until("a part is judged anew", || replayed.progress().unwrap().total().0 > total / 4);
+    assert!(replayed.refused(&["drop", "r"]).contains("it has a member"));
     kill(child);
     let middle = replayed.progress().unwrap();
     assert!(middle.total().0 < total && !middle.is_finished(), "{:?}", middle.total());

@@ -199,6 +199,9 @@ fn symbol(value: impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
+/// A field's text.
+type Field<'a> = &'a dyn Fn(&CallVerdict) -> String;
+
 /// What differs: participants first, then fields of the verdict itself.
 fn changed(live: &CallVerdict, replay: &CallVerdict) -> Vec<Changed> {
     let (before, after) = (participants(live), participants(replay));
@@ -211,7 +214,7 @@ fn changed(live: &CallVerdict, replay: &CallVerdict) -> Vec<Changed> {
     }
     let list = |texts: &mut dyn Iterator<Item = String>| texts.collect::<Vec<_>>().join(" ");
     let sessions = |sessions: &[SessionId]| list(&mut sessions.iter().map(ToString::to_string));
-    let fields: [(&str, &dyn Fn(&CallVerdict) -> String); 8] = [
+    let fields: [(&str, Field<'_>); 8] = [
         ("disposition", &|verdict| symbol(verdict.disposition)),
         ("snapshot_complete", &|verdict| verdict.snapshot_complete.to_string()),
         ("recorded_extensions", &|verdict| list(&mut verdict.recorded_extensions.iter().map(ToString::to_string))),

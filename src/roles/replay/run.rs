@@ -2,7 +2,7 @@
 
 use super::past::{Pace, Past, View};
 use super::seed::{removed, seed};
-use super::{BEGUN, Begun, DONE, Part, Progress, Replay, told};
+use super::{BEGUN, Begun, DONE, Part, Progress, Replay};
 use crate::event::Millis;
 use crate::judge::RULES;
 use crate::log::embedded::system_clock;
@@ -13,7 +13,7 @@ use crate::roles::processor::Worker;
 use crate::roles::service::{Interrupts, LogFormat, write_diagnostics};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -80,7 +80,7 @@ impl Replay {
 
         let of = format!("replay {} of cluster {}, topics {}*", begun.id, work.cluster_id()?, self.live.topic_prefix);
         let states = States::open(self.state_dir(&args.data_dir), &of)?;
-        let mut erased = std::collections::BTreeMap::new();
+        let mut erased = BTreeMap::new();
         for partition in 0..live.partitions() {
             erased.extend(removed(&live.reader(), partition)?);
         }
@@ -99,31 +99,26 @@ impl Replay {
 
     /// How it was begun, which is now if it wasn't before, and which partitions are done.
     fn begun(&self, live: &Kafka) -> anyhow::Result<(Kafka, Begun, BTreeSet<u32>)> {
-        if !self.is_there()? {
-            self.make_topics()?;
-        }
-        let own = Kafka::connect(self.own())?;
-        if own.partitions() != live.partitions() {
-            bail!(
-                "the replay {} was begun when the log had {} partitions, and now it has {}; `callsieve replay drop {}` and begin anew",
-                self.name,
-                own.partitions(),
-                live.partitions(),
-                self.name
-            );
-        }
-        if let Some((begun, done)) = told(&own.reader())? {
+        let name = &self.name;
+        if let Some((own, begun, done)) = self.opened()? {
+            if begun.parts.len() != live.partitions() as usize {
+                let (then, now) = (begun.parts.len(), live.partitions());
+                bail!("the replay {name} was begun when the log had {then} partitions, and now it has {now}: drop it and begin anew");
+            }
             if begun.rules != RULES {
+                let rules = &begun.rules;
                 bail!(
-                    "the replay {} was begun with the rules {}, and this callsieve has the rules {RULES}: go on with the version that began it, or drop it and begin anew",
-                    self.name,
-                    begun.rules
+                    "the replay {name} was begun with the rules {rules}, and this callsieve has the rules {RULES}: go on with the version that began it, or drop \
+                     it and begin anew"
                 );
             }
             tracing::info!(id = begun.id, "going on with the replay");
             return Ok((own, begun, done));
         }
         let begun = self.new_begun(live)?;
+        // Made before, where that was cut off.
+        self.make_topics()?;
+        let own = Kafka::connect(self.own())?;
         own.appender().put(Topic::Events, 0, [(BEGUN.to_vec(), serde_json::to_vec(&begun)?)])?;
         Ok((own, begun, BTreeSet::new()))
     }
