@@ -169,7 +169,7 @@ impl<L: Log> Reader for Past<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{AccountId, AccountRemoved, CallLegs, CallSource, Media, SessionId, decode_event};
+    use crate::event::{AccountId, AccountRemoved, AccountSettings, CallLegs, CallSource, Media, SessionId, decode_event};
 
     fn legs() -> Event {
         Event::CallLegs(CallLegs {
@@ -192,12 +192,14 @@ mod tests {
     fn a_replay_sees_the_facts_about_calls_and_time_up_to_its_end() {
         let view = View { parts: vec![Part { start: 0, end: 20, time: 900 }], removed: [(b"1".to_vec(), 5)].into() };
         let removal = Event::AccountRemoved(AccountRemoved { account_id: AccountId::parse("1").unwrap(), removed_at: 1 });
+        let settings = Event::AccountSettings(AccountSettings::defaults(AccountId::parse("1").unwrap()));
         let is_leg = |record: &Record| matches!(record.value.as_deref().map(decode_event), Some(Ok(Event::CallLegs(_))));
         let rows = [
             (4, b"2", encode_event(&legs()), true, 4),
             (5, b"1", encode_event(&legs()), false, 5),
             (6, b"1", encode_event(&legs()), true, 6),
             (7, b"1", encode_event(&removal), false, 7),
+            (8, b"1", encode_event(&settings), false, 8),
             (19, b"1", encode_event(&legs()), true, 900),
             (20, b"1", encode_event(&legs()), false, 900),
             (21, b"1", b"garbage".to_vec(), false, 900),
