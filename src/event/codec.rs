@@ -529,6 +529,10 @@ mod tests {
                 .run(&arbitrary::value_of("", &schema, &mut std::collections::HashMap::new()), |value| {
                     let datum = GenericDatumWriter::builder(&schema).build().unwrap().write_value_to_vec(value.clone()).unwrap();
                     let bytes = [MARKER.as_slice(), &written.fingerprint, &datum].concat();
+                    if record == Record::Rejudge {
+                        prop_assert_eq!(decode::<Rejudge>(&bytes).unwrap().rules, None);
+                        return Ok(());
+                    }
                     let call = match record {
                         Record::CallVerdict => decode::<CallVerdict>(&bytes).unwrap().call,
                         _ => decode::<OpenCall>(&bytes).unwrap().call,

@@ -1,8 +1,8 @@
 //! Replays: the past of the log judged anew, beside the live processor, by the present rules, settings and numbers (design §4).
 //!
 //! A replay is a group of its own that steps the live log's input into topics of its own; everything that makes the live processor exactly once and
-//! restartable is the same. What is its own: how it is begun ([`mod@seed`]), how it sees the log ([`past`]), and what is made of its verdicts ([`compare`],
-//! [`promote`]). It writes nothing to the live topics but `Tick`s, and `Rejudge`s once it is promoted.
+//! restartable is the same. What is its own: how it is begun (`seed.rs`), how it sees the log (`past.rs`), and what is made of its verdicts (`compare.rs`,
+//! `promote.rs`). It writes nothing to the live topics but `Tick`s, and `Rejudge`s once it is promoted.
 
 mod compare;
 mod past;
