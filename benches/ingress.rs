@@ -35,6 +35,8 @@ async fn measure() {
         workers: 1,
         instance: None,
         kafka: Vec::new(),
+        allow_old_brokers: false,
+        spool_bytes: 0,
         verification_token: Some("secret".into()),
         api_token: None,
         body_limit: 1 << 20,

@@ -6,7 +6,8 @@ use super::processor::Worker;
 use super::service::{RunArgs, log_dir};
 use crate::event::Millis;
 use crate::log::embedded::{Clock, EmbeddedLog, EmbeddedOptions, Retention};
-use crate::log::kafka::{self, Kafka, KafkaSettings};
+use crate::log::kafka::{self, Age, Broker, Kafka, KafkaSettings};
+use crate::log::spool::{Spool, SpoolOptions};
 use crate::log::{Appender, Log, LogError, Reader};
 use crate::state::database::{Database, DatabaseError, DatabaseOptions, Engine};
 use anyhow::{Context, bail};
@@ -80,6 +81,8 @@ impl Backend {
             group: args.group.clone(),
             passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
         };
+        let found = kafka::reach(&settings)?;
+        check_brokers(&settings, &found, args.allow_old_brokers)?;
         check_topics(&settings)?;
         let kafka = Kafka::connect(settings.clone())?;
         let partitions = kafka.partitions();
@@ -89,6 +92,11 @@ impl Backend {
         let states = States::open(args.data_dir.join("state"), &of)?;
         let members = (0..args.workers).map(|number| args.instance.as_ref().map(|instance| format!("{instance}-{number}"))).collect();
         Ok(Self { kept: Kept::Kafka(Box::new(OnKafka { kafka, members, states })), partitions })
+    }
+
+    /// Whether opening failed only because Kafka is away.
+    pub fn is_away(error: &anyhow::Error) -> bool {
+        matches!(error.downcast_ref(), Some(LogError::Kafka { .. }))
     }
 
     /// How many partitions the log has.
@@ -225,6 +233,26 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 
 // ---- on Kafka ----
 
+/// Refuses brokers that are too old, unless that is allowed.
+fn check_brokers(settings: &KafkaSettings, brokers: &[Broker], allow_old: bool) -> anyhow::Result<()> {
+    for broker in brokers {
+        let Broker { id, address } = broker;
+        match kafka::age_of(settings, broker)? {
+            Age::Since4 => {}
+            Age::Before4 { has } if allow_old => {
+                tracing::warn!("broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}), which --allow-old-brokers allows");
+            }
+            Age::Before4 { has } => bail!(
+                "broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}): before 4.0 a fault may tear a transaction or leave one open                  for ever (KIP-890), and verdicts be lost or doubled. Upgrade the brokers, or take that risk with --allow-old-brokers"
+            ),
+            Age::Unknown { why } => tracing::warn!(
+                "broker {id} at {address} doesn't say how old it is ({why}): see to it that it is Kafka 4.0 or newer. (With the right to describe the                  cluster's configs this is looked at.)"
+            ),
+        }
+    }
+    Ok(())
+}
+
 /// Refuses topics that are missing or lose something; tells what else is worth knowing of them.
 fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
     let described = kafka::describe(settings).with_context(|| format!("reaching Kafka at {}", settings.brokers))?;
@@ -278,6 +306,14 @@ impl States {
             }
         }
     }
+}
+
+/// Opens the spool that stands before Kafka. Waits for the disk.
+pub(super) fn open_spool(args: &RunArgs) -> anyhow::Result<Spool> {
+    let dir = args.data_dir.join("spool");
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let options = SpoolOptions { dir, bytes: args.spool_bytes, patience: SpoolOptions::PATIENCE };
+    Spool::open(options).with_context(|| format!("opening the spool in {}", args.data_dir.display()))
 }
 
 // ---- embedded ----

@@ -69,8 +69,7 @@ pub fn reach(settings: &KafkaSettings) -> Result<Vec<Broker>, LogError> {
         return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
     }
     let operation = format!("reaching Kafka at {}", settings.brokers);
-    let client: BaseConsumer<Listening> =
-        settings.reader(true).create_with_context(Listening::default()).map_err(failed(operation.clone()))?;
+    let client: BaseConsumer<Listening> = settings.reader(true).create_with_context(Listening::default()).map_err(failed(operation.clone()))?;
     match client.fetch_metadata(Some(&settings.topic(Topic::Events)), ANSWER) {
         Ok(metadata) => {
             let broker = |of: &rdkafka::metadata::MetadataBroker| Broker { id: of.id(), address: format!("{}:{}", of.host(), of.port()) };
@@ -160,7 +159,11 @@ mod tests {
     fn a_password_is_a_refusal_and_a_closed_port_is_not() {
         for (code, reason, is) in [
             (RDKafkaErrorCode::Authentication, "SASL authentication error: invalid credentials", true),
-            (RDKafkaErrorCode::SSL, "SSL handshake failed: error:0A000086: certificate verify failed: broker certificate could not be verified", true),
+            (
+                RDKafkaErrorCode::SSL,
+                "SSL handshake failed: error:0A000086: certificate verify failed: broker certificate could not be verified",
+                true,
+            ),
             (RDKafkaErrorCode::SSL, "SSL handshake failed: Disconnected", false),
             (RDKafkaErrorCode::BrokerTransportFailure, "Connect to ipv4#127.0.0.1:1 failed: Connection refused", false),
             (RDKafkaErrorCode::Resolve, "Failed to resolve 'kafka:9092'", false),
