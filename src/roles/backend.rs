@@ -75,14 +75,17 @@ impl Backend {
     }
 
     fn on_kafka(args: &RunArgs, brokers: &str) -> anyhow::Result<Self> {
-        let settings = KafkaSettings {
+        let mut settings = KafkaSettings {
             brokers: brokers.to_owned(),
             topic_prefix: args.topic_prefix.clone(),
             group: args.group.clone(),
             passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
         };
         let found = kafka::reach(&settings)?;
-        check_brokers(&settings, &found, args.allow_old_brokers)?;
+        // Nor do old ones have the group protocol of KIP-848 as the client speaks it; it would ask for it for ever.
+        if !are_new(&settings, &found, args.allow_old_brokers)? && settings.fall_back_to_classic() {
+            tracing::info!("joining the group by the classic protocol, which old brokers have");
+        }
         check_topics(&settings)?;
         let kafka = Kafka::connect(settings.clone())?;
         let partitions = kafka.partitions();
@@ -233,24 +236,28 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 
 // ---- on Kafka ----
 
-/// Refuses brokers that are too old, unless that is allowed.
-fn check_brokers(settings: &KafkaSettings, brokers: &[Broker], allow_old: bool) -> anyhow::Result<()> {
+/// Whether none of the brokers is older than Kafka 4.0. One that is is refused, unless that is allowed.
+fn are_new(settings: &KafkaSettings, brokers: &[Broker], allow_old: bool) -> anyhow::Result<bool> {
+    let mut are_new = true;
     for broker in brokers {
         let Broker { id, address } = broker;
         match kafka::age_of(settings, broker)? {
             Age::Since4 => {}
             Age::Before4 { has } if allow_old => {
+                are_new = false;
                 tracing::warn!("broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}), which --allow-old-brokers allows");
             }
             Age::Before4 { has } => bail!(
-                "broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}): before 4.0 a fault may tear a transaction or leave one open                  for ever (KIP-890), and verdicts be lost or doubled. Upgrade the brokers, or take that risk with --allow-old-brokers"
+                "broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}): before 4.0 a fault may tear a transaction or leave one open \
+                 for ever (KIP-890), and verdicts be lost or doubled. Upgrade the brokers, or take that risk with --allow-old-brokers"
             ),
             Age::Unknown { why } => tracing::warn!(
-                "broker {id} at {address} doesn't say how old it is ({why}): see to it that it is Kafka 4.0 or newer. (With the right to describe the                  cluster's configs this is looked at.)"
+                "broker {id} at {address} doesn't say how old it is ({why}): see to it that it is Kafka 4.0 or newer. (With the right to describe the \
+                 cluster's configs this is looked at.) One that is older needs --kafka group.protocol=classic"
             ),
         }
     }
-    Ok(())
+    Ok(are_new)
 }
 
 /// Refuses topics that are missing or lose something; tells what else is worth knowing of them.

@@ -71,6 +71,15 @@ impl KafkaSettings {
         self.passed.keys().map(String::as_str).find(|name| FIXED.contains(name))
     }
 
+    /// Goes over to the classic group protocol, with cooperative rebalances; false where a protocol was passed, which is kept.
+    pub fn fall_back_to_classic(&mut self) -> bool {
+        if self.passed.contains_key("group.protocol") {
+            return false;
+        }
+        self.passed.insert("group.protocol".into(), "classic".into());
+        true
+    }
+
     /// What all clients have.
     pub(super) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -206,7 +215,12 @@ mod tests {
     #[test]
     fn an_older_brokers_protocol_has_cooperative_rebalances() {
         assert_eq!(passing("group.protocol", "classic").member(None).get("partition.assignment.strategy"), Some("cooperative-sticky"));
-        assert_eq!(passing("linger.ms", "7").member(None).get("partition.assignment.strategy"), None);
+        let mut settings = passing("linger.ms", "7");
+        let strategy = |settings: &KafkaSettings| settings.member(None).get("partition.assignment.strategy").map(str::to_owned);
+        assert_eq!(strategy(&settings), None);
+        assert!(settings.fall_back_to_classic());
+        assert_eq!(strategy(&settings).as_deref(), Some("cooperative-sticky"));
+        assert!(!passing("group.protocol", "consumer").fall_back_to_classic(), "what was asked for is kept");
     }
 
     #[test]

@@ -201,6 +201,13 @@ impl KafkaLog {
             KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => {
                 Some(LogError::Fenced { member: self.member.clone(), why: words(error) })
             }
+            // The group protocol of KIP-848 is asked for first, and only this answer tells for sure that the brokers don't have it, or have it switched off.
+            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature)
+                if self.settings.fall_back_to_classic() =>
+            {
+                tracing::info!(member = self.member, "the brokers don't have the group protocol of KIP-848: joining by the classic one");
+                Some(self.rejoin(error))
+            }
             // Also where another holds this one's static id: its predecessor, until the group has found out that it died.
             KafkaError::MessageConsumptionFatal(_) => Some(self.rejoin(error)),
             KafkaError::MessageConsumption(code) => match code {
