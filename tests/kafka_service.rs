@@ -250,7 +250,7 @@ async fn kafka_a_service_outlives_its_broker() {
     let cluster = Arc::new(apart(|| Cluster::start(1)).await);
     let settings = named(&cluster.brokers);
     let kafka = with_topics(&settings).await;
-    let watched = Arc::new(Watched::new(51, 20));
+    let watched = Arc::new(Watched::new(51, 10));
     append_numbers(&kafka.appender(), &watched.company).await;
     let folder = tempfile::tempdir().unwrap();
     let service = Running::start(folder.path(), &arguments(&settings, &[]));

@@ -30,6 +30,9 @@ use tokio::task::JoinHandle;
 /// How `callsieve run` runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunArgs {
+    /// A TOML file with options by the names that they have here, and librdkafka's settings in a table [kafka]; flags and environment come before it
+    #[arg(long, env = "CALLSIEVE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Where everything is kept
     #[arg(long, env = "CALLSIEVE_DATA_DIR", default_value = "./callsieve-data")]
     pub data_dir: PathBuf,
