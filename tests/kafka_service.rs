@@ -7,8 +7,8 @@ mod cluster;
 mod common;
 
 use callsieve::event::Verdict;
-use callsieve::log::Topic;
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
+use callsieve::log::{Reader, Topic};
 use callsieve::simulate::{Company, HOUR_MS};
 use cluster::{Cluster, newest};
 use common::{Running, TOKEN, account, append_numbers, company, escaped, get, now};
@@ -340,4 +340,43 @@ async fn kafka_a_service_refuses_what_does_not_fit_and_says_what_to_change() {
     assert_eq!(service.terminate(), Some(0));
     let other = KafkaSettings { group: "other".into(), ..settings.clone() };
     says(&refused(&other, &a, &[]), &["is the state of", "--data-dir"]);
+}
+
+/// TLS, and a password by SCRAM: for `topics` as for the service; what refuses them ends it.
+#[tokio::test]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_service_goes_by_tls_and_password() {
+    let cluster = std::path::PathBuf::from(std::env::var("CALLSIEVE_TEST_CLUSTER").unwrap());
+    let brokers = std::fs::read_to_string(cluster.join("secure")).expect("tests/kafka/run --secure");
+    let settings = KafkaSettings { brokers: brokers.trim().to_owned(), ..named("") };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("callsieve.toml");
+    let certificate = cluster.join("ca.pem");
+    let kafka = "[kafka]\n\"security.protocol\" = \"sasl_ssl\"\n\"sasl.mechanism\" = \"SCRAM-SHA-512\"\n\"sasl.username\" = \"callsieve\"";
+    let own = format!("brokers = {:?}\ntopic-prefix = {:?}\ngroup = {:?}", settings.brokers, settings.topic_prefix, settings.group);
+    std::fs::write(&file, format!("{own}\n{kafka}\n\"ssl.ca.location\" = {certificate:?}\n\"sasl.password\" = \"secret\"\n")).unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let said = |arguments: &[&str]| {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve")).args(arguments).args(config).output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    assert_eq!(said(&["topics", "create", "--partitions", "1"]).0, Some(0));
+    assert_eq!(said(&["topics", "check"]).0, Some(0));
+
+    let data = folder.path().join("data");
+    let refused = ["run", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
+    let (code, words) = said(&[&refused[..], &["--kafka", "sasl.password=wrong"]].concat());
+    assert!(code == Some(1) && words.to_lowercase().contains("authentication failed"), "{words}");
+    let others = [&refused[..], &["--kafka", "ssl.ca.location=/etc/ssl/certs/ca-certificates.crt"]].concat();
+    let (code, words) = said(&others);
+    assert!(code == Some(1) && words.contains("certificate verify failed"), "{words}");
+
+    let service = Running::start(&data, &config);
+    service.ready().await;
+    let watched = Watched::new(52, 1);
+    watched.send(&Mutex::new(vec![service.base.clone()])).await;
+    let plain = KafkaSettings { brokers: shared_brokers(), ..settings };
+    let events = apart(move || Reader::end(&Kafka::connect(plain).unwrap().reader(), Topic::Events, 0).unwrap()).await;
+    assert_eq!(usize::try_from(events).unwrap(), watched.documents.len());
+    assert_eq!(service.terminate(), Some(0));
 }
