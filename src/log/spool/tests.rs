@@ -65,6 +65,9 @@ impl Appender for Fake {
     }
 }
 
+/// So long that a busy machine is no outage.
+const PATIENCE: Duration = Duration::from_millis(700);
+
 struct Subject {
     spool: Spool,
     fake: Arc<Fake>,
@@ -74,12 +77,16 @@ struct Subject {
 
 impl Subject {
     fn new(is: Kafka, bytes: u64) -> Self {
-        let fake = Fake { is: watch::Sender::new(is), taken: Mutex::default(), most_bytes: AtomicUsize::new(usize::MAX) };
-        Self::open(tempfile::tempdir().unwrap(), Arc::new(fake), bytes)
+        Self::patient(is, bytes, PATIENCE)
     }
 
-    fn open(dir: TempDir, fake: Arc<Fake>, bytes: u64) -> Self {
-        let options = SpoolOptions { dir: dir.path().to_owned(), bytes, patience: Duration::from_millis(50) };
+    fn patient(is: Kafka, bytes: u64, patience: Duration) -> Self {
+        let fake = Fake { is: watch::Sender::new(is), taken: Mutex::default(), most_bytes: AtomicUsize::new(usize::MAX) };
+        Self::open(tempfile::tempdir().unwrap(), Arc::new(fake), bytes, patience)
+    }
+
+    fn open(dir: TempDir, fake: Arc<Fake>, bytes: u64, patience: Duration) -> Self {
+        let options = SpoolOptions { dir: dir.path().to_owned(), bytes, patience };
         let spool = Spool::open(options).unwrap();
         let (of_task, kafka) = (spool.clone(), fake.clone());
         let forwarding = tokio::spawn(async move { of_task.forward(kafka).await });
@@ -95,7 +102,7 @@ impl Subject {
         let kept = Arc::downgrade(&spool.kept);
         drop(spool);
         until("the spool is closed", || kept.strong_count() == 0).await;
-        Self::open(dir, fake, u64::MAX)
+        Self::open(dir, fake, u64::MAX, PATIENCE)
     }
 
     fn is(&self, is: Kafka) {
@@ -166,7 +173,7 @@ async fn what_comes_while_kafka_is_away_is_passed_on_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_there_in_order_while_kafka_comes_and_goes() {
-    let subject = Arc::new(Subject::new(Kafka::Up, u64::MAX));
+    let subject = Arc::new(Subject::patient(Kafka::Up, u64::MAX, Duration::from_millis(50)));
     let writers: Vec<_> = (0..8)
         .map(|account: usize| {
             let subject = subject.clone();
