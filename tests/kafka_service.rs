@@ -7,8 +7,8 @@ mod cluster;
 mod common;
 
 use callsieve::event::Verdict;
-use callsieve::log::Topic;
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
+use callsieve::log::{Reader, Topic};
 use callsieve::simulate::{Company, HOUR_MS};
 use cluster::{Cluster, newest};
 use common::{Running, TOKEN, account, append_numbers, company, escaped, get, now};
@@ -242,30 +242,63 @@ async fn kafka_what_services_acknowledged_is_judged_whatever_happens_to_them() {
     true_in_the_end(&kafka, &companies).await;
 }
 
-/// The only broker dies and comes back: meanwhile notifications are refused, afterwards everything goes on by itself.
+/// The only broker dies and comes back. Meanwhile notifications are taken in, also by a service that is killed and started while there is no Kafka;
+/// afterwards everything goes on by itself.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker: make kafka-test"]
 async fn kafka_a_service_outlives_its_broker() {
     let cluster = Arc::new(apart(|| Cluster::start(1)).await);
     let settings = named(&cluster.brokers);
     let kafka = with_topics(&settings).await;
-    let watched = Arc::new(Watched::new(51, 20));
+    let watched = Arc::new(Watched::new(51, 10));
     append_numbers(&kafka.appender(), &watched.company).await;
     let folder = tempfile::tempdir().unwrap();
-    let mut service = Running::start(folder.path(), &arguments(&settings, &[]));
+    let service = Running::start(folder.path(), &arguments(&settings, &[]));
     service.ready().await;
     let broker = cluster.clone();
     apart(move || broker.broker("kill", 1)).await;
-    let address = format!("{}/webhooks/ringcentral/{}", service.base, watched.account);
-    let post = reqwest::Client::new().post(&address).header("verification-token", TOKEN).body(watched.documents[0].to_string());
-    let refused = post.send().await.unwrap();
-    assert_eq!((refused.status().as_u16(), refused.headers().contains_key("retry-after")), (503, true));
+
+    let http = reqwest::Client::new();
+    let post = async |base: &str, n: usize| {
+        let address = format!("{base}/webhooks/ringcentral/{}", watched.account);
+        let body = watched.documents[n].to_string();
+        http.post(address).header("verification-token", TOKEN).body(body).send().await.unwrap().status().as_u16()
+    };
+    let metric = async |base: &str, name: &str| {
+        let text = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<usize>().ok()).unwrap_or(0)
+    };
+    let half = watched.documents.len() / 2;
+    for n in 0..half {
+        assert_eq!(post(&service.base, n).await, 200, "notification {n}");
+    }
+    assert_eq!(metric(&service.base, "callsieve_spool_entries ").await, half);
     assert_eq!(get(&format!("{}/healthz", service.base)).await.0, 200);
-    assert!(reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap().contains("callsieve_ready"));
-    assert!(service.child.try_wait().unwrap().is_none());
+    // Who can send again is told to.
+    let address = format!("{}/api/v1/accounts/{}/settings", service.base, watched.account);
+    let refused = http.put(address).body("{}").send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers().contains_key("retry-after")), (503, true));
+
+    service.kill();
+    let service = Running::start(folder.path(), &arguments(&settings, &[]));
+    assert_eq!(metric(&service.base, "callsieve_spool_entries ").await, half);
+    let (last, base) = (watched.documents.len() - 10, service.base.clone());
+    for n in half..last {
+        assert_eq!(post(&base, n).await, 200, "notification {n}");
+    }
+    until("it says why it is not ready", async || {
+        let (status, body) = get(&format!("{base}/readyz")).await;
+        status == 503 && body["detail"].as_str().is_some_and(|detail| detail.contains("Kafka is not there yet"))
+    })
+    .await;
     let broker = cluster.clone();
     apart(move || broker.broker("start", 1)).await;
-    watched.send(&Mutex::new(vec![service.base.clone()])).await;
+    until("the spool is passed on", async || metric(&base, "callsieve_spool_entries ").await == 0).await;
+    for n in last..watched.documents.len() {
+        assert_eq!(post(&base, n).await, 200, "notification {n}");
+    }
+    assert_eq!(metric(&base, "callsieve_spool_forwarded_total ").await, last);
+    service.ready().await;
     true_in_the_end(&kafka, &[watched]).await;
     assert_eq!(service.terminate(), Some(0));
 }
@@ -295,15 +328,55 @@ async fn kafka_a_service_refuses_what_does_not_fit_and_says_what_to_change() {
     apart(move || create(&of, &topics).unwrap()).await;
     says(&refused(&wrong, &a, &[]), &[&wrong.topic(Topic::CallVerdicts), "cleanup.policy is delete", "set it to compact"]);
 
-    let nobody = KafkaSettings { brokers: "127.0.0.1:1".into(), ..settings.clone() };
-    says(&refused(&nobody, &a, &[]), &["127.0.0.1:1"]);
+    // A Kafka that is away is waited for (tests/spool.rs); one that refuses is not.
+    says(&refused(&settings, &a, &["--kafka", "no.such.setting=1"]), &["no.such.setting"]);
     says(&refused(&settings, &a, &["--kafka", "isolation.level=read_uncommitted"]), &["is set by callsieve itself"]);
     says(&refused(&settings, &a, &["--partitions", "3"]), &["--partitions", "--brokers"]);
 
     with_topics(&settings).await;
     let service = Running::start(&a, &arguments(&settings, &["--kafka", "client.id=somebody"]));
+    service.ready().await;
     says(&refused(&settings, &a, &[]), &["--data-dir"]);
     assert_eq!(service.terminate(), Some(0));
     let other = KafkaSettings { group: "other".into(), ..settings.clone() };
     says(&refused(&other, &a, &[]), &["is the state of", "--data-dir"]);
+}
+
+/// TLS, and a password by SCRAM: for `topics` as for the service; what refuses them ends it.
+#[tokio::test]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_service_goes_by_tls_and_password() {
+    let cluster = std::path::PathBuf::from(std::env::var("CALLSIEVE_TEST_CLUSTER").unwrap());
+    let brokers = std::fs::read_to_string(cluster.join("secure")).expect("tests/kafka/run --secure");
+    let settings = KafkaSettings { brokers: brokers.trim().to_owned(), ..named("") };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("callsieve.toml");
+    let certificate = cluster.join("ca.pem");
+    let kafka = "[kafka]\n\"security.protocol\" = \"sasl_ssl\"\n\"sasl.mechanism\" = \"SCRAM-SHA-512\"\n\"sasl.username\" = \"callsieve\"";
+    let own = format!("brokers = {:?}\ntopic-prefix = {:?}\ngroup = {:?}", settings.brokers, settings.topic_prefix, settings.group);
+    std::fs::write(&file, format!("{own}\n{kafka}\n\"ssl.ca.location\" = {certificate:?}\n\"sasl.password\" = \"secret\"\n")).unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let said = |arguments: &[&str]| {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve")).args(arguments).args(config).output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    assert_eq!(said(&["topics", "create", "--partitions", "1"]).0, Some(0));
+    assert_eq!(said(&["topics", "check"]).0, Some(0));
+
+    let data = folder.path().join("data");
+    let refused = ["run", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
+    let (code, words) = said(&[&refused[..], &["--kafka", "sasl.password=wrong"]].concat());
+    assert!(code == Some(1) && words.to_lowercase().contains("authentication failed"), "{words}");
+    let others = [&refused[..], &["--kafka", "ssl.ca.location=/etc/ssl/certs/ca-certificates.crt"]].concat();
+    let (code, words) = said(&others);
+    assert!(code == Some(1) && words.contains("certificate verify failed"), "{words}");
+
+    let service = Running::start(&data, &config);
+    service.ready().await;
+    let watched = Watched::new(52, 1);
+    watched.send(&Mutex::new(vec![service.base.clone()])).await;
+    let plain = KafkaSettings { brokers: shared_brokers(), ..settings };
+    let events = apart(move || Reader::end(&Kafka::connect(plain).unwrap().reader(), Topic::Events, 0).unwrap()).await;
+    assert_eq!(usize::try_from(events).unwrap(), watched.documents.len());
+    assert_eq!(service.terminate(), Some(0));
 }

@@ -3,6 +3,7 @@
 use crate::log::kafka::{self, KafkaSettings, TopicSettings};
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// What to do with the topics
@@ -15,6 +16,9 @@ pub struct TopicsArgs {
 /// How Kafka is reached
 #[derive(Debug, clap::Args)]
 pub(super) struct KafkaArgs {
+    /// The TOML file of `callsieve run`, of which how Kafka is reached is taken; flags and environment come before it
+    #[arg(long, env = "CALLSIEVE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Kafka's bootstrap servers, host:port, with commas between them
     #[arg(long, env = "CALLSIEVE_BROKERS")]
     brokers: String,
@@ -28,7 +32,7 @@ pub(super) struct KafkaArgs {
 
 impl KafkaArgs {
     pub(super) fn settings(self) -> KafkaSettings {
-        let Self { brokers, topic_prefix, passed } = self;
+        let Self { brokers, topic_prefix, passed, .. } = self;
         KafkaSettings { brokers, topic_prefix, passed: passed.into_iter().flatten().collect(), ..KafkaSettings::default() }
     }
 }

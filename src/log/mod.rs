@@ -2,12 +2,14 @@
 //!
 //! Two ends and a view. A [`Log`] is a worker's end: it polls input and commits outputs, position and state together. An
 //! [`Appender`] is the ingress's end. A [`Reader`] sees topics as they stand. The log knows keys and bytes; it knows no
-//! call and no Avro. [`embedded`] keeps it in RocksDB on one machine, [`kafka`] on Apache Kafka.
+//! call and no Avro. [`embedded`] keeps it in RocksDB on one machine, [`kafka`] on Apache Kafka; [`spool`] stands
+//! before Kafka while that is away.
 
 pub mod embedded;
 mod frame;
 pub mod kafka;
 mod position;
+pub mod spool;
 
 #[cfg(test)]
 mod contract;
@@ -275,6 +277,30 @@ pub enum LogError {
         /// The client's words.
         why: String,
     },
+    /// Kafka or its client refuses, and goes on refusing until something is changed: a setting, a password, a right.
+    #[error("log: {operation}: {why}")]
+    Refused {
+        /// What was tried.
+        operation: String,
+        /// The client's words.
+        why: String,
+    },
+    /// Kafka is away, or what came while it was away is still on its way to it; who can send again does that later.
+    #[error("log: Kafka is away, or just back: {entries} entries in the spool come first")]
+    Away {
+        /// How many entries the spool holds.
+        entries: u64,
+    },
+    /// Kafka is away, and the spool takes no more.
+    #[error("log: the spool {} is full: it holds {bytes} of {most} bytes, and Kafka is away", path.display())]
+    SpoolFull {
+        /// The spool's directory.
+        path: std::path::PathBuf,
+        /// What it holds.
+        bytes: u64,
+        /// What it may hold.
+        most: u64,
+    },
     /// The system gives no thread.
     #[error("log: no thread for partition {partition}: {why}")]
     Thread {
@@ -290,7 +316,7 @@ impl LogError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Aborted { .. } | Self::Kafka { .. } | Self::NotAssigned { .. } => true,
+            Self::Aborted { .. } | Self::Kafka { .. } | Self::Refused { .. } | Self::NotAssigned { .. } => true,
             // What is asked for was there: the broker that answered was away, and is behind.
             Self::OutOfRange { asked, end, .. } => asked > end,
             _ => false,

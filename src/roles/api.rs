@@ -59,14 +59,19 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route_layer(middleware::from_fn_with_state(shared.clone(), authorise));
     Router::new()
         .nest("/api/v1", api)
-        .route("/webhooks/ringcentral/{account}", post(ingress::receive))
+        .route("/webhooks/ringcentral/{account}", post(ingress::receive).with_state(shared.ingress.clone()))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .route_layer(middleware::from_fn(instruments::measure))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(time_limit())
         .layer(middleware::from_fn(as_problems))
         .with_state(shared)
+}
+
+/// How long a whole request may take.
+pub(super) fn time_limit() -> TimeoutLayer {
+    TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT)
 }
 
 // ---- who may ask ----
@@ -262,7 +267,7 @@ async fn settings(
     });
     let value = encode_event(&Event::AccountSettings(settings));
     let input = Input { account: account.to_string(), value, headers: Headers::new() };
-    shared.appender.append(input).await.map_err(|error| Problem::unavailable(&error))?;
+    shared.appender.append(input).await.map_err(|error| Problem::of_log(&error))?;
     Ok(answer(&shown))
 }
 
@@ -611,17 +616,22 @@ mod tests {
         let log = EmbeddedLog::open(folder.path(), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
         let held = Arc::new(Held::default());
         let (_stop, stopping) = watch::channel(false);
+        let ingress = ingress::Ingress {
+            appender: Arc::new(log.appender()),
+            clock: system_clock(),
+            verification_token: None,
+            body_limit: 1 << 20,
+            rates: Rates::new(1),
+        };
         let shared = Shared {
             appender: Arc::new(log.appender()),
+            ingress: Arc::new(ingress),
             reader: Arc::new(log.reader()),
             partitions: 4,
             held: held.clone(),
             clock: system_clock(),
             stop: stopping,
-            verification_token: None,
             api_token: None,
-            body_limit: 1 << 20,
-            rates: Rates::new(1),
             metrics: instruments::recorder().unwrap(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -6,7 +6,8 @@ use super::processor::Worker;
 use super::service::{RunArgs, log_dir};
 use crate::event::Millis;
 use crate::log::embedded::{Clock, EmbeddedLog, EmbeddedOptions, Retention};
-use crate::log::kafka::{self, Kafka, KafkaSettings};
+use crate::log::kafka::{self, Age, Broker, Kafka, KafkaSettings};
+use crate::log::spool::{Spool, SpoolOptions};
 use crate::log::{Appender, Log, LogError, Reader};
 use crate::state::database::{Database, DatabaseError, DatabaseOptions, Engine};
 use anyhow::{Context, bail};
@@ -74,13 +75,18 @@ impl Backend {
     }
 
     fn on_kafka(args: &RunArgs, brokers: &str) -> anyhow::Result<Self> {
-        let settings = KafkaSettings {
+        let mut settings = KafkaSettings {
             brokers: brokers.to_owned(),
             topic_prefix: args.topic_prefix.clone(),
             group: args.group.clone(),
             passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
             ..KafkaSettings::default()
         };
+        let found = kafka::reach(&settings)?;
+        // Nor do old ones have the group protocol of KIP-848 as the client speaks it; it would ask for it for ever.
+        if !are_new(&settings, &found, args.allow_old_brokers)? && settings.fall_back_to_classic() {
+            tracing::info!("joining the group by the classic protocol, which old brokers have");
+        }
         check_topics(&settings)?;
         let kafka = Kafka::connect(settings.clone())?;
         let partitions = kafka.partitions();
@@ -90,6 +96,11 @@ impl Backend {
         let states = States::open(args.data_dir.join("state"), &of)?;
         let members = (0..args.workers).map(|number| args.instance.as_ref().map(|instance| format!("{instance}-{number}"))).collect();
         Ok(Self { kept: Kept::Kafka(Box::new(OnKafka { kafka, members, states })), partitions })
+    }
+
+    /// Whether opening failed only because Kafka is away.
+    pub fn is_away(error: &anyhow::Error) -> bool {
+        matches!(error.downcast_ref(), Some(LogError::Kafka { .. }))
     }
 
     /// How many partitions the log has.
@@ -226,6 +237,30 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 
 // ---- on Kafka ----
 
+/// Whether none of the brokers is older than Kafka 4.0. One that is is refused, unless that is allowed.
+fn are_new(settings: &KafkaSettings, brokers: &[Broker], allow_old: bool) -> anyhow::Result<bool> {
+    let mut are_new = true;
+    for broker in brokers {
+        let Broker { id, address } = broker;
+        match kafka::age_of(settings, broker)? {
+            Age::Since4 => {}
+            Age::Before4 { has } if allow_old => {
+                are_new = false;
+                tracing::warn!("broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}), which --allow-old-brokers allows");
+            }
+            Age::Before4 { has } => bail!(
+                "broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}): before 4.0 a fault may tear a transaction or leave one open \
+                 for ever (KIP-890), and verdicts be lost or doubled. Upgrade the brokers, or take that risk with --allow-old-brokers"
+            ),
+            Age::Unknown { why } => tracing::warn!(
+                "broker {id} at {address} doesn't say how old it is ({why}): see to it that it is Kafka 4.0 or newer. (With the right to describe the \
+                 cluster's configs this is looked at.) One that is older needs --kafka group.protocol=classic"
+            ),
+        }
+    }
+    Ok(are_new)
+}
+
 /// Refuses topics that are missing or lose something; tells what else is worth knowing of them.
 pub(super) fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
     let described = kafka::describe(settings).with_context(|| format!("reaching Kafka at {}", settings.brokers))?;
@@ -279,6 +314,14 @@ impl States {
             }
         }
     }
+}
+
+/// Opens the spool that stands before Kafka. Waits for the disk.
+pub(super) fn open_spool(args: &RunArgs) -> anyhow::Result<Spool> {
+    let dir = args.data_dir.join("spool");
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let options = SpoolOptions { dir, bytes: args.spool_bytes, patience: SpoolOptions::PATIENCE };
+    Spool::open(options).with_context(|| format!("opening the spool in {}", args.data_dir.display()))
 }
 
 // ---- embedded ----

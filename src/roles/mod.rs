@@ -4,6 +4,7 @@ pub mod api;
 mod backend;
 pub mod bring_up;
 mod documents;
+mod early;
 pub mod held;
 pub mod ingress;
 mod instruments;

@@ -22,7 +22,7 @@ const LOOK_UP_EVERY: Millis = 5_000;
 
 /// How long a worker whose log failed waits before it goes on: twice as long each time, up to a bound.
 const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where a partition's state is.
 pub type DatabaseOf = Box<dyn FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send>;

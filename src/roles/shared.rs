@@ -1,8 +1,8 @@
 //! What the handlers of the HTTP interface share.
 
 use super::held::{Held, Holding, Readiness};
+use super::ingress::Ingress;
 use super::problem::Problem;
-use super::rate::Rates;
 use crate::event::AccountId;
 use crate::log::embedded::Clock;
 use crate::log::{Appender, Reader, Topic, partition_of};
@@ -16,7 +16,9 @@ use tokio::sync::watch;
 
 /// See the module.
 pub struct Shared {
+    /// The log's end for who can send again.
     pub(super) appender: Arc<dyn Appender>,
+    pub(super) ingress: Arc<Ingress>,
     pub(super) reader: Arc<dyn Reader>,
     /// How many there are, here or elsewhere.
     pub(super) partitions: u32,
@@ -24,10 +26,7 @@ pub struct Shared {
     pub(super) clock: Clock,
     /// True when the service is to end: what would go on for ever ends then.
     pub(super) stop: watch::Receiver<bool>,
-    pub(super) verification_token: Option<String>,
     pub(super) api_token: Option<String>,
-    pub(super) body_limit: usize,
-    pub(super) rates: Rates,
     pub(super) metrics: PrometheusHandle,
 }
 

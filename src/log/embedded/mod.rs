@@ -135,6 +135,14 @@ impl EmbeddedLog {
         }
         Ok(done)
     }
+
+    /// Drops the records before `kept` of a topic that isn't compacted, whatever their age: lastingly, once this returns. For who passes records on
+    /// elsewhere; not for a log with workers.
+    pub fn drop_before(&self, topic: Topic, partition: u32, kept: i64) -> Result<(), LogError> {
+        let partition = self.shared.partition(partition)?;
+        partition.check(topic, kept)?;
+        cleaner::drop_before(partition, topic, kept)
+    }
 }
 
 /// Opens the partitions all at once: each replays its own write-ahead log.

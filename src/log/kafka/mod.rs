@@ -8,6 +8,7 @@
 
 mod appender;
 mod client;
+mod cluster;
 mod committed;
 mod native;
 mod offsets;
@@ -21,6 +22,7 @@ mod worker;
 mod tests;
 
 pub use appender::KafkaAppender;
+pub use cluster::{Age, Broker, age_of, reach};
 pub use offsets::remove_group;
 pub use reader::KafkaReader;
 pub use settings::{FIXED, KafkaSettings};
@@ -46,7 +48,7 @@ impl Kafka {
     /// For settings that can't be, a cluster that can't be reached, and topics that are missing or differ in their number of partitions.
     pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
         if let Some(name) = settings.refused() {
-            return Err(LogError::Kafka { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
+            return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
         }
         let partitions = count_partitions(&settings)?;
         let reader = KafkaReader::new(&settings, partitions)?;

@@ -15,6 +15,16 @@ fn millis(time: Duration) -> c_int {
     c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX)
 }
 
+/// Lets a producer fail as it does when it can't keep its promise of order any more.
+#[cfg(test)]
+pub(super) fn fail_for_good<C: ClientContext>(client: &rdkafka::client::Client<C>) {
+    // SAFETY: the client lives as long as the borrow, and so does its handle; the text ends with 0.
+    unsafe {
+        let code = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        sys::rd_kafka_test_fatal_error(client.native_ptr(), code, c"a test".as_ptr());
+    }
+}
+
 /// What a consumer got.
 pub(super) enum Fetched {
     /// A record.

@@ -80,9 +80,22 @@ impl KafkaSettings {
         self.passed.keys().map(String::as_str).find(|name| FIXED.contains(name))
     }
 
+    /// Goes over to the classic group protocol, with cooperative rebalances; false where a protocol was passed, which is kept.
+    pub fn fall_back_to_classic(&mut self) -> bool {
+        if self.passed.contains_key("group.protocol") {
+            return false;
+        }
+        self.passed.insert("group.protocol".into(), "classic".into());
+        true
+    }
+
     /// What all clients have.
     pub(super) fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
+        self.over(ClientConfig::new())
+    }
+
+    /// What all clients have, over what some have besides. (The map of a `ClientConfig` can't be copied from: it hides passwords.)
+    fn over(&self, mut config: ClientConfig) -> ClientConfig {
         config
             .set("client.id", "callsieve")
             // A broker that went away is looked for again at once, and then at most once a second.
@@ -127,9 +140,7 @@ impl KafkaSettings {
             // Its default of a second is how long a full queue would stand still after it was drained.
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.wait.max.ms", "500");
-        for (name, value) in self.client().config_map() {
-            config.set(name, value);
-        }
+        let mut config = self.over(config);
         if config.get("group.protocol") != Some("consumer") && config.get("partition.assignment.strategy").is_none() {
             config.set("partition.assignment.strategy", "cooperative-sticky");
         }
@@ -167,11 +178,10 @@ impl KafkaSettings {
             .set("batch.size", "500000")
             .set("queue.buffering.max.messages", "200000")
             .set("message.max.bytes", CLIENT_MESSAGE_BYTES.to_string());
-        for (name, value) in self.client().config_map() {
-            // Settings of consumers would be warned of.
-            if !name.starts_with("group.") {
-                config.set(name, value);
-            }
+        let mut config = self.over(config);
+        // Settings of consumers would be warned of.
+        for name in self.passed.keys().filter(|name| name.starts_with("group.")) {
+            config.remove(name);
         }
         config.set("enable.idempotence", "true").set("acks", "all");
         config
@@ -188,10 +198,14 @@ mod tests {
 
     #[test]
     fn what_is_passed_reaches_every_client() {
-        let settings = passing("security.protocol", "ssl");
-        for config in [settings.client(), settings.reader(true), settings.member(None), settings.producer(), settings.transactional("t")] {
-            assert_eq!(config.get("security.protocol"), Some("ssl"));
+        // Passwords too, which must not be copied from what is meant to be shown.
+        for (name, value) in [("security.protocol", "ssl"), ("sasl.password", "secret")] {
+            let settings = passing(name, value);
+            for config in [settings.client(), settings.reader(true), settings.member(None), settings.producer(), settings.transactional("t")] {
+                assert_eq!(config.get(name), Some(value), "{name}");
+            }
         }
+        assert_eq!(passing("group.protocol", "classic").producer().get("group.protocol"), None);
     }
 
     #[test]
@@ -215,7 +229,12 @@ mod tests {
     #[test]
     fn an_older_brokers_protocol_has_cooperative_rebalances() {
         assert_eq!(passing("group.protocol", "classic").member(None).get("partition.assignment.strategy"), Some("cooperative-sticky"));
-        assert_eq!(passing("linger.ms", "7").member(None).get("partition.assignment.strategy"), None);
+        let mut settings = passing("linger.ms", "7");
+        let strategy = |settings: &KafkaSettings| settings.member(None).get("partition.assignment.strategy").map(str::to_owned);
+        assert_eq!(strategy(&settings), None);
+        assert!(settings.fall_back_to_classic());
+        assert_eq!(strategy(&settings).as_deref(), Some("cooperative-sticky"));
+        assert!(!passing("group.protocol", "consumer").fall_back_to_classic(), "what was asked for is kept");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::client::{REQUEST, Told, failed};
 use super::settings::KafkaSettings;
 use crate::log::{LogError, Reader, Topic};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -179,7 +179,13 @@ pub fn describe(settings: &KafkaSettings) -> Result<Vec<Described>, LogError> {
         let name = settings.topic(topic);
         let operation = format!("looking at the topic {name}");
         let metadata = admin.inner().fetch_metadata(Some(&name), REQUEST).map_err(failed(operation.clone()))?;
-        let found = metadata.topics().iter().find(|found| found.name() == name && found.error().is_none());
+        let found = metadata.topics().iter().find(|found| found.name() == name);
+        // A topic that has an error of another kind is there, and can't be looked at for now, or not by us.
+        let found = match found.and_then(rdkafka::metadata::MetadataTopic::error).map(RDKafkaErrorCode::from) {
+            None => found,
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition) => None,
+            Some(code) => return Err(failed(operation)(KafkaError::MetadataFetch(code))),
+        };
         let partitions = found.map_or(0, |found| found.partitions().len());
         let replicas = found.and_then(|found| found.partitions().iter().map(|partition| partition.replicas().len()).min()).unwrap_or(0);
         described.push(Described { topic, name, partitions, replicas, settings: BTreeMap::new() });

@@ -27,6 +27,8 @@ use tokio::sync::watch;
 /// How long what Kafka can't answer yet is asked again: positions whose transaction is under way, a partition that is not yet fetched.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
+const REFUSALS: u32 = 3;
 /// How long it may take until a partition that was taken up is fetched.
 const TAKEN_UP: Duration = Duration::from_secs(1);
 /// How long a partition gives nothing before it is looked whether there is something. Longer than leaders take to change, and clients to find them.
@@ -100,6 +102,10 @@ pub struct KafkaLog {
     reader: KafkaReader,
     appender: KafkaAppender,
     owned: BTreeSet<u32>,
+    /// Commits in a row that came to nothing.
+    refused: u32,
+    /// Whether the group ever gave it anything, be it nothing.
+    was_assigned: bool,
     /// Of partitions that are fetched: the offset of the next record, and since when none has come.
     fetched: BTreeMap<u32, (i64, Instant)>,
     /// Where the outputs end that are committed, of owned partitions whose position was asked for.
@@ -132,6 +138,8 @@ impl KafkaLog {
             reader,
             appender,
             owned: BTreeSet::new(),
+            refused: 0,
+            was_assigned: false,
             fetched: BTreeMap::new(),
             ends: BTreeMap::new(),
             noted: 0,
@@ -193,7 +201,10 @@ impl KafkaLog {
         for change in &changes {
             tracing::info!(member = self.member, ?change, "rebalance");
             match change {
-                Change::Assigned(partitions) => self.owned.extend(partitions),
+                Change::Assigned(partitions) => {
+                    self.was_assigned = true;
+                    self.owned.extend(partitions);
+                }
                 Change::Revoked(partitions) => {
                     for partition in partitions {
                         self.owned.remove(partition);
@@ -215,6 +226,21 @@ impl KafkaLog {
         match error {
             KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => {
                 Some(LogError::Fenced { member: self.member.clone(), why: words(error) })
+            }
+            // The group protocol of KIP-848 is asked for first, and only this answer tells for sure that the brokers don't have it, or have it switched off.
+            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature)
+                if self.settings.fall_back_to_classic() =>
+            {
+                tracing::info!(member = self.member, "the brokers don't have the group protocol of KIP-848: joining by the classic one");
+                Some(self.rejoin(words(error)))
+            }
+            // A predecessor of its name died. By KIP-848 its session is waited out; by the classic protocol, in the same group, its place is taken at once. Who had
+            // the place before, and lost it, waits.
+            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::UnreleasedInstanceId)
+                if !self.was_assigned && self.settings.fall_back_to_classic() =>
+            {
+                tracing::info!(member = self.member, "a worker of this name has not left the group: taking its place by the classic group protocol");
+                Some(self.rejoin(words(error)))
             }
             // Also where another holds this one's static id: its predecessor, until the group has found out that it died.
             KafkaError::MessageConsumptionFatal(_) => Some(self.rejoin(words(error))),
@@ -239,6 +265,7 @@ impl KafkaLog {
         match joined {
             Ok(consumer) => {
                 self.leave();
+                self.refused = 0;
                 self.consumer = consumer;
                 LogError::Kafka { operation, why: cause }
             }
@@ -372,7 +399,14 @@ impl Log for KafkaLog {
             publications.push(Publication { partition, position, ends, outputs });
             states.push((database, state));
         }
-        let ends = self.transactions.commit(publications, group.clone())?;
+        let ends = match self.transactions.commit(publications, group.clone()) {
+            Err(LogError::Aborted { why }) => {
+                self.refused += 1;
+                return Err(if self.refused < REFUSALS { LogError::Aborted { why } } else { self.rejoin(why) });
+            }
+            answer => answer?,
+        };
+        self.refused = 0;
         self.ends.extend(ends);
         for (database, state) in states {
             database.write(state)?;
