@@ -1,6 +1,7 @@
 //! The command line: one variant per command, each with its arguments and its one function.
 
 pub mod classify;
+pub mod dead_letters;
 pub mod replay;
 pub mod topics;
 
@@ -27,6 +28,8 @@ enum Command {
     Simulate(SimulateArgs),
     /// Make, check or show the topics on Kafka
     Topics(topics::TopicsArgs),
+    /// Show what could not be taken in, and give it back to where it came from
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// Judge the past anew on Kafka, show what differs, and bring it over
     Replay(replay::ReplayArgs),
 }
@@ -39,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => service::main(*args).map(|()| ExitCode::SUCCESS),
         Command::Simulate(args) => simulated(args).map(|()| ExitCode::SUCCESS),
         Command::Topics(args) => topics::main(args),
+        Command::DeadLetters(args) => dead_letters::main(args),
         Command::Replay(args) => replay::main(args),
     };
     match done {

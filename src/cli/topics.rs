@@ -18,6 +18,13 @@ pub(super) struct KafkaArgs {
     /// Kafka's bootstrap servers, host:port, with commas between them
     #[arg(long, env = "CALLSIEVE_BROKERS")]
     brokers: String,
+    #[command(flatten)]
+    named: NamedArgs,
+}
+
+/// Names on Kafka, and what its clients are told
+#[derive(Debug, clap::Args)]
+pub(super) struct NamedArgs {
     /// What the name of every topic begins with
     #[arg(long, env = "CALLSIEVE_TOPIC_PREFIX", default_value = "callsieve.")]
     topic_prefix: String,
@@ -28,7 +35,13 @@ pub(super) struct KafkaArgs {
 
 impl KafkaArgs {
     pub(super) fn settings(self) -> KafkaSettings {
-        let Self { brokers, topic_prefix, passed } = self;
+        self.named.settings(self.brokers)
+    }
+}
+
+impl NamedArgs {
+    pub(super) fn settings(self, brokers: String) -> KafkaSettings {
+        let Self { topic_prefix, passed } = self;
         KafkaSettings { brokers, topic_prefix, passed: passed.into_iter().flatten().collect(), ..KafkaSettings::default() }
     }
 }

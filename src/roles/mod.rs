@@ -3,6 +3,7 @@
 pub mod api;
 mod backend;
 pub mod bring_up;
+pub mod dead_letters;
 mod documents;
 pub mod held;
 pub mod ingress;

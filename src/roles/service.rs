@@ -1,14 +1,14 @@
 //! `callsieve run`: webhook ingress, processor and HTTP interface in one process, on the embedded log or on Kafka.
 
 use super::api::router;
-use super::backend::{Backend, Workers};
+use super::backend::{Backend, Workers, open_embedded};
 use super::held::{Held, Holding, Readiness};
 use super::instruments;
 use super::rate::Rates;
 use super::shared::Shared;
 use super::simulation::Simulation;
 use crate::event::{AccountId, CallVerdict};
-use crate::log::embedded::system_clock;
+use crate::log::embedded::{EmbeddedLog, system_clock};
 use crate::log::kafka::KafkaSettings;
 use crate::log::{Appender, Reader};
 use crate::state::tables;
@@ -203,6 +203,17 @@ pub struct Service {
 #[must_use]
 pub fn log_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("log")
+}
+
+/// Opens the log of a data directory that a service has used, and no service uses now. Says how many partitions it has.
+///
+/// # Errors
+/// If there is none, or a service uses it.
+pub fn stopped_log(data_dir: &Path) -> anyhow::Result<(EmbeddedLog, u32)> {
+    if !log_dir(data_dir).is_dir() {
+        bail!("{} has no log; --data-dir says where a service keeps it, --brokers where it is on Kafka", data_dir.display());
+    }
+    open_embedded(data_dir, None, &system_clock()).context("a log below --data-dir is opened while no service runs on it")
 }
 
 impl Service {
