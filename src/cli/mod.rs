@@ -26,7 +26,7 @@ enum Command {
     Run(Box<RunArgs>),
     /// Serve a simulated company as RingCentral would, or write its notifications to a file
     Simulate(SimulateArgs),
-    /// Make, check or show the topics on Kafka
+    /// Make, check or show the topics on Kafka, or move to another number of partitions
     Topics(topics::TopicsArgs),
     /// Show what could not be taken in, and give it back to where it came from
     DeadLetters(dead_letters::DeadLettersArgs),

@@ -168,13 +168,15 @@ pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     failures: mpsc::UnboundedReceiver<String>,
+    /// Without any threads, too, there is no end of failures that might come.
+    _failing: mpsc::UnboundedSender<String>,
 }
 
 impl Workers {
     /// Starts the threads that own the partitions. The end of one, before it was told to, is a failure of the service.
     pub fn start(backend: &Arc<Backend>, held: &Arc<Held>) -> anyhow::Result<Self> {
         let (sender, failures) = mpsc::unbounded_channel();
-        let mut workers = Self { threads: Vec::new(), stop: Arc::default(), failures };
+        let mut workers = Self { threads: Vec::new(), stop: Arc::default(), failures, _failing: sender.clone() };
         let count = if let Kept::Kafka(on) = &backend.kept { on.members.len() } else { 1 };
         for number in 0..count {
             let (backend, held, stop, failed) = (backend.clone(), held.clone(), workers.stop.clone(), sender.clone());

@@ -12,6 +12,7 @@ pub mod partition;
 pub mod problem;
 pub mod processor;
 mod rate;
+pub mod repartition;
 pub mod replay;
 pub mod service;
 mod shared;

@@ -45,8 +45,8 @@ pub struct RunArgs {
     /// The consumer group: processes of one group share the partitions
     #[arg(long, env = "CALLSIEVE_GROUP", default_value = "callsieve", requires = "brokers")]
     pub group: String,
-    /// Threads that judge, each a member of the group with some of the partitions
-    #[arg(long, env = "CALLSIEVE_WORKERS", default_value_t = 1, requires = "brokers", value_parser = clap::value_parser!(u32).range(1..=256))]
+    /// Threads that judge, each a member of the group with some of the partitions; with 0 the process takes webhooks in, and judges nothing
+    #[arg(long, env = "CALLSIEVE_WORKERS", default_value_t = 1, requires = "brokers", value_parser = clap::value_parser!(u32).range(0..=256))]
     pub workers: u32,
     /// A name that this process has in the group and keeps over restarts, so that a short one moves no partitions; no two processes may have the same
     #[arg(long, env = "CALLSIEVE_INSTANCE", requires = "brokers")]
@@ -229,7 +229,8 @@ impl Service {
         let clock = system_clock();
         let (opened, dates) = (args.clone(), clock.clone());
         let backend = tokio::task::spawn_blocking(move || Backend::open(&opened, &dates)).await.context("opening the log was cut off")??;
-        let (backend, held) = (Arc::new(backend), Arc::new(Held::default()));
+        let (backend, held) =
+            (Arc::new(backend), Arc::new(if args.brokers.is_some() && args.workers == 0 { Held::nothing() } else { Held::default() }));
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(Shared {
             appender: backend.appender(),
@@ -365,6 +366,9 @@ fn check(args: &RunArgs) -> anyhow::Result<()> {
     }
     if args.simulate.is_some() && !(args.simulate_speed > 0.0 && args.simulate_speed.is_finite()) {
         bail!("--simulate-speed is a factor above 0, not {}", args.simulate_speed);
+    }
+    if args.simulate.is_some() && args.workers == 0 {
+        bail!("--simulate shows verdicts, and with --workers 0 there are none");
     }
     let (brokers, instance) = (&args.brokers, &args.instance);
     for (name, text) in

@@ -9,6 +9,7 @@
 mod appender;
 mod client;
 mod committed;
+mod copier;
 mod native;
 mod offsets;
 mod reader;
@@ -21,10 +22,11 @@ mod worker;
 mod tests;
 
 pub use appender::KafkaAppender;
+pub use copier::{Copied, Copier, Done, has_members};
 pub use offsets::remove_group;
 pub use reader::KafkaReader;
 pub use settings::{FIXED, KafkaSettings};
-pub use topics::{Described, Finding, TopicSettings, create, describe, findings, names, remove};
+pub use topics::{Described, Finding, TopicSettings, create, create_some, describe, findings, names, remove};
 pub use worker::KafkaLog;
 
 use super::{LogError, Topic};
@@ -49,6 +51,14 @@ impl Kafka {
             return Err(LogError::Kafka { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
         }
         let partitions = count_partitions(&settings)?;
+        Self::with(settings, partitions)
+    }
+
+    /// As [`Kafka::connect`], where not all topics are there yet; they are to have so many partitions.
+    ///
+    /// # Errors
+    /// For settings that can't be.
+    pub fn with(settings: KafkaSettings, partitions: u32) -> Result<Self, LogError> {
         let reader = KafkaReader::new(&settings, partitions)?;
         let appender = KafkaAppender::new(&settings, partitions)?;
         Ok(Self { settings, partitions, reader, appender })
