@@ -6,7 +6,7 @@
 mod cluster;
 mod common;
 
-use callsieve::event::{AccountId, CallVerdict, Event, SnapshotCompleted, Verdict};
+use callsieve::event::{AccountId, AccountRemoved, CallVerdict, Event, SnapshotCompleted, Verdict};
 use callsieve::judge::number::Country;
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
 use callsieve::log::{Appender, Reader, Topic, partition_of};
@@ -14,7 +14,7 @@ use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::sync;
 use callsieve::simulate::{Company, HOUR_MS};
 use cluster::newest;
-use common::{Running, TOKEN, account, append_numbers, company, now};
+use common::{Running, TOKEN, account, append_numbers, company, get, now};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
@@ -157,11 +157,11 @@ async fn append(appender: &dyn Appender, documents: &[&str], completes: bool) {
 const HEAD_OFFICE: &str = r#"{"records":[{"id":1,"phoneNumber":"+16505550190","usageType":"MainCompanyNumber"}]}"#;
 const BRANCH: &str = r#"{"records":[{"id":2,"phoneNumber":"+16505550191","usageType":"CompanyNumber"}]}"#;
 
-fn call_to_branch() -> String {
+fn call_to_branch(session: &str) -> String {
     let at = jiff::Timestamp::from_millisecond(now()).unwrap();
     format!(
         r#"{{"uuid":"1","event":"/restapi/v1.0/account/{SINGLE}/telephony/sessions","timestamp":"{at}","body":{{"sequence":2,"sessionId":"5",
-        "telephonySessionId":"s-1","eventTime":"{at}","accountId":"{SINGLE}","parties":[{{"id":"p-1","extensionId":"7001","direction":"Outbound",
+        "telephonySessionId":"{session}","eventTime":"{at}","accountId":"{SINGLE}","parties":[{{"id":"p-1","extensionId":"7001","direction":"Outbound",
         "from":{{"phoneNumber":"+16505550190"}},"to":{{"phoneNumber":"+16505550191"}},"status":{{"code":"Disconnected"}}}}]}}}}"#
     )
 }
@@ -188,7 +188,7 @@ async fn kafka_the_topics_get_other_partitions_while_notifications_keep_coming()
     for watched in &companies {
         append_numbers(&old.appender(), &watched.company).await;
     }
-    append(&old.appender(), &[HEAD_OFFICE, &call_to_branch()], true).await;
+    append(&old.appender(), &[HEAD_OFFICE, &call_to_branch("s-1")], true).await;
     let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
 
     let service = start(&dirs[0], &from, &[]);
@@ -270,5 +270,47 @@ async fn kafka_the_topics_get_other_partitions_while_notifications_keep_coming()
     let is_new = |key: &String| !was.contains_key(key);
     assert!(found.iter().filter(|(key, _)| is_new(key)).count() > 10, "calls were judged after the move");
     assert!(found.values().all(|verdict| verdict.snapshot_complete));
+    assert_eq!(service.terminate(), Some(0));
+}
+
+/// What the log still holds of an account from before its removal stays gone.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_what_was_removed_is_not_brought_along() {
+    let name = format!("test-{:016x}", rand::random::<u64>());
+    let (from, to) = (named(&name), named(&format!("{name}-{AFTER}")));
+    let (of, topics) = (from.clone(), TopicSettings { partitions: BEFORE, ..TopicSettings::default() });
+    let old = apart(move || {
+        create(&of, &topics).unwrap();
+        Kafka::connect(of).unwrap()
+    })
+    .await;
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let service = start(&dirs[0], &from, &[]);
+    let appender = old.appender();
+    append(&appender, &[HEAD_OFFICE, &call_to_branch("s-1")], true).await;
+    let of_call = |base: &str, session: &str| format!("{base}/api/v1/accounts/{SINGLE}/calls/{session}");
+    let is_judged = async |base: &str, session: &str| get(&of_call(base, session)).await.1["verdict"]["revision"] == 1;
+    until("the first call is judged", async || is_judged(&service.base, "s-1").await).await;
+    let account_id = AccountId::parse(SINGLE).unwrap();
+    let removed = Event::AccountRemoved(AccountRemoved { account_id: account_id.clone(), removed_at: now() });
+    sync::append(&appender, &account_id, [&removed]).await.unwrap();
+    append(&appender, &[HEAD_OFFICE, &call_to_branch("s-2")], true).await;
+    until("the second call is judged", async || is_judged(&service.base, "s-2").await).await;
+    assert_eq!(get(&of_call(&service.base, "s-1")).await.0, 404);
+    assert_eq!(service.terminate(), Some(0));
+
+    let (code, said) = apart({
+        let (from, to) = (from.clone(), to.clone());
+        move || Repartition::start(&from, &to, &["--once"]).ended()
+    })
+    .await;
+    assert_eq!(code, Some(0), "{said}");
+    let service = start(&dirs[1], &to, &[]);
+    until("the second call's verdict is there", async || is_judged(&service.base, "s-2").await).await;
+    assert_eq!(get(&of_call(&service.base, "s-1")).await.0, 404);
+    service.ready().await;
+    let (_, accounts) = get(&format!("{}/api/v1/accounts", service.base)).await;
+    assert_eq!(accounts["accounts"][0]["numbers"], 1, "{accounts}");
     assert_eq!(service.terminate(), Some(0));
 }
