@@ -29,7 +29,7 @@ test: rocksdb ## Runs all tests (ARGS="NAME" for some, without Kafka)
 
 kafka-test: rocksdb ## Runs the tests on a real Kafka broker, which it starts (ARGS="NAME" for some)
 	@deploy/build/setup kafka
-	@tests/kafka/run --secure cargo test --locked --lib --test kafka --test kafka_replay --test kafka_service -- --ignored $(or $(ARGS),kafka_)
+	@tests/kafka/run --secure cargo test --locked --lib --test kafka --test kafka_replay --test kafka_service --test dead_letters --test kafka_repartition -- --ignored $(or $(ARGS),kafka_)
 
 lint: rocksdb ## Checks format, clippy, unused dependencies, licenses, sources, known vulnerabilities, and deploy/ as far as its tools are here
 	@deploy/build/lint "$(cache)/tools"

@@ -322,6 +322,36 @@ fn kafka_newest_verdicts_are_true_whatever_happens_to_workers() {
     true_in_the_end(&reader, &companies);
 }
 
+/// Whoever appends to the log may do so in a transaction, whose marker is then the last that there is: time passes behind it, too.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_time_passes_behind_the_marker_of_a_transaction() {
+    let settings = settings();
+    let reader = Kafka::connect(settings.clone()).unwrap().reader();
+    let folder = tempfile::tempdir().unwrap();
+    let producer = ClientConfig::new()
+        .set("bootstrap.servers", &settings.brokers)
+        .set("transactional.id", &settings.group)
+        .create_with_context(Delivered)
+        .unwrap();
+    let ingress = Ingress { producer, events: settings.topic(Topic::Events) };
+    let watched = Watched::new(8);
+    ingress.producer.init_transactions(Duration::from_secs(30)).unwrap();
+    ingress.producer.begin_transaction().unwrap();
+    ingress.synchronise(&watched);
+    let call = &watched.calls[0];
+    for notification in &call.notifications {
+        let mut json = String::new();
+        notification.write_for("sub-1", "101", &mut json);
+        let at = now();
+        ingress.of_account(&watched.account, at, &watched.read(json.as_bytes(), at));
+    }
+    ingress.producer.commit_transaction(Duration::from_secs(30)).unwrap();
+    let running = Running::start(&settings, folder.path());
+    until("the call is judged", || newest(&reader, PARTITIONS).len() == call.truth.sessions.len());
+    running.stop();
+}
+
 /// Whether everything that was appended is committed, by whomever.
 fn all_is_committed(settings: &KafkaSettings, reader: &KafkaReader) -> bool {
     use rdkafka::consumer::{BaseConsumer, Consumer};

@@ -2,6 +2,7 @@
 
 pub mod classify;
 mod config;
+pub mod dead_letters;
 pub mod replay;
 pub mod topics;
 
@@ -27,8 +28,10 @@ enum Command {
     Run(Box<RunArgs>),
     /// Serve a simulated company as RingCentral would, or write its notifications to a file
     Simulate(SimulateArgs),
-    /// Make, check or show the topics on Kafka
+    /// Make, check or show the topics on Kafka, or move to another number of partitions
     Topics(topics::TopicsArgs),
+    /// Show what could not be taken in, and give it back to where it came from
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// Judge the past anew on Kafka, show what differs, and bring it over
     Replay(replay::ReplayArgs),
 }
@@ -48,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => service::main(*args).map(|()| ExitCode::SUCCESS),
         Command::Simulate(args) => simulated(args).map(|()| ExitCode::SUCCESS),
         Command::Topics(args) => topics::main(args),
+        Command::DeadLetters(args) => dead_letters::main(args),
         Command::Replay(args) => replay::main(args),
     };
     match done {

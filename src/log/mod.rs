@@ -133,6 +133,23 @@ pub struct Place {
     pub offset: i64,
 }
 
+/// `partition/offset`.
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.partition, self.offset)
+    }
+}
+
+impl std::str::FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed =
+            text.split_once('/').and_then(|(partition, offset)| Some(Self { partition: partition.parse().ok()?, offset: offset.parse().ok()? }));
+        parsed.filter(|place| place.offset >= 0).ok_or_else(|| format!("{text:?} isn't PARTITION/OFFSET, such as 3/1234"))
+    }
+}
+
 /// Input of one partition, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {

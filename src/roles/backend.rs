@@ -65,12 +65,7 @@ impl Backend {
     }
 
     fn embedded(args: &RunArgs, clock: &Clock) -> anyhow::Result<Self> {
-        let dir = log_dir(&args.data_dir);
-        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-        let partitions = settle_partitions(&args.data_dir, args.partitions)?;
-        let options = EmbeddedOptions { partitions, retention: Retention::default(), clock: clock.clone() };
-        let log = EmbeddedLog::open(&dir, &Engine::new(&DatabaseOptions::default()), &options)
-            .with_context(|| format!("opening {}", args.data_dir.display()))?;
+        let (log, partitions) = open_embedded(&args.data_dir, args.partitions, clock)?;
         Ok(Self { kept: Kept::Embedded(log), partitions })
     }
 
@@ -184,13 +179,15 @@ pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     failures: mpsc::UnboundedReceiver<String>,
+    /// Without any threads, too, there is no end of failures that might come.
+    _failing: mpsc::UnboundedSender<String>,
 }
 
 impl Workers {
     /// Starts the threads that own the partitions. The end of one, before it was told to, is a failure of the service.
     pub fn start(backend: &Arc<Backend>, held: &Arc<Held>) -> anyhow::Result<Self> {
         let (sender, failures) = mpsc::unbounded_channel();
-        let mut workers = Self { threads: Vec::new(), stop: Arc::default(), failures };
+        let mut workers = Self { threads: Vec::new(), stop: Arc::default(), failures, _failing: sender.clone() };
         let count = if let Kept::Kafka(on) = &backend.kept { on.members.len() } else { 1 };
         for number in 0..count {
             let (backend, held, stop, failed) = (backend.clone(), held.clone(), workers.stop.clone(), sender.clone());
@@ -325,6 +322,17 @@ pub(super) fn open_spool(args: &RunArgs) -> anyhow::Result<Spool> {
 }
 
 // ---- embedded ----
+
+/// Opens the log of a data directory, and says how many partitions it has.
+pub(super) fn open_embedded(data_dir: &Path, partitions: Option<u32>, clock: &Clock) -> anyhow::Result<(EmbeddedLog, u32)> {
+    let dir = log_dir(data_dir);
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let partitions = settle_partitions(data_dir, partitions)?;
+    let options = EmbeddedOptions { partitions, retention: Retention::default(), clock: clock.clone() };
+    let log =
+        EmbeddedLog::open(&dir, &Engine::new(&DatabaseOptions::default()), &options).with_context(|| format!("opening {}", data_dir.display()))?;
+    Ok((log, partitions))
+}
 
 /// How many partitions there are: as when the directory was first used, which a file beside the log remembers. It is written before
 /// the log is made, since a log that is cut off while it is made has fewer folders than partitions.

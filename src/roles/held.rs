@@ -52,6 +52,12 @@ impl Default for Held {
 }
 
 impl Held {
+    /// Of a process without workers: it is ready as it is.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { partitions: Mutex::default(), readiness: watch::Sender::new(Readiness::Ready) }
+    }
+
     fn locked(&self) -> MutexGuard<'_, BTreeMap<u32, Holding>> {
         // The map is whole after every statement.
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)

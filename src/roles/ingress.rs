@@ -3,6 +3,7 @@
 //! RingCentral does not send again, and gives an address up that fails for ten minutes (ringcentral.md A). So whatever can't be
 //! read gets its 200 as well, and is kept as a dead letter; only the log's failing, a limit or a wrong token is an error.
 
+use super::dead_letters::{CAUSE, CUT_FROM, RECEIVED_AT, SOURCE, WEBHOOK};
 use super::problem::Problem;
 use super::rate::Rates;
 use super::shared::is_secret;
@@ -149,7 +150,7 @@ async fn store(ingress: &Ingress, account: &AccountId, body: &[u8]) -> Result<()
 }
 
 /// The events of a body as input, and what is wrong with it.
-fn read(account: &AccountId, body: &[u8], received_at: i64) -> (Vec<Input>, Option<String>) {
+pub(super) fn read(account: &AccountId, body: &[u8], received_at: i64) -> (Vec<Input>, Option<String>) {
     let asked = Asked { account: Some(account), received_at: Some(received_at), country: Country::DEFAULT, history: false };
     let document = match read_document(body, &asked) {
         Ok(document) => document,
@@ -166,12 +167,12 @@ fn read(account: &AccountId, body: &[u8], received_at: i64) -> (Vec<Input>, Opti
 async fn bury(ingress: &Ingress, account: &AccountId, body: &[u8], received_at: i64, cause: &str) -> Result<(), Problem> {
     let kept = &body[..body.len().min(MAX_INPUT_BYTES - LETTER_HEADERS)];
     let mut headers: Headers = vec![
-        ("callsieve.cause".into(), cause.chars().take(1_000).collect::<String>().into_bytes()),
-        ("callsieve.source".into(), b"webhook".to_vec()),
-        ("callsieve.received_at".into(), received_at.to_string().into_bytes()),
+        (CAUSE.into(), cause.chars().take(1_000).collect::<String>().into_bytes()),
+        (SOURCE.into(), WEBHOOK.into()),
+        (RECEIVED_AT.into(), received_at.to_string().into_bytes()),
     ];
     if kept.len() < body.len() {
-        headers.push(("callsieve.cut_from".into(), body.len().to_string().into_bytes()));
+        headers.push((CUT_FROM.into(), body.len().to_string().into_bytes()));
     }
     let letter = Input { account: account.to_string(), value: kept.to_vec(), headers };
     ingress.appender.append_dead_letter(letter).await.map_err(|error| failed(&error))?;

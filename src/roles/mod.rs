@@ -3,6 +3,7 @@
 pub mod api;
 mod backend;
 pub mod bring_up;
+pub mod dead_letters;
 mod documents;
 mod early;
 pub mod held;
@@ -12,6 +13,7 @@ pub mod partition;
 pub mod problem;
 pub mod processor;
 mod rate;
+pub mod repartition;
 pub mod replay;
 pub mod service;
 mod shared;

@@ -4,7 +4,7 @@ use super::bring_up::{bring_up, output_topics, write_first_output, write_positio
 use super::held::Holding;
 use super::partition::{Partition, PartitionError};
 use crate::event::{Event, Millis, Tick, encode_event};
-use crate::log::{Commit, Log, LogError, Topic};
+use crate::log::{Batch, Commit, Log, LogError, Topic};
 use crate::state::database::Database;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +36,8 @@ pub struct Worker<L> {
     clock: fn() -> Millis,
     database: DatabaseOf,
     report: Report,
-    ticked_at: BTreeMap<u32, Millis>,
+    /// When the last tick was appended, and its offset.
+    ticked_at: BTreeMap<u32, (Millis, i64)>,
     looked_up_at: Millis,
 }
 
@@ -168,21 +169,26 @@ impl<L: Log> Worker<L> {
         for (partition, next) in rewinds {
             self.log.rewind(partition, next)?;
         }
-        self.tick()?;
+        self.tick(&batches)?;
         Ok(stepped)
     }
 
-    /// Lets time pass where nothing else does: a partition with due work, or with a deadline that the clock has passed.
-    fn tick(&mut self) -> Result<(), PartitionError> {
+    /// Lets time pass where nothing else does: a partition with due work, or with a deadline that the clock has passed. `batches` is what the poll before gave.
+    fn tick(&mut self, batches: &[Batch]) -> Result<(), PartitionError> {
         let now = (self.clock)();
         for (id, partition) in &self.partitions {
-            let last = self.ticked_at.get(id).copied().unwrap_or(Millis::MIN);
-            let is_wanted = partition.has_due_work() || (partition.is_due(now) && now >= last.saturating_add(TICK_EVERY));
+            let (last, offset) = self.ticked_at.get(id).copied().unwrap_or((Millis::MIN, -1));
+            let is_overdue = now >= last.saturating_add(TICK_EVERY);
+            let is_wanted = partition.has_due_work() || (partition.is_due(now) && is_overdue);
             // Asked last: it may be a question to a broker. One that doesn't answer is asked again by the next turn.
-            if is_wanted && passing(self.log.end(Topic::Events, *id))?.is_some_and(|end| end <= partition.position().next) {
+            let Some(end) = (if is_wanted { passing(self.log.end(Topic::Events, *id))? } else { None }) else { continue };
+            let next = partition.position().next;
+            // What is left before the end may be no record: where somebody has appended in a transaction, its marker is the last that there is.
+            let is_marker = || is_overdue && offset < next && batches.iter().all(|batch| batch.partition != *id);
+            if end <= next || is_marker() {
                 let tick = encode_event(&Event::Tick(Tick { at: now }));
-                if passing(self.log.append(*id, b"", &tick))?.is_some() {
-                    self.ticked_at.insert(*id, now);
+                if let Some(offset) = passing(self.log.append(*id, b"", &tick))? {
+                    self.ticked_at.insert(*id, (now, offset));
                 }
             }
         }

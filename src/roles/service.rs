@@ -1,16 +1,16 @@
 //! `callsieve run`: webhook ingress, processor and HTTP interface in one process, on the embedded log or on Kafka.
 
 use super::api::router;
-use super::backend::{Backend, Workers, open_spool};
+use super::backend::{Backend, Workers, open_embedded, open_spool};
 use super::early::Front;
-use super::held::{Holding, Readiness};
+use super::held::{Held, Holding, Readiness};
 use super::ingress::Ingress;
 use super::instruments;
 use super::rate::Rates;
 use super::shared::Shared;
 use super::simulation::Simulation;
 use crate::event::{AccountId, CallVerdict};
-use crate::log::embedded::system_clock;
+use crate::log::embedded::{EmbeddedLog, system_clock};
 use crate::log::kafka::KafkaSettings;
 use crate::log::{Appender, Reader};
 use crate::state::tables;
@@ -51,8 +51,8 @@ pub struct RunArgs {
     /// The consumer group: processes of one group share the partitions
     #[arg(long, env = "CALLSIEVE_GROUP", default_value = "callsieve", requires = "brokers")]
     pub group: String,
-    /// Threads that judge, each a member of the group with some of the partitions
-    #[arg(long, env = "CALLSIEVE_WORKERS", default_value_t = 1, requires = "brokers", value_parser = clap::value_parser!(u32).range(1..=256))]
+    /// Threads that judge, each a member of the group with some of the partitions; with 0 the process takes webhooks in, and judges nothing
+    #[arg(long, env = "CALLSIEVE_WORKERS", default_value_t = 1, requires = "brokers", value_parser = clap::value_parser!(u32).range(0..=256))]
     pub workers: u32,
     /// A name that this process has in the group and keeps over restarts, so that a short one moves no partitions; no two processes may have the same
     #[arg(long, env = "CALLSIEVE_INSTANCE", requires = "brokers")]
@@ -250,6 +250,17 @@ impl Serving {
 #[must_use]
 pub fn log_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("log")
+}
+
+/// Opens the log of a data directory that a service has used, and no service uses now. Says how many partitions it has.
+///
+/// # Errors
+/// If there is none, or a service uses it.
+pub fn stopped_log(data_dir: &Path) -> anyhow::Result<(EmbeddedLog, u32)> {
+    if !log_dir(data_dir).is_dir() {
+        bail!("{} has no log; --data-dir says where a service keeps it, --brokers where it is on Kafka", data_dir.display());
+    }
+    open_embedded(data_dir, None, &system_clock()).context("a log below --data-dir is opened while no service runs on it")
 }
 
 impl Service {
@@ -463,7 +474,8 @@ fn shared(
         ingress,
         reader: backend.reader(),
         partitions: backend.partitions(),
-        held: Arc::default(),
+        // An instance that is told to judge nothing is ready without partitions.
+        held: Arc::new(if args.brokers.is_some() && args.workers == 0 { Held::nothing() } else { Held::default() }),
         clock: system_clock(),
         stop,
         api_token: args.api_token.clone(),
@@ -478,6 +490,9 @@ fn check(args: &RunArgs) -> anyhow::Result<()> {
     }
     if args.simulate.is_some() && !(args.simulate_speed > 0.0 && args.simulate_speed.is_finite()) {
         bail!("--simulate-speed is a factor above 0, not {}", args.simulate_speed);
+    }
+    if args.simulate.is_some() && args.workers == 0 {
+        bail!("--simulate shows verdicts, and with --workers 0 there are none");
     }
     let (brokers, instance) = (&args.brokers, &args.instance);
     for (name, text) in

@@ -10,6 +10,7 @@ mod appender;
 mod client;
 mod cluster;
 mod committed;
+mod copier;
 mod native;
 mod offsets;
 mod reader;
@@ -23,10 +24,11 @@ mod tests;
 
 pub use appender::KafkaAppender;
 pub use cluster::{Age, Broker, age_of, reach};
+pub use copier::{Copied, Copier, Done, has_members};
 pub use offsets::remove_group;
 pub use reader::KafkaReader;
 pub use settings::{FIXED, KafkaSettings};
-pub use topics::{Described, Finding, TopicSettings, create, describe, findings, names, remove};
+pub use topics::{Described, Finding, TopicSettings, create, create_some, describe, findings, names, remove};
 pub use worker::KafkaLog;
 
 use super::{LogError, Topic};
@@ -51,6 +53,14 @@ impl Kafka {
             return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
         }
         let partitions = count_partitions(&settings)?;
+        Self::with(settings, partitions)
+    }
+
+    /// As [`Kafka::connect`], where not all topics are there yet; they are to have so many partitions.
+    ///
+    /// # Errors
+    /// For settings that can't be.
+    pub fn with(settings: KafkaSettings, partitions: u32) -> Result<Self, LogError> {
         let reader = KafkaReader::new(&settings, partitions)?;
         let appender = KafkaAppender::new(&settings, partitions)?;
         Ok(Self { settings, partitions, reader, appender })

@@ -64,9 +64,17 @@ impl TopicSettings {
 /// # Errors
 /// If Kafka refuses a topic, or doesn't serve it in time.
 pub fn create(settings: &KafkaSettings, topics: &TopicSettings) -> Result<(), LogError> {
+    create_some(settings, topics, &Topic::ALL)
+}
+
+/// The same of these topics alone.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Topic]) -> Result<(), LogError> {
     let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
-    let names = Topic::ALL.map(|topic| settings.topic(topic));
-    let configured = Topic::ALL.map(|topic| topics.of(topic));
+    let names: Vec<String> = some.iter().map(|topic| settings.topic(*topic)).collect();
+    let configured: Vec<Vec<(String, String)>> = some.iter().map(|topic| topics.of(*topic)).collect();
     // -1 is Kafka's way of saying "as the cluster does".
     let copies = topics.replication.map_or(-1, |copies| i32::try_from(copies).unwrap_or(i32::MAX));
     let wanted: Vec<NewTopic<'_>> = names
@@ -84,7 +92,7 @@ pub fn create(settings: &KafkaSettings, topics: &TopicSettings) -> Result<(), Lo
             Err((name, code)) => return Err(LogError::Kafka { operation: format!("making the topic {name}"), why: code.to_string() }),
         }
     }
-    served(settings, topics.partitions)
+    served(settings, topics.partitions, some)
 }
 
 /// Waits on this thread.
@@ -93,12 +101,12 @@ pub(super) fn answered<T>(asked: impl Future<Output = T>) -> Result<T, LogError>
     Ok(runtime.map_err(|error| LogError::Kafka { operation: "asking the cluster".into(), why: error.to_string() })?.block_on(asked))
 }
 
-fn served(settings: &KafkaSettings, partitions: u32) -> Result<(), LogError> {
+fn served(settings: &KafkaSettings, partitions: u32, topics: &[Topic]) -> Result<(), LogError> {
     let reader = super::reader::KafkaReader::new(settings, partitions)?;
     let until = Instant::now() + SERVED;
-    for topic in Topic::ALL {
+    for topic in topics {
         for partition in 0..partitions {
-            while let Err(error) = reader.end(topic, partition) {
+            while let Err(error) = reader.end(*topic, partition) {
                 if Instant::now() >= until {
                     return Err(error);
                 }

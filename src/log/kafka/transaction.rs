@@ -7,6 +7,7 @@
 use super::appender::with;
 use super::client::{REQUEST, Told, number, words};
 use super::committed::{Committed, OutputEnds};
+use super::copier::Copied;
 use super::settings::KafkaSettings;
 use crate::log::{LogError, Output, Position, Topic};
 use rdkafka::client::ClientContext;
@@ -82,13 +83,21 @@ pub(super) struct Publication {
     pub(super) outputs: Vec<Output>,
 }
 
+/// What a transaction holds.
+enum Transaction {
+    /// Outputs and positions of a worker.
+    Commit(Vec<Publication>),
+    /// Copies, and how far their originals are copied with them.
+    Copy(Vec<Copied>, TopicPartitionList),
+}
+
 /// Where outputs end now, by partition.
 type Ends = BTreeMap<u32, OutputEnds>;
 
 /// The thread of a producer.
 struct Producing {
     /// `None` once it is to end.
-    transactions: Option<SyncSender<(Vec<Publication>, Arc<ConsumerGroupMetadata>)>>,
+    transactions: Option<SyncSender<(Transaction, Arc<ConsumerGroupMetadata>)>>,
     /// First that it is ready, then one for each transaction.
     answers: Mutex<Receiver<Result<Ends, Failure>>>,
     thread: Option<JoinHandle<()>>,
@@ -125,7 +134,7 @@ impl Drop for Producing {
 fn produce(
     settings: &KafkaSettings,
     id: &str,
-    transactions: &Receiver<(Vec<Publication>, Arc<ConsumerGroupMetadata>)>,
+    transactions: &Receiver<(Transaction, Arc<ConsumerGroupMetadata>)>,
     answers: &SyncSender<Result<Ends, Failure>>,
 ) {
     let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), ends: Mutex::default() };
@@ -141,8 +150,11 @@ fn produce(
         if answers.send(answer).is_err() || is_over {
             return;
         }
-        let (Some(producer), Ok((publications, group))) = (&producer, transactions.recv()) else { return };
-        answer = publish(producer, &publications, &group);
+        let (Some(producer), Ok((transaction, group))) = (&producer, transactions.recv()) else { return };
+        answer = match transaction {
+            Transaction::Commit(publications) => publish(producer, &publications, &group),
+            Transaction::Copy(copies, done) => copy(producer, &copies, &done, &group).map(|()| Ends::new()),
+        };
         if let Err(Failure::Abort(_)) = answer
             && let Err(error) = abort(producer)
         {
@@ -193,9 +205,18 @@ impl Transactions {
     /// Publishes all outputs and positions, or nothing; returns where the outputs end now. After an error the worker begins again from what is committed,
     /// which is definite once [`Transactions::ready`] has returned.
     pub(super) fn commit(&mut self, publications: Vec<Publication>, group: Arc<ConsumerGroupMetadata>) -> Result<Ends, LogError> {
+        self.run(Transaction::Commit(publications), group)
+    }
+
+    /// Appends copies, and says how far the group has copied, or nothing. After an error, what is committed says which, as for [`Transactions::commit`].
+    pub(super) fn copy(&mut self, copies: Vec<Copied>, done: TopicPartitionList, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
+        self.run(Transaction::Copy(copies, done), group).map(|_| ())
+    }
+
+    fn run(&mut self, transaction: Transaction, group: Arc<ConsumerGroupMetadata>) -> Result<Ends, LogError> {
         self.ready()?;
         let Some(producing) = &mut self.producing else { return Err(LogError::Closed) };
-        let is_taken = producing.transactions.as_ref().is_some_and(|transactions| transactions.send((publications, group)).is_ok());
+        let is_taken = producing.transactions.as_ref().is_some_and(|transactions| transactions.send((transaction, group)).is_ok());
         let answer = if is_taken { producing.answer() } else { Err(Failure::GiveUp("its producer is gone".into())) };
         answer.map_err(|failure| {
             if matches!(failure, Failure::GiveUp(_)) {
@@ -221,13 +242,7 @@ fn publish(producer: &BaseProducer<Sending>, publications: &[Publication], group
         }
     }
     // Where they came to stand is part of what is committed.
-    let until = Instant::now() + PATIENCE;
-    while producer.in_flight_count() > 0 {
-        if Instant::now() >= until {
-            return Err(Failure::Abort(format!("outputs could not be delivered within {} s", PATIENCE.as_secs())));
-        }
-        producer.poll(Duration::from_millis(100));
-    }
+    deliver(producer)?;
     let mut moved = Ends::new();
     let mut positions = TopicPartitionList::with_capacity(publications.len());
     for Publication { partition, position, ends, .. } in publications {
@@ -242,13 +257,43 @@ fn publish(producer: &BaseProducer<Sending>, publications: &[Publication], group
         element.set_metadata(Committed { position: *position, ends }.to_string());
         moved.insert(*partition, ends);
     }
-    insist(|| producer.send_offsets_to_transaction(&positions, group, REQUEST)).map_err(failure)?;
+    end(producer, &positions, group)?;
+    Ok(moved)
+}
+
+fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    let names = &producer.context().names;
+    producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
+    for copied in copies {
+        let mut record = BaseRecord::to(&names[copied.topic.index()]).partition(number(copied.partition)).timestamp(copied.timestamp);
+        if let Some(value) = &copied.value {
+            record = record.payload(value.as_slice());
+        }
+        send(producer, with(record, &copied.key, &copied.headers))?;
+    }
+    deliver(producer)?;
+    end(producer, done, group)
+}
+
+/// Waits until all that was sent is delivered, or has failed.
+fn deliver(producer: &BaseProducer<Sending>) -> Result<(), Failure> {
+    let until = Instant::now() + PATIENCE;
+    while producer.in_flight_count() > 0 {
+        if Instant::now() >= until {
+            return Err(Failure::Abort(format!("outputs could not be delivered within {} s", PATIENCE.as_secs())));
+        }
+        producer.poll(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+fn end(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    insist(|| producer.send_offsets_to_transaction(positions, group, REQUEST)).map_err(|error| Failure::of(&error))?;
     // From here on the outcome may be unknown; only Kafka's own answer ends that.
     insist(|| producer.commit_transaction(REQUEST)).map_err(|error| match error {
         KafkaError::Transaction(error) if error.txn_requires_abort() => Failure::Abort(error.string()),
         other => Failure::GiveUp(words(&other)),
-    })?;
-    Ok(moved)
+    })
 }
 
 /// Aborting waits until every output was reported as delivered or dropped, and reports are only seen by polling.

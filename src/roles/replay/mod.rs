@@ -12,6 +12,7 @@ mod seed;
 
 pub use compare::{Changed, Counts, Difference, Kind};
 pub use promote::Promoted;
+pub(super) use run::until_interrupted;
 pub use run::{Ended, StartArgs};
 
 use crate::event::Millis;

@@ -171,7 +171,7 @@ fn join(work: &Kafka, stop: &AtomicBool) -> anyhow::Result<KafkaLog> {
 }
 
 /// Becomes true with SIGINT or SIGTERM.
-fn until_interrupted() -> anyhow::Result<Arc<AtomicBool>> {
+pub(in crate::roles) fn until_interrupted() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let told = stop.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("waiting for signals")?;
