@@ -159,7 +159,7 @@ impl Ingress {
 }
 
 /// Opens databases below a folder, as one machine with its disk does.
-fn databases(folder: PathBuf) -> impl FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send + 'static {
+fn databases(folder: PathBuf) -> impl Fn(u32) -> Result<Arc<Database>, PartitionError> + Send + Sync + 'static {
     let options = DatabaseOptions { cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20, background_jobs: 1, write_ahead_log: false };
     let engine = Engine::new(&options);
     move |partition| {

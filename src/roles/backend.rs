@@ -151,14 +151,9 @@ impl Backend {
     }
 
     fn drive<L: Log>(self: &Arc<Self>, log: L, held: &Arc<Held>, stop: &AtomicBool) -> anyhow::Result<()> {
-        let begun = Instant::now();
         let (databases, told) = (self.clone(), held.clone());
         let report = move |partition, holding| told.tell(partition, holding);
-        let mut worker = Worker::open(log, now, move |partition| databases.database(partition), report)?;
-        if let Kept::Embedded(_) = self.kept {
-            tracing::info!(partitions = self.partitions, milliseconds = begun.elapsed().as_millis() as u64, "ready");
-        }
-        Ok(worker.run(stop)?)
+        Ok(Worker::new(log, now, move |partition| databases.database(partition), report).run(stop)?)
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::state::database::Database;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// How far a process is.
@@ -43,11 +44,12 @@ pub enum Holding {
 pub struct Held {
     partitions: Mutex<BTreeMap<u32, Holding>>,
     readiness: watch::Sender<Readiness>,
+    begun: Instant,
 }
 
 impl Default for Held {
     fn default() -> Self {
-        Self { partitions: Mutex::default(), readiness: watch::Sender::new(Readiness::BringingUp { done: 0, total: 0 }) }
+        Self { partitions: Mutex::default(), readiness: watch::Sender::new(Readiness::BringingUp { done: 0, total: 0 }), begun: Instant::now() }
     }
 }
 
@@ -67,8 +69,12 @@ impl Held {
             Holding::Closed => drop(partitions.remove(&partition)),
             holding => drop(partitions.insert(partition, holding)),
         }
+        let readiness = readiness_of(&partitions);
         // Under the lock, so that what is told last is what is seen last; also where it is the same, since some wait for a certain partition.
-        self.readiness.send_replace(readiness_of(&partitions));
+        let before = self.readiness.send_replace(readiness);
+        if readiness == Readiness::Ready && before != Readiness::Ready {
+            tracing::info!(partitions = partitions.len(), milliseconds = self.begun.elapsed().as_millis() as u64, "ready");
+        }
     }
 
     /// A worker has ended, and with it the service.

@@ -3,6 +3,7 @@
 pub mod api;
 mod backend;
 pub mod bring_up;
+mod bring_ups;
 mod documents;
 pub mod held;
 pub mod ingress;

@@ -8,7 +8,6 @@
 
 mod appender;
 mod client;
-mod committed;
 mod native;
 mod reader;
 mod settings;

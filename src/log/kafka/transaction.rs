@@ -2,9 +2,8 @@
 
 use super::appender::with;
 use super::client::{REQUEST, Told, failed, number, words};
-use super::committed::{Committed, OutputEnds};
 use super::settings::KafkaSettings;
-use crate::log::{Commit, LogError, Topic};
+use crate::log::{Commit, Committed, LogError, OutputEnds, Topic};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -164,7 +163,7 @@ fn publish(
             }
             let mut position = positions.add_partition(&names[Topic::Events.index()], number(commit.partition));
             position.set_offset(Offset::Offset(commit.position.next)).map_err(failure)?;
-            position.set_metadata(Committed { position: commit.position, ends }.to_string());
+            position.set_metadata(Committed { position: commit.position, ends, holder: None }.to_string());
             moved.insert(commit.partition, ends);
         }
     }
