@@ -521,6 +521,7 @@ async fn metrics_text(State(shared): State<Arc<Shared>>) -> Result<Response, Pro
     metrics::gauge!("callsieve_ready").set(f64::from(u8::from(readiness == Readiness::Ready)));
     let left = if let Readiness::BringingUp { done, total } = readiness { total.saturating_sub(done) } else { 0 };
     metrics::gauge!("callsieve_bring_up_records").set(left as f64);
+    metrics::gauge!("callsieve_bring_up_seconds").set(shared.held.seconds_left().unwrap_or(0) as f64);
     // Kafka may be away; the other metrics are not.
     if let Ok(lag) = tokio::time::timeout(LAG_TIMEOUT, blocking(move || Ok(asked.lag()))).await {
         let lag: BTreeMap<u32, i64> = lag?.into_iter().collect();

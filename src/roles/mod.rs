@@ -11,6 +11,7 @@ mod instruments;
 pub mod partition;
 pub mod problem;
 pub mod processor;
+mod progress;
 mod rate;
 pub mod service;
 mod shared;

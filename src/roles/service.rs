@@ -127,8 +127,10 @@ async fn run(mut args: RunArgs) -> anyhow::Result<()> {
         args.verification_token = Some(format!("{:032x}", rand::rng().random::<u128>()));
     }
     let mut service = Service::start(&args).await?;
+    let progress = tokio::spawn(super::progress::show(service.readiness()));
     let mut simulation = None;
     let ended = until_ended(&mut service, &mut interrupts, &args, &mut simulation).await;
+    progress.abort();
     if ended.is_ok() {
         tracing::info!("stopping");
     }

@@ -162,9 +162,12 @@ impl KafkaLog {
                     for partition in fetched {
                         from.push((partition, self.starting_point(partition)?));
                     }
-                    let places = from.iter().map(|(partition, next)| (*partition, Offset::Offset(*next)));
-                    // Where those will begin isn't known yet; they are told when they are resumed.
-                    let list = self.list(places.chain(paused.iter().map(|partition| (*partition, Offset::End))))?;
+                    let mut places: Vec<(u32, Offset)> = from.iter().map(|(partition, next)| (*partition, Offset::Offset(*next))).collect();
+                    for partition in &paused {
+                        // Where it will begin isn't known yet; it is told when it is resumed. No logical offset: the look-up might end after that.
+                        places.push((*partition, Offset::Offset(self.reader.start(Topic::Events, *partition)?)));
+                    }
+                    let list = self.list(places)?;
                     self.consumer.incremental_assign(&list).map_err(failed("taking partitions up"))?;
                     self.consumer
                         .pause(&self.list(paused.iter().map(|partition| (*partition, Offset::Invalid)))?)
@@ -434,13 +437,15 @@ impl Log for KafkaLog {
 
     fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError> {
         self.check_owned(partition)?;
-        if !self.is_unanswered(partition) {
-            let list = self.list([(partition, Offset::Invalid)])?;
-            self.consumer.resume(&list).map_err(failed(format!("resuming partition {partition}")))?;
-        }
         self.paused.remove(&partition);
         self.ends.insert(partition, ends);
-        self.go_on(partition, next)
+        // First, since it is answered: resuming does nothing where the pause hasn't been carried out yet.
+        self.go_on(partition, next)?;
+        if self.is_unanswered(partition) {
+            return Ok(());
+        }
+        let list = self.list([(partition, Offset::Invalid)])?;
+        self.consumer.resume(&list).map_err(failed(format!("resuming partition {partition}")))
     }
 
     fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError> {
