@@ -7,8 +7,8 @@ mod cluster;
 mod common;
 
 use callsieve::event::Verdict;
-use callsieve::log::Topic;
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
+use callsieve::log::{Topic, partition_of};
 use callsieve::simulate::{Company, HOUR_MS};
 use cluster::{Cluster, newest};
 use common::{Running, TOKEN, account, append_numbers, company, escaped, get, now};
@@ -129,20 +129,90 @@ async fn true_in_the_end(kafka: &Arc<Kafka>, companies: &[Arc<Watched>]) {
     }
 }
 
-/// The answer of the instance that has the account; the other says that it hasn't.
+/// The answer of all instances, which is the same whoever holds the account.
 async fn ask(bases: &[String], path: &str) -> Value {
     let mut found = None;
-    until(&format!("one instance answers {path}"), async || {
+    until(&format!("every instance answers {path}"), async || {
         let mut answers = Vec::new();
         for base in bases {
             answers.push(get(&format!("{base}{path}")).await);
         }
-        let elsewhere = answers.iter().filter(|(status, body)| *status == 421 && body["partition"].is_u64()).count();
-        found = answers.into_iter().find(|(status, _)| *status == 200).map(|(_, body)| body);
-        found.is_some() && elsewhere == bases.len() - 1
+        let are_the_same = answers.iter().all(|answer| answer.0 == 200 && answer == &answers[0]);
+        found = answers.pop().filter(|_| are_the_same).map(|(_, body)| body);
+        found.is_some()
     })
     .await;
     found.unwrap()
+}
+
+/// Whichever instance is asked, the answer is that of the one that holds the account; also after it was killed and another took its place.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_any_instance_answers_for_every_account() {
+    let settings = named(&shared_brokers());
+    let kafka = with_topics(&settings).await;
+    let companies: Vec<Company> = (61..=70).map(company).collect();
+    let partitions: BTreeSet<u32> = companies.iter().map(|company| partition_of(account(company).as_str(), PARTITIONS)).collect();
+    assert_eq!(partitions.len() as u32, PARTITIONS, "each partition has an account");
+    for company in &companies {
+        append_numbers(&kafka.appender(), company).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // One that is killed is found out by its session: the classic protocol's can be short.
+    let classic = ["--kafka", "group.protocol=classic", "--kafka", "session.timeout.ms=6000", "--kafka", "heartbeat.interval.ms=500"];
+    let start = |name: &str| Running::start(&folder.path().join(name), &arguments(&settings, &classic));
+    let (one, two) = (start("one"), start("two"));
+    one.ready().await;
+    two.ready().await;
+    let bases = [one.base.clone(), two.base.clone()];
+
+    let lists = async |bases: &[String]| {
+        let mut all: Vec<String> = companies.iter().map(|company| account(company).to_string()).collect();
+        all.sort();
+        let listed = ask(bases, "/api/v1/accounts").await;
+        let listed: Vec<String> = listed["accounts"].as_array().unwrap().iter().map(|a| a["account_id"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(listed, all);
+        for account in &all {
+            let numbers = ask(bases, &format!("/api/v1/accounts/{account}/numbers?limit=1000")).await;
+            assert!(numbers["numbers"].as_array().unwrap().len() > 5, "{numbers}");
+        }
+    };
+    until("all is stepped", async || {
+        let accounts = get(&format!("{}/api/v1/accounts", bases[0])).await.1;
+        accounts["accounts"].as_array().is_some_and(|list| list.iter().filter(|a| a["snapshot_completed_at"].is_string()).count() == companies.len())
+    })
+    .await;
+    lists(&bases).await;
+    // Not twice: one that is asked by another says that it hasn't got it. And what is held elsewhere can be changed from here.
+    let http = reqwest::Client::new();
+    let mut elsewhere = 0;
+    for account in companies.iter().map(account) {
+        for base in &bases {
+            let path = format!("{base}/api/v1/accounts/{account}");
+            let forwarded = http.get(format!("{path}/calls")).header("callsieve-forwarded", "1").send().await.unwrap().status();
+            assert!(forwarded == 200 || forwarded == 421, "{forwarded}");
+            elsewhere += u32::from(forwarded == 421);
+            let documents = r#"{"records": [{"id": 1, "phoneNumber": "+12055550101", "usageType": "DirectNumber"}]}"#;
+            let posted = http.post(format!("{path}/documents")).header("content-type", "application/json").body(documents).send().await.unwrap();
+            assert_eq!(posted.status(), 200);
+            assert_eq!(get(&format!("{path}/calls/s-none")).await.0, 404);
+            assert_eq!(get(&format!("{path}/calls?limit=0")).await.0, 400);
+        }
+    }
+    assert_eq!(elsewhere as usize, companies.len(), "each is held by one of the two");
+
+    one.kill();
+    let left = &bases[1..];
+    // Until the group finds out, the one that is left says that the other can't be reached.
+    let mut gone = 0;
+    for account in companies.iter().map(account) {
+        let (status, _) = get(&format!("{}/api/v1/accounts/{account}/calls", left[0])).await;
+        assert!([200, 502, 503].contains(&status), "{status}");
+        gone += u32::from(status != 200);
+    }
+    assert!(gone > 0, "accounts were held by the one that was killed");
+    lists(left).await;
+    assert_eq!(two.terminate(), Some(0));
 }
 
 /// Two instances under load: killed, killed with their disk, paused for longer than their membership, told to stop, each at a random moment.

@@ -340,6 +340,12 @@ pub trait Log: Reader {
     /// Decides what an earlier commit of this worker left undecided; afterwards what [`Reader::committed`] says of its partitions is definite.
     fn settle(&mut self) -> Result<(), LogError>;
 
+    /// The address by which this worker's commits say who holds their partitions, if they do. A partition that is taken up is then committed once as it
+    /// stands.
+    fn announces(&self) -> Option<&str> {
+        None
+    }
+
     /// A view for other threads.
     fn reader(&self) -> Arc<dyn Reader>;
 

@@ -1,6 +1,7 @@
 //! The log that a service runs on, embedded or on Kafka: opening it, and the threads of the processor that work on it.
 
 use super::held::Held;
+use super::holders::Holders;
 use super::partition::PartitionError;
 use super::processor::Worker;
 use super::service::{RunArgs, log_dir};
@@ -81,7 +82,7 @@ impl Backend {
             passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
         };
         check_topics(&settings)?;
-        let kafka = Kafka::connect(settings.clone())?;
+        let kafka = Kafka::connect(settings.clone())?.announcing(args.advertise.clone());
         let partitions = kafka.partitions();
         let cluster = kafka.cluster_id()?;
         // The state is a fold of this log and of no other.
@@ -109,6 +110,14 @@ impl Backend {
         match &self.kept {
             Kept::Embedded(log) => Arc::new(log.reader()),
             Kept::Kafka(on) => Arc::new(on.kafka.reader()),
+        }
+    }
+
+    /// Who holds which partition; `None` where nobody else can.
+    pub fn holders(&self, own: Option<String>) -> Option<Holders> {
+        match &self.kept {
+            Kept::Embedded(_) => None,
+            Kept::Kafka(on) => Some(Holders::new(on.kafka.reader(), own)),
         }
     }
 

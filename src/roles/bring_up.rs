@@ -4,7 +4,7 @@
 use super::partition::{Partition, PartitionError, partition_time};
 use crate::event::{AccountId, Decoded, SessionId, decode, decode_event};
 use crate::judge::{At, recall};
-use crate::log::{Committed, LogError, OutputEnds, Position, Reader, Record, Topic};
+use crate::log::{Committed, LogError, Position, Reader, Record, Topic};
 use crate::state::Store;
 use crate::state::database::{Database, Family};
 use rocksdb::WriteBatch;
@@ -107,20 +107,19 @@ impl Copy {
     }
 }
 
-/// Opens a partition's state, and brings it up to the committed position where it is behind. Returns it, and where the outputs end that are committed;
-/// `None` if it was cut off.
+/// Opens a partition's state, and brings it up to the committed position where it is behind. Returns it with what is committed; `None` if it was cut off.
 pub fn bring_up(
     reader: &dyn Reader,
     partition: u32,
     database: Arc<Database>,
     watch: &Watch<'_>,
-) -> Result<Option<(Partition, OutputEnds)>, PartitionError> {
+) -> Result<Option<(Partition, Option<Committed>)>, PartitionError> {
     let mut copy = Copy::open(partition, database)?;
     let committed = reader.committed(partition)?;
     let start = reader.start(Topic::Events, partition)?;
     let Some(committed) = committed else {
         let position = Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN };
-        return Ok(Some((Partition::new(partition, copy.store, position), OutputEnds::default())));
+        return Ok(Some((Partition::new(partition, copy.store, position), None)));
     };
     let behind = copy.position.map_or(-1, |copy| copy.next);
     if behind != committed.position.next {
@@ -130,7 +129,7 @@ pub fn bring_up(
         return Ok(None);
     }
     let position = Position { next: committed.position.next.max(start), ..committed.position };
-    Ok(Some((Partition::new(partition, copy.store, position), committed.ends)))
+    Ok(Some((Partition::new(partition, copy.store, position), Some(committed))))
 }
 
 struct Reading<'a> {

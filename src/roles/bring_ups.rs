@@ -4,7 +4,7 @@ use super::bring_up::{Watch, bring_up};
 use super::held::Holding;
 use super::partition::{Partition, PartitionError};
 use super::processor::{DatabaseOf, Report};
-use crate::log::{LogError, OutputEnds, Reader};
+use crate::log::{Committed, LogError, Reader};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +17,8 @@ const AT_ONCE: usize = 4;
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A partition that is up, and where its outputs end that are committed.
-type Brought = (Partition, OutputEnds);
+/// A partition that is up, and what is committed of it.
+type Brought = (Partition, Option<Committed>);
 
 /// See the module. A partition that it is told of is brought up until that is done or cancelled, whatever passes in between.
 pub(super) struct BringUps {

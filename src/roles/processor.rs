@@ -7,6 +7,7 @@ use super::partition::{Partition, PartitionError};
 use crate::event::{Event, Millis, Tick, encode_event};
 use crate::log::{Commit, Log, LogError, Topic};
 use crate::state::database::Database;
+use rocksdb::WriteBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,12 +130,22 @@ impl<L: Log> Worker<L> {
             self.log.pause(id)?;
             self.bring_ups.add(id);
         }
-        for (partition, ends) in self.bring_ups.turn()? {
-            let id = partition.id;
-            self.log.resume(id, partition.position().next, ends)?;
+        let mut announcements = Vec::new();
+        for (partition, committed) in self.bring_ups.turn()? {
+            let (id, position) = (partition.id, partition.position());
+            let (ends, holder) = committed.map(|committed| (committed.ends, committed.holder)).unwrap_or_default();
+            self.log.resume(id, position.next, ends)?;
             let database = partition.store.database().clone();
+            if self.log.announces().is_some_and(|own| holder.as_deref() != Some(own)) {
+                let mut state = WriteBatch::default();
+                write_position(&database, &mut state, position);
+                announcements.push(Commit { partition: id, position, outputs: Vec::new(), state, database: database.clone() });
+            }
             self.partitions.insert(id, partition);
             (self.report)(id, Holding::Up(database));
+        }
+        if !announcements.is_empty() {
+            self.log.commit(announcements)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::api::router;
 use super::backend::{Backend, Workers};
+use super::elsewhere::Others;
 use super::held::{Held, Holding, Readiness};
 use super::instruments;
 use super::rate::Rates;
@@ -33,6 +34,9 @@ pub struct RunArgs {
     /// Address of webhooks and of the HTTP interface; port 0 takes a free one
     #[arg(long, env = "CALLSIEVE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// Base URL under which the other instances reach this one, to pass requests on [default: http:// and the address of --listen, if that is one]
+    #[arg(long, env = "CALLSIEVE_ADVERTISE", value_name = "URL", requires = "brokers", value_parser = advertised)]
+    pub advertise: Option<String>,
     /// Partitions of the embedded log; fixed when the data directory is first used [default: 1, or what the directory has]
     #[arg(long, env = "CALLSIEVE_PARTITIONS", conflicts_with = "brokers", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub partitions: Option<u32>,
@@ -89,6 +93,8 @@ pub enum LogFormat {
 
 /// How long open requests may take when the service stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
+/// Of what is advertised, in bytes.
+const LONGEST_ADDRESS: usize = 500;
 /// How often the log is tidied up.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -217,7 +223,8 @@ impl Service {
         let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
         let address = listener.local_addr().context("asking for the address that is listened on")?;
         let clock = system_clock();
-        let (opened, dates) = (args.clone(), clock.clone());
+        let advertise = announced(args, address);
+        let (opened, dates) = (RunArgs { advertise: advertise.clone(), ..args.clone() }, clock.clone());
         let backend = tokio::task::spawn_blocking(move || Backend::open(&opened, &dates)).await.context("opening the log was cut off")??;
         let (backend, held) = (Arc::new(backend), Arc::new(Held::default()));
         let (stop, stopping) = watch::channel(false);
@@ -226,6 +233,7 @@ impl Service {
             reader: backend.reader(),
             partitions: backend.partitions(),
             held: held.clone(),
+            others: backend.holders(advertise).map(Others::new).transpose()?.map(Arc::new),
             clock,
             stop: stopping.clone(),
             verification_token: args.verification_token.clone(),
@@ -368,6 +376,27 @@ fn check(args: &RunArgs) -> anyhow::Result<()> {
         tracing::warn!("without --verification-token, whoever reaches {} may send notifications", args.listen);
     }
     Ok(())
+}
+
+/// The base URL of an instance: without a path, short enough for what is committed.
+fn advertised(text: &str) -> Result<String, String> {
+    let wrong = "it isn't http:// or https://, a host, and a port if it needs one";
+    let url = reqwest::Url::parse(text).map_err(|_| wrong)?;
+    let is_base = matches!(url.scheme(), "http" | "https") && url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    if !is_base || url.host_str().is_none() || !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong.to_owned());
+    }
+    let base = url.as_str().trim_end_matches('/').to_owned();
+    if base.len() > LONGEST_ADDRESS { Err(format!("it has more than {LONGEST_ADDRESS} bytes")) } else { Ok(base) }
+}
+
+/// What the other instances are told, if this one listens on an address that says something to them.
+fn announced(args: &RunArgs, address: SocketAddr) -> Option<String> {
+    let own = args.advertise.clone().or_else(|| (!address.ip().is_unspecified()).then(|| format!("http://{address}")));
+    if own.is_none() && args.brokers.is_some() {
+        tracing::warn!("--listen {address} is no address for others: without --advertise no other instance can pass requests on to this one");
+    }
+    own
 }
 
 /// Tidies the log up, now and then, until the service stops.

@@ -1,5 +1,6 @@
 //! What the handlers of the HTTP interface share.
 
+use super::elsewhere::Others;
 use super::held::{Held, Holding, Readiness};
 use super::problem::Problem;
 use super::rate::Rates;
@@ -21,6 +22,8 @@ pub struct Shared {
     /// How many there are, here or elsewhere.
     pub(super) partitions: u32,
     pub(super) held: Arc<Held>,
+    /// The other instances, on Kafka.
+    pub(super) others: Option<Arc<Others>>,
     pub(super) clock: Clock,
     /// True when the service is to end: what would go on for ever ends then.
     pub(super) stop: watch::Receiver<bool>,
@@ -44,7 +47,9 @@ impl Shared {
             Holding::BringingUp { done, total } => Err(self.behind(done, total)),
             Holding::Closed => {
                 self.ready()?;
-                let detail = format!("account {account} is in partition {partition}, which this instance doesn't have at the moment; ask the others");
+                let detail = format!(
+                    "account {account} is in partition {partition}, which this instance doesn't have at the moment, nor does another say that it has"
+                );
                 Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).with("partition", json!(partition)).retry_after(1))
             }
         }

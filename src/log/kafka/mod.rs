@@ -32,6 +32,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 pub struct Kafka {
     settings: KafkaSettings,
     partitions: u32,
+    /// What workers announce.
+    holder: Option<String>,
     reader: KafkaReader,
     appender: KafkaAppender,
 }
@@ -48,7 +50,13 @@ impl Kafka {
         let partitions = count_partitions(&settings)?;
         let reader = KafkaReader::new(&settings, partitions)?;
         let appender = KafkaAppender::new(&settings, partitions)?;
-        Ok(Self { settings, partitions, reader, appender })
+        Ok(Self { settings, partitions, holder: None, reader, appender })
+    }
+
+    /// Lets the workers say with what they commit that they are reached at `address`, a base URL without spaces.
+    #[must_use]
+    pub fn announcing(self, address: Option<String>) -> Self {
+        Self { holder: address, ..self }
     }
 
     /// How many partitions each topic has.
@@ -73,7 +81,7 @@ impl Kafka {
     /// # Errors
     /// If the cluster refuses it, or can't be reached.
     pub fn worker(&self, member: Option<&str>) -> Result<KafkaLog, LogError> {
-        KafkaLog::join(&self.settings, member, self.reader.clone(), self.appender.clone())
+        KafkaLog::join(&self.settings, member, self.holder.clone(), self.reader.clone(), self.appender.clone())
     }
 
     /// The ingress's end.

@@ -60,6 +60,15 @@ impl KafkaReader {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// What is committed of each partition, by partition, without waiting for commits under way.
+    ///
+    /// # Errors
+    /// If Kafka gives no answer.
+    pub fn committed_so_far(&self) -> Result<Vec<Option<Committed>>, LogError> {
+        let all: Vec<u32> = (0..self.shared.partitions).collect();
+        committed(&self.shared.written, &self.shared.settings.topic(Topic::Events), &all, REQUEST)
+    }
+
     pub(super) fn cluster_id(&self) -> Option<String> {
         self.shared.written.client().fetch_cluster_id(REQUEST)
     }

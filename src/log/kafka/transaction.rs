@@ -59,6 +59,8 @@ impl ProducerContext for Sending {
 pub(super) struct Transactions {
     settings: KafkaSettings,
     id: String,
+    /// Where the committer answers.
+    holder: Option<String>,
     /// `None` until it is needed, and after it was fenced or gave no answer.
     producer: Option<BaseProducer<Sending>>,
 }
@@ -81,8 +83,8 @@ impl Failure {
 }
 
 impl Transactions {
-    pub(super) fn new(settings: &KafkaSettings, id: String) -> Self {
-        Self { settings: settings.clone(), id, producer: None }
+    pub(super) fn new(settings: &KafkaSettings, id: String, holder: Option<String>) -> Self {
+        Self { settings: settings.clone(), id, holder, producer: None }
     }
 
     /// A producer whose predecessor's transactions have all ended, one way or the other.
@@ -98,12 +100,16 @@ impl Transactions {
         Ok(())
     }
 
+    pub(super) fn holder(&self) -> Option<&str> {
+        self.holder.as_deref()
+    }
+
     /// Publishes all outputs and positions, or nothing. `ends` is where the outputs of each partition end, and moves on with what is committed. After
     /// an error the worker begins again from what is committed, which is definite once [`Transactions::ready`] has returned.
     pub(super) fn commit(&mut self, commits: &[Commit], ends: &mut BTreeMap<u32, OutputEnds>, group: &ConsumerGroupMetadata) -> Result<(), LogError> {
         self.ready()?;
         let Some(producer) = self.producer.as_ref() else { return Err(LogError::Closed) };
-        let why = match publish(producer, commits, ends, group) {
+        let why = match publish(producer, commits, ends, self.holder.as_ref(), group) {
             Ok(moved) => {
                 ends.extend(moved);
                 return Ok(());
@@ -129,6 +135,7 @@ fn publish(
     producer: &BaseProducer<Sending>,
     commits: &[Commit],
     ends: &BTreeMap<u32, OutputEnds>,
+    holder: Option<&String>,
     group: &ConsumerGroupMetadata,
 ) -> Result<BTreeMap<u32, OutputEnds>, Failure> {
     let failure = |error: KafkaError| Failure::of(&error);
@@ -163,7 +170,7 @@ fn publish(
             }
             let mut position = positions.add_partition(&names[Topic::Events.index()], number(commit.partition));
             position.set_offset(Offset::Offset(commit.position.next)).map_err(failure)?;
-            position.set_metadata(Committed { position: commit.position, ends, holder: None }.to_string());
+            position.set_metadata(Committed { position: commit.position, ends, holder: holder.cloned() }.to_string());
             moved.insert(commit.partition, ends);
         }
     }

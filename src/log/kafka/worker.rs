@@ -111,13 +111,19 @@ pub struct KafkaLog {
 }
 
 impl KafkaLog {
-    pub(super) fn join(settings: &KafkaSettings, member: Option<&str>, reader: KafkaReader, appender: KafkaAppender) -> Result<Self, LogError> {
+    pub(super) fn join(
+        settings: &KafkaSettings,
+        member: Option<&str>,
+        holder: Option<String>,
+        reader: KafkaReader,
+        appender: KafkaAppender,
+    ) -> Result<Self, LogError> {
         // Without a name of its own a worker is a new one each time.
         let name = member.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned);
         let consumer = consumer(settings, member)?;
         let events = settings.topic(Topic::Events);
         // Before it joins: a predecessor of the same name may have left a transaction, and can commit nothing from now on.
-        let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group));
+        let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group), holder);
         transactions.ready()?;
         consumer.subscribe(&[&events]).map_err(failed(format!("joining the group {}", settings.group)))?;
         Ok(Self {
@@ -407,6 +413,10 @@ impl Log for KafkaLog {
 
     fn settle(&mut self) -> Result<(), LogError> {
         self.transactions.ready()
+    }
+
+    fn announces(&self) -> Option<&str> {
+        self.transactions.holder()
     }
 
     fn reader(&self) -> std::sync::Arc<dyn Reader> {
