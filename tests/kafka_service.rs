@@ -8,7 +8,7 @@ mod common;
 
 use callsieve::event::Verdict;
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
-use callsieve::log::{Topic, partition_of};
+use callsieve::log::{Reader, Topic, partition_of};
 use callsieve::simulate::{Company, HOUR_MS};
 use cluster::{Cluster, newest};
 use common::{Running, TOKEN, account, append_numbers, company, escaped, get, now};
@@ -26,6 +26,15 @@ const SEED: u64 = 9;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Longer than a member's session and a transaction may last without a sign of life.
 const AWAY: Duration = Duration::from_secs(13);
+
+/// A member that is killed is found out by its session, and the classic protocol's can be short.
+const QUICKLY_MISSED: [&str; 6] = ["--kafka", "group.protocol=classic", "--kafka", "session.timeout.ms=6000", "--kafka", "heartbeat.interval.ms=500"];
+
+/// Whether the snapshots of all companies are complete, as an instance shows them.
+async fn all_is_stepped(base: &str, companies: &[Company]) -> bool {
+    let accounts = get(&format!("{base}/api/v1/accounts")).await.1;
+    accounts["accounts"].as_array().is_some_and(|list| list.iter().filter(|a| a["snapshot_completed_at"].is_string()).count() == companies.len())
+}
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
@@ -145,6 +154,57 @@ async fn ask(bases: &[String], path: &str) -> Value {
     found.unwrap()
 }
 
+/// What an instance's metrics say of a series.
+async fn metric(base: &str, series: &str) -> u64 {
+    let text = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse::<f64>().ok()).unwrap_or(0.0) as u64
+}
+
+/// An instance with copies of what another holds takes it over without reading it all.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_standby_takes_over_without_a_rebuild() {
+    let settings = named(&shared_brokers());
+    let kafka = with_topics(&settings).await;
+    let companies: Vec<Company> = (61..=70).map(company).collect();
+    for company in &companies {
+        append_numbers(&kafka.appender(), company).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let more = [&QUICKLY_MISSED[..], &["--standbys", "1"]].concat();
+    let start = |name: &str| Running::start(&folder.path().join(name), &arguments(&settings, &more));
+    let one = start("one");
+    until("all is stepped", async || all_is_stepped(&one.base, &companies).await).await;
+    // From now on nothing more is committed, and the second begins with an empty disk: half of it becomes its own, half a copy.
+    let two = start("two");
+    two.ready().await;
+    until("each keeps copies of what the other holds", async || {
+        let copies = [metric(&one.base, "callsieve_standby_copies ").await, metric(&two.base, "callsieve_standby_copies ").await];
+        copies == [2, 2]
+    })
+    .await;
+    let (by_worker, by_standby) = ("callsieve_brought_up_records_total{by=\"worker\"}", "callsieve_brought_up_records_total{by=\"standby\"}");
+    let all: usize = {
+        let reader = kafka.reader();
+        let numbers = move |partition| reader.read(Topic::CompanyNumbers, partition, 0, 100_000).unwrap().records.len();
+        apart(move || (0..PARTITIONS).map(numbers).sum()).await
+    };
+    assert!(metric(&two.base, by_standby).await * 10 > all as u64, "its copies were read");
+    let before = metric(&two.base, by_worker).await;
+    one.kill();
+    until("it has taken over", async || {
+        let (status, list) = get(&format!("{}/api/v1/accounts", two.base)).await;
+        status == 200 && list["accounts"].as_array().is_some_and(|list| list.len() == companies.len())
+    })
+    .await;
+    let read = metric(&two.base, by_worker).await - before;
+    assert!(read * 20 < all as u64, "{read} records were read to take over, of {all} numbers alone");
+    for account in companies.iter().map(account) {
+        assert_eq!(get(&format!("{}/api/v1/accounts/{account}/numbers", two.base)).await.0, 200);
+    }
+    assert_eq!(two.terminate(), Some(0));
+}
+
 /// Whichever instance is asked, the answer is that of the one that holds the account; also after it was killed and another took its place.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker: make kafka-test"]
@@ -158,9 +218,7 @@ async fn kafka_any_instance_answers_for_every_account() {
         append_numbers(&kafka.appender(), company).await;
     }
     let folder = tempfile::tempdir().unwrap();
-    // One that is killed is found out by its session: the classic protocol's can be short.
-    let classic = ["--kafka", "group.protocol=classic", "--kafka", "session.timeout.ms=6000", "--kafka", "heartbeat.interval.ms=500"];
-    let start = |name: &str| Running::start(&folder.path().join(name), &arguments(&settings, &classic));
+    let start = |name: &str| Running::start(&folder.path().join(name), &arguments(&settings, &QUICKLY_MISSED));
     let (one, two) = (start("one"), start("two"));
     one.ready().await;
     two.ready().await;
@@ -177,11 +235,7 @@ async fn kafka_any_instance_answers_for_every_account() {
             assert!(numbers["numbers"].as_array().unwrap().len() > 5, "{numbers}");
         }
     };
-    until("all is stepped", async || {
-        let accounts = get(&format!("{}/api/v1/accounts", bases[0])).await.1;
-        accounts["accounts"].as_array().is_some_and(|list| list.iter().filter(|a| a["snapshot_completed_at"].is_string()).count() == companies.len())
-    })
-    .await;
+    until("all is stepped", async || all_is_stepped(&bases[0], &companies).await).await;
     lists(&bases).await;
     // Not twice: one that is asked by another says that it hasn't got it. And what is held elsewhere can be changed from here.
     let http = reqwest::Client::new();

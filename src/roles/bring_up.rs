@@ -10,7 +10,6 @@ use crate::state::database::{Database, Family};
 use rocksdb::WriteBatch;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long records that must be there are waited for.
@@ -26,17 +25,11 @@ const OUTPUTS: [Topic; 4] = [Topic::AccountStates, Topic::CompanyNumbers, Topic:
 /// Who brings a copy up: what is told how far that is, and what cuts it off.
 pub struct Watch<'a> {
     /// Cuts it off when it is true; looked at between chunks.
-    pub cancelled: &'a AtomicBool,
+    pub is_cancelled: &'a dyn Fn() -> bool,
     /// Told records read, and records that there are to read in all.
     pub progress: &'a dyn Fn(u64, u64),
     /// For whom, in the metrics: `worker` or `standby`.
     pub by: &'static str,
-}
-
-impl Watch<'_> {
-    fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire)
-    }
 }
 
 /// A copy of a partition's state: its rows, and the position that they contain.
@@ -154,7 +147,7 @@ impl Reading<'_> {
         let mut next = range.start;
         let mut read_on = Instant::now();
         while next < end {
-            if self.watch.is_cancelled() {
+            if (self.watch.is_cancelled)() {
                 return Ok(false);
             }
             let read = self.reader.read(topic, partition, next, CHUNK)?;

@@ -94,7 +94,8 @@ impl BringUps {
         let flag = cancelled.clone();
         let work = move || {
             let progress = |done, total| report(partition, Holding::BringingUp { done, total });
-            let watch = Watch { cancelled: &flag, progress: &progress, by: "worker" };
+            let is_cancelled = || flag.load(Ordering::Acquire);
+            let watch = Watch { is_cancelled: &is_cancelled, progress: &progress, by: "worker" };
             bring_up(&*reader, partition, database(partition)?, &watch)
         };
         let thread = std::thread::Builder::new().name(format!("bring-up-{partition}")).spawn(work);

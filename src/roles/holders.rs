@@ -1,8 +1,8 @@
 //! Which instance holds which partition, as the instances announce it with what they commit. Only who may commit to a partition can announce it, so
 //! there is nobody to agree with; what is known may be a second old.
 
-use crate::log::LogError;
 use crate::log::kafka::KafkaReader;
+use crate::log::{Committed, LogError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,11 @@ impl Holders {
         let of_partition: Arc<[Option<String>]> = committed.into_iter().map(|committed| committed.and_then(|committed| committed.holder)).collect();
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Known { at, of_partition: of_partition.clone() });
         Ok(of_partition)
+    }
+
+    /// What is committed of each partition at this moment, by whom.
+    pub fn committed(&self) -> Result<Vec<Option<Committed>>, LogError> {
+        self.reader.committed_so_far()
     }
 
     /// Asks anew the next time: somebody who was announced wasn't there.

@@ -38,6 +38,7 @@ fn describe() {
         metrics::Unit::Seconds,
         "How long that will take at the speed so far; 0 where it isn't known"
     );
+    metrics::describe_gauge!("callsieve_standby_copies", "Partitions of other instances whose copy here was up to date when it was last looked at");
     metrics::describe_counter!("callsieve_brought_up_records_total", "Records that were read to bring states up, by for whom: worker or standby");
     metrics::describe_gauge!(
         "callsieve_lag_records",

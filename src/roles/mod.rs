@@ -18,6 +18,7 @@ mod rate;
 pub mod service;
 mod shared;
 mod simulation;
+mod standby;
 mod stream;
 pub mod sync;
 mod terminal;

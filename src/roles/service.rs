@@ -52,6 +52,9 @@ pub struct RunArgs {
     /// Threads that judge, each a member of the group with some of the partitions
     #[arg(long, env = "CALLSIEVE_WORKERS", default_value_t = 1, requires = "brokers", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: u32,
+    /// Other instances that keep a copy of each partition near what is committed, so that taking it over is short; the same for all instances
+    #[arg(long, env = "CALLSIEVE_STANDBYS", default_value_t = 0, requires = "brokers", value_parser = clap::value_parser!(u32).range(0..=16))]
+    pub standbys: u32,
     /// A name that this process has in the group and keeps over restarts, so that a short one moves no partitions; no two processes may have the same
     #[arg(long, env = "CALLSIEVE_INSTANCE", requires = "brokers")]
     pub instance: Option<String>,
@@ -224,6 +227,9 @@ impl Service {
         let address = listener.local_addr().context("asking for the address that is listened on")?;
         let clock = system_clock();
         let advertise = announced(args, address);
+        if args.standbys > 0 && advertise.is_none() {
+            bail!("--standbys needs --advertise: who keeps copies of what is found out by the addresses of the instances");
+        }
         let (opened, dates) = (RunArgs { advertise: advertise.clone(), ..args.clone() }, clock.clone());
         let backend = tokio::task::spawn_blocking(move || Backend::open(&opened, &dates)).await.context("opening the log was cut off")??;
         let (backend, held) = (Arc::new(backend), Arc::new(Held::default()));
