@@ -27,6 +27,8 @@ async fn measure() {
     let folder = tempfile::tempdir().expect("a folder");
     let args = RunArgs {
         config: None,
+        advertise: None,
+        standbys: 0,
         data_dir: folder.path().to_path_buf(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         partitions: Some(1),

@@ -8,7 +8,7 @@ mod common;
 
 use callsieve::event::Verdict;
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
-use callsieve::log::{Reader, Topic};
+use callsieve::log::{Reader, Topic, partition_of};
 use callsieve::simulate::{Company, HOUR_MS};
 use cluster::{Cluster, newest};
 use common::{Running, TOKEN, account, append_numbers, company, escaped, get, now};
@@ -26,6 +26,15 @@ const SEED: u64 = 9;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Longer than a member's session and a transaction may last without a sign of life.
 const AWAY: Duration = Duration::from_secs(13);
+
+/// A member that is killed is found out by its session, and the classic protocol's can be short.
+const QUICKLY_MISSED: [&str; 6] = ["--kafka", "group.protocol=classic", "--kafka", "session.timeout.ms=6000", "--kafka", "heartbeat.interval.ms=500"];
+
+/// Whether the snapshots of all companies are complete, as an instance shows them.
+async fn all_is_stepped(base: &str, companies: &[Company]) -> bool {
+    let accounts = get(&format!("{base}/api/v1/accounts")).await.1;
+    accounts["accounts"].as_array().is_some_and(|list| list.iter().filter(|a| a["snapshot_completed_at"].is_string()).count() == companies.len())
+}
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
@@ -129,20 +138,135 @@ async fn true_in_the_end(kafka: &Arc<Kafka>, companies: &[Arc<Watched>]) {
     }
 }
 
-/// The answer of the instance that has the account; the other says that it hasn't.
+/// The answer of all instances, which is the same whoever holds the account.
 async fn ask(bases: &[String], path: &str) -> Value {
     let mut found = None;
-    until(&format!("one instance answers {path}"), async || {
+    until(&format!("every instance answers {path}"), async || {
         let mut answers = Vec::new();
         for base in bases {
             answers.push(get(&format!("{base}{path}")).await);
         }
-        let elsewhere = answers.iter().filter(|(status, body)| *status == 421 && body["partition"].is_u64()).count();
-        found = answers.into_iter().find(|(status, _)| *status == 200).map(|(_, body)| body);
-        found.is_some() && elsewhere == bases.len() - 1
+        let are_the_same = answers.iter().all(|answer| answer.0 == 200 && answer == &answers[0]);
+        found = answers.pop().filter(|_| are_the_same).map(|(_, body)| body);
+        found.is_some()
     })
     .await;
     found.unwrap()
+}
+
+/// What an instance's metrics say of a series.
+async fn metric(base: &str, series: &str) -> u64 {
+    let text = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse::<f64>().ok()).unwrap_or(0.0) as u64
+}
+
+/// An instance with copies of what another holds takes it over without reading it all.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_standby_takes_over_without_a_rebuild() {
+    let settings = named(&shared_brokers());
+    let kafka = with_topics(&settings).await;
+    let companies: Vec<Company> = (61..=70).map(company).collect();
+    for company in &companies {
+        append_numbers(&kafka.appender(), company).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let more = [&QUICKLY_MISSED[..], &["--standbys", "1"]].concat();
+    let start = |name: &str| Running::start(&folder.path().join(name), &arguments(&settings, &more));
+    let one = start("one");
+    until("all is stepped", async || all_is_stepped(&one.base, &companies).await).await;
+    // From now on nothing more is committed, and the second begins with an empty disk: half of it becomes its own, half a copy.
+    let two = start("two");
+    two.ready().await;
+    until("each keeps copies of what the other holds", async || {
+        let copies = [metric(&one.base, "callsieve_standby_copies ").await, metric(&two.base, "callsieve_standby_copies ").await];
+        copies == [2, 2]
+    })
+    .await;
+    let (by_worker, by_standby) = ("callsieve_brought_up_records_total{by=\"worker\"}", "callsieve_brought_up_records_total{by=\"standby\"}");
+    let all: usize = {
+        let reader = kafka.reader();
+        let numbers = move |partition| reader.read(Topic::CompanyNumbers, partition, 0, 100_000).unwrap().records.len();
+        apart(move || (0..PARTITIONS).map(numbers).sum()).await
+    };
+    assert!(metric(&two.base, by_standby).await * 10 > all as u64, "its copies were read");
+    let before = metric(&two.base, by_worker).await;
+    one.kill();
+    until("it has taken over", async || {
+        let (status, list) = get(&format!("{}/api/v1/accounts", two.base)).await;
+        status == 200 && list["accounts"].as_array().is_some_and(|list| list.len() == companies.len())
+    })
+    .await;
+    let read = metric(&two.base, by_worker).await - before;
+    assert!(read * 20 < all as u64, "{read} records were read to take over, of {all} numbers alone");
+    for account in companies.iter().map(account) {
+        assert_eq!(get(&format!("{}/api/v1/accounts/{account}/numbers", two.base)).await.0, 200);
+    }
+    assert_eq!(two.terminate(), Some(0));
+}
+
+/// Whichever instance is asked, the answer is that of the one that holds the account; also after it was killed and another took its place.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_any_instance_answers_for_every_account() {
+    let settings = named(&shared_brokers());
+    let kafka = with_topics(&settings).await;
+    let companies: Vec<Company> = (61..=70).map(company).collect();
+    let partitions: BTreeSet<u32> = companies.iter().map(|company| partition_of(account(company).as_str(), PARTITIONS)).collect();
+    assert_eq!(partitions.len() as u32, PARTITIONS, "each partition has an account");
+    for company in &companies {
+        append_numbers(&kafka.appender(), company).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let start = |name: &str| Running::start(&folder.path().join(name), &arguments(&settings, &QUICKLY_MISSED));
+    let (one, two) = (start("one"), start("two"));
+    one.ready().await;
+    two.ready().await;
+    let bases = [one.base.clone(), two.base.clone()];
+
+    let lists = async |bases: &[String]| {
+        let mut all: Vec<String> = companies.iter().map(|company| account(company).to_string()).collect();
+        all.sort();
+        let listed = ask(bases, "/api/v1/accounts").await;
+        let listed: Vec<String> = listed["accounts"].as_array().unwrap().iter().map(|a| a["account_id"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(listed, all);
+        for account in &all {
+            let numbers = ask(bases, &format!("/api/v1/accounts/{account}/numbers?limit=1000")).await;
+            assert!(numbers["numbers"].as_array().unwrap().len() > 5, "{numbers}");
+        }
+    };
+    until("all is stepped", async || all_is_stepped(&bases[0], &companies).await).await;
+    lists(&bases).await;
+    // Not twice: one that is asked by another says that it hasn't got it. And what is held elsewhere can be changed from here.
+    let http = reqwest::Client::new();
+    let mut elsewhere = 0;
+    for account in companies.iter().map(account) {
+        for base in &bases {
+            let path = format!("{base}/api/v1/accounts/{account}");
+            let forwarded = http.get(format!("{path}/calls")).header("callsieve-forwarded", "1").send().await.unwrap().status();
+            assert!(forwarded == 200 || forwarded == 421, "{forwarded}");
+            elsewhere += u32::from(forwarded == 421);
+            let documents = r#"{"records": [{"id": 1, "phoneNumber": "+12055550101", "usageType": "DirectNumber"}]}"#;
+            let posted = http.post(format!("{path}/documents")).header("content-type", "application/json").body(documents).send().await.unwrap();
+            assert_eq!(posted.status(), 200);
+            assert_eq!(get(&format!("{path}/calls/s-none")).await.0, 404);
+            assert_eq!(get(&format!("{path}/calls?limit=0")).await.0, 400);
+        }
+    }
+    assert_eq!(elsewhere as usize, companies.len(), "each is held by one of the two");
+
+    one.kill();
+    let left = &bases[1..];
+    // Until the group finds out, the one that is left says that the other can't be reached.
+    let mut gone = 0;
+    for account in companies.iter().map(account) {
+        let (status, _) = get(&format!("{}/api/v1/accounts/{account}/calls", left[0])).await;
+        assert!([200, 502, 503].contains(&status), "{status}");
+        gone += u32::from(status != 200);
+    }
+    assert!(gone > 0, "accounts were held by the one that was killed");
+    lists(left).await;
+    assert_eq!(two.terminate(), Some(0));
 }
 
 /// Two instances under load: killed, killed with their disk, paused for longer than their membership, told to stop, each at a random moment.

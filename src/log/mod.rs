@@ -5,6 +5,7 @@
 //! call and no Avro. [`embedded`] keeps it in RocksDB on one machine, [`kafka`] on Apache Kafka; [`spool`] stands
 //! before Kafka while that is away.
 
+mod committed;
 pub mod embedded;
 mod frame;
 pub mod kafka;
@@ -14,6 +15,7 @@ pub mod spool;
 #[cfg(test)]
 mod contract;
 
+pub use committed::{Committed, OutputEnds};
 pub use position::{Position, PositionError};
 
 use crate::state::database::{Database, DatabaseError};
@@ -357,6 +359,9 @@ pub trait Reader: Send + Sync {
 
     /// The end as it grows, for who waits for new records. What it shows can be read.
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError>;
+
+    /// What was committed last of a partition; `None` if nothing ever was. Where a commit is under way, its outcome is waited for.
+    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError>;
 }
 
 /// A worker's end of the log: input in, outputs and position out. Its methods block; it is for a thread of its own.
@@ -372,18 +377,33 @@ pub trait Log: Reader {
     /// Publishes each partition's outputs and makes its position lasting, all or nothing, with the state at once or right after.
     ///
     /// With several partitions, Kafka does all of them or none, the embedded log each for itself (they have nothing in common). So after an error
-    /// the worker drops what it has in memory, asks for [`Log::committed`] and rewinds.
+    /// the worker drops what it has in memory, calls [`Log::settle`], asks for [`Reader::committed`] and goes on from there.
     fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError>;
 
-    /// The position committed last; `None` if there never was one.
-    fn committed(&mut self, partition: u32) -> Result<Option<Position>, LogError>;
+    /// Decides what an earlier commit of this worker left undecided; afterwards what [`Reader::committed`] says of its partitions is definite.
+    fn settle(&mut self) -> Result<(), LogError>;
 
-    /// Where to read an output topic up to, to have everything that was published with the position that [`Log::committed`] told, or with the last
-    /// commit after it. Never further back; it may be further on.
+    /// The address by which this worker's commits say who holds their partitions, if they do. A partition that is taken up is then committed once as it
+    /// stands.
+    fn announces(&self) -> Option<&str> {
+        None
+    }
+
+    /// A view for other threads.
+    fn reader(&self) -> Arc<dyn Reader>;
+
+    /// Where to read an output topic up to, to have everything that was published with the position that the partition was taken up at, or with the
+    /// last commit after it. Never further back; it may be further on.
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
 
     /// Lets the next poll begin at `next`, between the start of what is kept and the end.
     fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError>;
+
+    /// Leaves a partition out of all further polls, until it is resumed or isn't assigned any more.
+    fn pause(&mut self, partition: u32) -> Result<(), LogError>;
+
+    /// Takes a paused partition up: the next poll begins at `next`, and `ends` is where the outputs end that are committed.
+    fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError>;
 
     /// Appends to the input of an assigned partition, outside any commit (a `Tick`), and returns its offset when it is durable.
     fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError>;

@@ -1,9 +1,11 @@
 //! The log that a service runs on, embedded or on Kafka: opening it, and the threads of the processor that work on it.
 
 use super::held::Held;
+use super::holders::Holders;
 use super::partition::PartitionError;
 use super::processor::Worker;
 use super::service::{RunArgs, log_dir};
+use super::standby::{Copies, Standby};
 use crate::event::Millis;
 use crate::log::embedded::{Clock, EmbeddedLog, EmbeddedOptions, Retention};
 use crate::log::kafka::{self, Age, Broker, Kafka, KafkaSettings};
@@ -42,6 +44,15 @@ struct OnKafka {
     /// Each worker's static member id; as many as there are workers.
     members: Vec<Option<String>>,
     states: States,
+    standbys: Standbys,
+}
+
+/// Copies of what other instances hold.
+struct Standbys {
+    count: usize,
+    /// This instance's address.
+    own: String,
+    copies: Copies,
 }
 
 /// Where the partitions' states are, of a process whose log is elsewhere. One process has them at a time.
@@ -83,14 +94,16 @@ impl Backend {
             tracing::info!("joining the group by the classic protocol, which old brokers have");
         }
         check_topics(&settings)?;
-        let kafka = Kafka::connect(settings.clone())?;
+        let kafka = Kafka::connect(settings.clone())?.announcing(args.advertise.clone());
         let partitions = kafka.partitions();
         let cluster = kafka.cluster_id()?;
         // The state is a fold of this log and of no other.
         let of = format!("cluster {cluster}, topics {}*, group {}, {partitions} partitions", settings.topic_prefix, settings.group);
         let states = States::open(args.data_dir.join("state"), &of)?;
+        let own = args.advertise.clone().unwrap_or_default();
+        let standbys = Standbys { count: args.standbys as usize, own, copies: Copies::default() };
         let members = (0..args.workers).map(|number| args.instance.as_ref().map(|instance| format!("{instance}-{number}"))).collect();
-        Ok(Self { kept: Kept::Kafka(Box::new(OnKafka { kafka, members, states })), partitions })
+        Ok(Self { kept: Kept::Kafka(Box::new(OnKafka { kafka, members, states, standbys })), partitions })
     }
 
     /// Whether opening failed only because Kafka is away.
@@ -119,6 +132,14 @@ impl Backend {
         }
     }
 
+    /// Who holds which partition; `None` where nobody else can.
+    pub fn holders(&self, own: Option<String>) -> Option<Holders> {
+        match &self.kept {
+            Kept::Embedded(_) => None,
+            Kept::Kafka(on) => Some(Holders::new(on.kafka.reader(), own)),
+        }
+    }
+
     /// Tidies up: a bounded piece of work. Returns whether there is more. (Kafka does that itself.)
     pub fn maintain(&self, now: Millis) -> Result<bool, LogError> {
         match &self.kept {
@@ -131,7 +152,22 @@ impl Backend {
     fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
         match &self.kept {
             Kept::Embedded(log) => Ok(log.database(partition)?),
-            Kept::Kafka(on) => on.states.database(partition),
+            Kept::Kafka(on) => {
+                on.standbys.copies.let_go(partition);
+                on.states.database(partition)
+            }
+        }
+    }
+
+    /// Keeps copies of what other instances hold, until `stop`; returns at once where none are wanted.
+    fn stand_by(&self, held: &Held, stop: &AtomicBool) {
+        let Kept::Kafka(on) = &self.kept else { return };
+        let Standbys { count, own, copies } = &on.standbys;
+        if *count > 0 {
+            let reader = on.kafka.reader();
+            let holders = Holders::new(reader.clone(), Some(own.clone()));
+            let database = |partition| on.states.database(partition);
+            Standby { copies, reader: &reader, holders: &holders, held, count: *count, own, database: &database, stop }.run();
         }
     }
 
@@ -158,14 +194,9 @@ impl Backend {
     }
 
     fn drive<L: Log>(self: &Arc<Self>, log: L, held: &Arc<Held>, stop: &AtomicBool) -> anyhow::Result<()> {
-        let begun = Instant::now();
         let (databases, told) = (self.clone(), held.clone());
         let report = move |partition, holding| told.tell(partition, holding);
-        let mut worker = Worker::open(log, now, move |partition| databases.database(partition), report)?;
-        if let Kept::Embedded(_) = self.kept {
-            tracing::info!(partitions = self.partitions, milliseconds = begun.elapsed().as_millis() as u64, "ready");
-        }
-        Ok(worker.run(stop)?)
+        Ok(Worker::new(log, now, move |partition| databases.database(partition), report).run(stop)?)
     }
 }
 
@@ -206,6 +237,9 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("processor-{number}")).spawn(work).context("starting the processor")?;
             workers.threads.push(thread);
         }
+        let (backend, held, stop) = (backend.clone(), held.clone(), workers.stop.clone());
+        let standby = std::thread::Builder::new().name("standby".to_owned()).spawn(move || backend.stand_by(&held, &stop));
+        workers.threads.push(standby.context("starting the keeper of copies")?);
         Ok(workers)
     }
 

@@ -38,6 +38,13 @@ fn describe() {
     metrics::describe_gauge!("callsieve_ready", "1 when the state of all partitions that this process holds is brought up");
     metrics::describe_gauge!("callsieve_bring_up_records", "Records that are left to read until the state is brought up, as far as is known");
     metrics::describe_gauge!(
+        "callsieve_bring_up_seconds",
+        metrics::Unit::Seconds,
+        "How long that will take at the speed so far; 0 where it isn't known"
+    );
+    metrics::describe_gauge!("callsieve_standby_copies", "Partitions of other instances whose copy here was up to date when it was last looked at");
+    metrics::describe_counter!("callsieve_brought_up_records_total", "Records that were read to bring states up, by for whom: worker or standby");
+    metrics::describe_gauge!(
         "callsieve_lag_records",
         "Records of the input that are not stepped yet, by partition; 0 for those that another process has"
     );

@@ -3,6 +3,7 @@
 use super::api::router;
 use super::backend::{Backend, Workers, open_embedded, open_spool};
 use super::early::Front;
+use super::elsewhere::Others;
 use super::held::{Held, Holding, Readiness};
 use super::ingress::Ingress;
 use super::instruments;
@@ -39,6 +40,9 @@ pub struct RunArgs {
     /// Address of webhooks and of the HTTP interface; port 0 takes a free one
     #[arg(long, env = "CALLSIEVE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// Base URL under which the other instances reach this one, to pass requests on [default: http:// and the address of --listen, if that is one]
+    #[arg(long, env = "CALLSIEVE_ADVERTISE", value_name = "URL", requires = "brokers", value_parser = advertised)]
+    pub advertise: Option<String>,
     /// Partitions of the embedded log; fixed when the data directory is first used [default: 1, or what the directory has]
     #[arg(long, env = "CALLSIEVE_PARTITIONS", conflicts_with = "brokers", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub partitions: Option<u32>,
@@ -54,6 +58,9 @@ pub struct RunArgs {
     /// Threads that judge, each a member of the group with some of the partitions; with 0 the process takes webhooks in, and judges nothing
     #[arg(long, env = "CALLSIEVE_WORKERS", default_value_t = 1, requires = "brokers", value_parser = clap::value_parser!(u32).range(0..=256))]
     pub workers: u32,
+    /// Other instances that keep a copy of each partition near what is committed, so that taking it over is short; the same for all instances
+    #[arg(long, env = "CALLSIEVE_STANDBYS", default_value_t = 0, requires = "brokers", value_parser = clap::value_parser!(u32).range(0..=16))]
+    pub standbys: u32,
     /// A name that this process has in the group and keeps over restarts, so that a short one moves no partitions; no two processes may have the same
     #[arg(long, env = "CALLSIEVE_INSTANCE", requires = "brokers")]
     pub instance: Option<String>,
@@ -101,6 +108,8 @@ pub enum LogFormat {
 
 /// How long open requests may take when the service stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
+/// Of what is advertised, in bytes.
+const LONGEST_ADDRESS: usize = 500;
 /// How often the log is tidied up.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -144,8 +153,10 @@ async fn run(mut args: RunArgs) -> anyhow::Result<()> {
         args.verification_token = Some(format!("{:032x}", rand::rng().random::<u128>()));
     }
     let Some(mut service) = Service::start_unless(&args, interrupts.next()).await? else { return Ok(()) };
+    let progress = tokio::spawn(super::progress::show(service.readiness()));
     let mut simulation = None;
     let ended = until_ended(&mut service, &mut interrupts, &args, &mut simulation).await;
+    progress.abort();
     if ended.is_ok() {
         tracing::info!("stopping");
     }
@@ -282,6 +293,10 @@ impl Service {
         // Before the data: a second service that was started by mistake ends here.
         let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
         let address = listener.local_addr().context("asking for the address that is listened on")?;
+        let args = &RunArgs { advertise: announced(args, address), ..args.clone() };
+        if args.standbys > 0 && args.advertise.is_none() {
+            bail!("--standbys needs --advertise: who keeps copies of what is found out by the addresses of the instances");
+        }
         // Before anything is counted.
         let metrics = instruments::recorder()?;
         if args.brokers.is_none() {
@@ -477,6 +492,7 @@ fn shared(
         // An instance that is told to judge nothing is ready without partitions.
         held: Arc::new(if args.brokers.is_some() && args.workers == 0 { Held::nothing() } else { Held::default() }),
         clock: system_clock(),
+        others: backend.holders(args.advertise.clone()).map(Others::new).transpose()?.map(Arc::new),
         stop,
         api_token: args.api_token.clone(),
         metrics: instruments::recorder()?,
@@ -506,6 +522,27 @@ fn check(args: &RunArgs) -> anyhow::Result<()> {
         tracing::warn!("without --verification-token, whoever reaches {} may send notifications", args.listen);
     }
     Ok(())
+}
+
+/// The base URL of an instance: without a path, short enough for what is committed.
+fn advertised(text: &str) -> Result<String, String> {
+    let wrong = "it isn't http:// or https://, a host, and a port if it needs one";
+    let url = reqwest::Url::parse(text).map_err(|_| wrong)?;
+    let is_base = matches!(url.scheme(), "http" | "https") && url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    if !is_base || url.host_str().is_none() || !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong.to_owned());
+    }
+    let base = url.as_str().trim_end_matches('/').to_owned();
+    if base.len() > LONGEST_ADDRESS { Err(format!("it has more than {LONGEST_ADDRESS} bytes")) } else { Ok(base) }
+}
+
+/// What the other instances are told, if this one listens on an address that says something to them.
+fn announced(args: &RunArgs, address: SocketAddr) -> Option<String> {
+    let own = args.advertise.clone().or_else(|| (!address.ip().is_unspecified()).then(|| format!("http://{address}")));
+    if own.is_none() && args.brokers.is_some() {
+        tracing::warn!("--listen {address} is no address for others: without --advertise no other instance can pass requests on to this one");
+    }
+    own
 }
 
 /// Tidies the log up, now and then, until the service stops.

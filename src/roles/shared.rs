@@ -1,5 +1,6 @@
 //! What the handlers of the HTTP interface share.
 
+use super::elsewhere::Others;
 use super::held::{Held, Holding, Readiness};
 use super::ingress::Ingress;
 use super::problem::Problem;
@@ -23,6 +24,8 @@ pub struct Shared {
     /// How many there are, here or elsewhere.
     pub(super) partitions: u32,
     pub(super) held: Arc<Held>,
+    /// The other instances, on Kafka.
+    pub(super) others: Option<Arc<Others>>,
     pub(super) clock: Clock,
     /// True when the service is to end: what would go on for ever ends then.
     pub(super) stop: watch::Receiver<bool>,
@@ -40,10 +43,12 @@ impl Shared {
         let partition = self.partition(account);
         match self.held.partition(partition) {
             Holding::Up(database) => Ok(database),
-            Holding::BringingUp { done, total } => Err(behind(done, total)),
+            Holding::BringingUp { done, total } => Err(self.behind(done, total)),
             Holding::Closed => {
                 self.ready()?;
-                let detail = format!("account {account} is in partition {partition}, which this instance doesn't have at the moment; ask the others");
+                let detail = format!(
+                    "account {account} is in partition {partition}, which this instance doesn't have at the moment, nor does another say that it has"
+                );
                 Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).with("partition", json!(partition)).retry_after(1))
             }
         }
@@ -54,7 +59,16 @@ impl Shared {
         match *self.held.readiness().borrow() {
             Readiness::Ready => Ok(()),
             Readiness::Stopped => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service is stopping").retry_after(1)),
-            Readiness::BringingUp { done, total } => Err(behind(done, total)),
+            Readiness::BringingUp { done, total } => Err(self.behind(done, total)),
+        }
+    }
+
+    fn behind(&self, done: u64, total: u64) -> Problem {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the state is being brought up from the log").retry_after(1);
+        let problem = problem.with("records_done", json!(done)).with("records_total", json!(total));
+        match self.held.seconds_left() {
+            Some(seconds) => problem.with("seconds_left", json!(seconds)),
+            None => problem,
         }
     }
 
@@ -69,11 +83,6 @@ impl Shared {
         // A log that is away is asked once.
         self.held.up().into_iter().map_while(lag_of).collect()
     }
-}
-
-fn behind(done: u64, total: u64) -> Problem {
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the state is being brought up from the log").retry_after(1);
-    problem.with("records_done", json!(done)).with("records_total", json!(total))
 }
 
 /// Compares secrets in a time that tells nothing about where they differ.

@@ -92,7 +92,7 @@ impl Copier {
     /// If the cluster can't be reached, or refuses.
     pub fn new(from: &KafkaSettings, to: &KafkaSettings) -> Result<Self, LogError> {
         let name = format!("{}repartition", to.topic_prefix);
-        let mut transactions = Transactions::new(to, name.clone());
+        let mut transactions = Transactions::new(to, name.clone(), None);
         transactions.ready()?;
         let group = KafkaSettings { group: name, ..to.clone() }.reader(true).create_with_context(Told).map_err(failed("making a client"))?;
         let producer = to.producer().create_with_context(Appended::default()).map_err(failed("making a producer"))?;

@@ -9,7 +9,6 @@
 mod appender;
 mod client;
 mod cluster;
-mod committed;
 mod copier;
 mod native;
 mod offsets;
@@ -39,6 +38,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 pub struct Kafka {
     settings: KafkaSettings,
     partitions: u32,
+    /// What workers announce.
+    holder: Option<String>,
     reader: KafkaReader,
     appender: KafkaAppender,
 }
@@ -63,7 +64,13 @@ impl Kafka {
     pub fn with(settings: KafkaSettings, partitions: u32) -> Result<Self, LogError> {
         let reader = KafkaReader::new(&settings, partitions)?;
         let appender = KafkaAppender::new(&settings, partitions)?;
-        Ok(Self { settings, partitions, reader, appender })
+        Ok(Self { settings, partitions, holder: None, reader, appender })
+    }
+
+    /// Lets the workers say with what they commit that they are reached at `address`, a base URL without spaces.
+    #[must_use]
+    pub fn announcing(self, address: Option<String>) -> Self {
+        Self { holder: address, ..self }
     }
 
     /// How many partitions each topic has.
@@ -88,7 +95,7 @@ impl Kafka {
     /// # Errors
     /// If the cluster refuses it, or can't be reached.
     pub fn worker(&self, member: Option<&str>) -> Result<KafkaLog, LogError> {
-        KafkaLog::join(&self.settings, member, self.reader.clone(), self.appender.clone())
+        KafkaLog::join(&self.settings, member, self.holder.clone(), self.reader.clone(), self.appender.clone())
     }
 
     /// The ingress's end.

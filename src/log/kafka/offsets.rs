@@ -2,10 +2,9 @@
 
 use super::Kafka;
 use super::client::{REQUEST, Told, failed, number};
-use super::committed::{Committed, OutputEnds};
 use super::settings::KafkaSettings;
 use super::topics::answered;
-use crate::log::{LogError, Position, Topic};
+use crate::log::{Committed, LogError, OutputEnds, Position, Topic};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
@@ -67,7 +66,7 @@ impl Kafka {
         let mut list = TopicPartitionList::new();
         let mut element = list.add_partition(&self.settings.topic(Topic::Events), number(partition));
         element.set_offset(Offset::Offset(position.next)).map_err(failed(operation.clone()))?;
-        element.set_metadata(Committed { position, ends: known }.to_string());
+        element.set_metadata(Committed { position, ends: known, holder: None }.to_string());
         client.commit(&list, CommitMode::Sync).map_err(failed(operation))
     }
 }

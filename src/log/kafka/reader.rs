@@ -6,7 +6,7 @@
 use super::client::{REQUEST, Told, failed, number};
 use super::native::{Fetched, Queue};
 use super::settings::KafkaSettings;
-use crate::log::{LogError, MAX_READ_BYTES, Read, Record, Topic};
+use crate::log::{Committed, LogError, MAX_READ_BYTES, Read, Record, Topic};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +60,15 @@ impl KafkaReader {
             followed: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What is committed of each partition, by partition, without waiting for commits under way.
+    ///
+    /// # Errors
+    /// If Kafka gives no answer.
+    pub fn committed_so_far(&self) -> Result<Vec<Option<Committed>>, LogError> {
+        let all: Vec<u32> = (0..self.shared.partitions).collect();
+        committed(&self.shared.written, &self.shared.settings.topic(Topic::Events), &all, REQUEST)
     }
 
     pub(super) fn cluster_id(&self) -> Option<String> {
@@ -150,7 +159,45 @@ impl Shared {
     }
 }
 
+/// What Kafka says of committed offsets, in the order of the partitions.
+fn committed(client: &Client, events: &str, partitions: &[u32], wait: Duration) -> Result<Vec<Option<Committed>>, LogError> {
+    let asking = || "asking what is committed";
+    let mut asked = TopicPartitionList::new();
+    for partition in partitions {
+        asked.add_partition_offset(events, number(*partition), Offset::Invalid).map_err(failed(asking()))?;
+    }
+    let list = client.committed_offsets(asked, wait).map_err(failed(asking()))?;
+    let of = |partition: &u32| {
+        let Some(element) = list.find_partition(events, number(*partition)) else { return Ok(None) };
+        element.error().map_err(failed(format!("asking what is committed of partition {partition}")))?;
+        let Offset::Offset(offset) = element.offset() else { return Ok(None) };
+        let corrupt = |why: String| LogError::Corrupt { partition: *partition, what: "the committed position".into(), why };
+        let committed: Committed = element.metadata().parse().map_err(corrupt)?;
+        if committed.position.next != offset {
+            return Err(corrupt(format!("its offset is {offset}, but its text says {}", committed.position.next)));
+        }
+        Ok(Some(committed))
+    };
+    partitions.iter().map(of).collect()
+}
+
 impl crate::log::Reader for KafkaReader {
+    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
+        self.check(partition)?;
+        let events = self.shared.settings.topic(Topic::Events);
+        let until = Instant::now() + REQUEST;
+        loop {
+            // Offsets of a transaction under way aren't stable yet.
+            match committed(&self.shared.committed, &events, &[partition], REQUEST) {
+                Err(error @ LogError::Kafka { .. }) if Instant::now() < until => {
+                    tracing::debug!("{error}");
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                answer => return answer.map(|mut all| all.pop().flatten()),
+            }
+        }
+    }
+
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
         Ok(self.shared.ends(&self.shared.written, topic, partition)?.0)
     }

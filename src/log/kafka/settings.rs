@@ -134,9 +134,6 @@ impl KafkaSettings {
         let mut config = ClientConfig::new();
         config
             .set("group.protocol", "consumer")
-            // A partition that is brought up from nothing may take its worker this long between two polls. A worker that has died is noticed by
-            // its heartbeats.
-            .set("max.poll.interval.ms", "1800000")
             // Its default of a second is how long a full queue would stand still after it was drained.
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.wait.max.ms", "500");

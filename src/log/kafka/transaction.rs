@@ -6,10 +6,9 @@
 
 use super::appender::with;
 use super::client::{REQUEST, Told, number, words};
-use super::committed::{Committed, OutputEnds};
 use super::copier::Copied;
 use super::settings::KafkaSettings;
-use crate::log::{LogError, Output, Position, Topic};
+use crate::log::{Committed, LogError, Output, OutputEnds, Position, Topic};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -70,6 +69,8 @@ impl ProducerContext for Sending {
 pub(super) struct Transactions {
     settings: KafkaSettings,
     id: String,
+    /// Where the committer answers.
+    holder: Option<String>,
     /// `None` until it is needed, and after it was fenced or gave no answer.
     producing: Option<Producing>,
 }
@@ -104,11 +105,11 @@ struct Producing {
 }
 
 impl Producing {
-    fn start(settings: &KafkaSettings, id: &str) -> Result<Self, LogError> {
+    fn start(settings: &KafkaSettings, id: &str, holder: Option<&str>) -> Result<Self, LogError> {
         let (transactions, taken) = sync_channel(1);
         let (told, answers) = sync_channel(1);
-        let (settings, id) = (settings.clone(), id.to_owned());
-        let thread = std::thread::Builder::new().name("transactions".into()).spawn(move || produce(&settings, &id, &taken, &told));
+        let (settings, id, holder) = (settings.clone(), id.to_owned(), holder.map(str::to_owned));
+        let thread = std::thread::Builder::new().name("transactions".into()).spawn(move || produce(&settings, &id, holder.as_deref(), &taken, &told));
         let thread = thread.map_err(|error| LogError::Kafka { operation: "starting a producer".into(), why: error.to_string() })?;
         Ok(Self { transactions: Some(transactions), answers: Mutex::new(answers), thread: Some(thread) })
     }
@@ -134,6 +135,7 @@ impl Drop for Producing {
 fn produce(
     settings: &KafkaSettings,
     id: &str,
+    holder: Option<&str>,
     transactions: &Receiver<(Transaction, Arc<ConsumerGroupMetadata>)>,
     answers: &SyncSender<Result<Ends, Failure>>,
 ) {
@@ -152,7 +154,7 @@ fn produce(
         }
         let (Some(producer), Ok((transaction, group))) = (&producer, transactions.recv()) else { return };
         answer = match transaction {
-            Transaction::Commit(publications) => publish(producer, &publications, &group),
+            Transaction::Commit(publications) => publish(producer, &publications, holder, &group),
             Transaction::Copy(copies, done) => copy(producer, &copies, &done, &group).map(|()| Ends::new()),
         };
         if let Err(Failure::Abort(_)) = answer
@@ -187,19 +189,24 @@ impl Failure {
 }
 
 impl Transactions {
-    pub(super) fn new(settings: &KafkaSettings, id: String) -> Self {
-        Self { settings: settings.clone(), id, producing: None }
+    pub(super) fn new(settings: &KafkaSettings, id: String, holder: Option<String>) -> Self {
+        Self { settings: settings.clone(), id, holder, producing: None }
     }
 
     /// A producer whose predecessor's transactions have all ended, one way or the other.
     pub(super) fn ready(&mut self) -> Result<(), LogError> {
         if self.producing.is_none() {
-            let mut producing = Producing::start(&self.settings, &self.id)?;
+            let mut producing = Producing::start(&self.settings, &self.id, self.holder.as_deref())?;
             let not_ready = |why| LogError::Kafka { operation: "taking up the transactions of this worker's predecessor".into(), why };
             producing.answer().map_err(|failure| not_ready(failure.why()))?;
             self.producing = Some(producing);
         }
         Ok(())
+    }
+
+    /// Where this instance answers, as it is committed.
+    pub(super) fn holder(&self) -> Option<&str> {
+        self.holder.as_deref()
     }
 
     /// Publishes all outputs and positions, or nothing; returns where the outputs end now. After an error the worker begins again from what is committed,
@@ -227,7 +234,12 @@ impl Transactions {
     }
 }
 
-fn publish(producer: &BaseProducer<Sending>, publications: &[Publication], group: &ConsumerGroupMetadata) -> Result<Ends, Failure> {
+fn publish(
+    producer: &BaseProducer<Sending>,
+    publications: &[Publication],
+    holder: Option<&str>,
+    group: &ConsumerGroupMetadata,
+) -> Result<Ends, Failure> {
     let failure = |error: KafkaError| Failure::of(&error);
     let Sending { names, ends: delivered } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -254,7 +266,7 @@ fn publish(producer: &BaseProducer<Sending>, publications: &[Publication], group
         }
         let mut element = positions.add_partition(&names[Topic::Events.index()], number(*partition));
         element.set_offset(Offset::Offset(position.next)).map_err(failure)?;
-        element.set_metadata(Committed { position: *position, ends }.to_string());
+        element.set_metadata(Committed { position: *position, ends, holder: holder.map(str::to_owned) }.to_string());
         moved.insert(*partition, ends);
     }
     end(producer, &positions, group)?;

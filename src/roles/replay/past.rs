@@ -7,7 +7,7 @@
 use super::Part;
 use crate::event::{Event, Record as Written, Tick, encode_event, record_of};
 use crate::log::embedded::system_clock;
-use crate::log::{Batch, Commit, Log, LogError, Position, Read, Reader, Record, Topic};
+use crate::log::{Batch, Commit, Committed, Log, LogError, OutputEnds, Read, Reader, Record, Topic};
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -88,6 +88,7 @@ impl Pace {
 pub struct Past<L> {
     log: L,
     view: Arc<View>,
+    reader: Arc<dyn Reader>,
     pace: Pace,
     /// Partitions of which nothing more is wanted.
     done: BTreeSet<u32>,
@@ -96,7 +97,8 @@ pub struct Past<L> {
 impl<L: Log> Past<L> {
     /// A worker's end of the log, seen so.
     pub fn new(log: L, view: Arc<View>, pace: Pace) -> Self {
-        Self { log, view, pace, done: BTreeSet::new() }
+        let reader = Arc::new(PastReader { reader: log.reader(), view: view.clone() });
+        Self { log, view, reader, pace, done: BTreeSet::new() }
     }
 
     /// What of this partition comes from now on is left out.
@@ -126,8 +128,12 @@ impl<L: Log> Log for Past<L> {
         self.log.commit(commits)
     }
 
-    fn committed(&mut self, partition: u32) -> Result<Option<Position>, LogError> {
-        self.log.committed(partition)
+    fn settle(&mut self) -> Result<(), LogError> {
+        self.log.settle()
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.reader.clone()
     }
 
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
@@ -138,6 +144,14 @@ impl<L: Log> Log for Past<L> {
         self.log.rewind(partition, next)
     }
 
+    fn pause(&mut self, partition: u32) -> Result<(), LogError> {
+        self.log.pause(partition)
+    }
+
+    fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError> {
+        self.log.resume(partition, next, ends)
+    }
+
     fn append(&mut self, partition: u32, key: &[u8], _: &[u8]) -> Result<i64, LogError> {
         // Only ticks are appended, and the live processor gets them too: with the time that it is.
         self.log.append(partition, key, &encode_event(&Event::Tick(Tick { at: system_clock()() })))
@@ -146,15 +160,43 @@ impl<L: Log> Log for Past<L> {
 
 impl<L: Log> Reader for Past<L> {
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        self.log.start(topic, partition)
+        self.reader.start(topic, partition)
     }
 
     fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        self.log.end(topic, partition)
+        self.reader.end(topic, partition)
     }
 
     fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
-        let mut read = self.log.read(topic, partition, from, max)?;
+        self.reader.read(topic, partition, from, max)
+    }
+
+    fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
+        self.reader.subscribe_end(topic, partition)
+    }
+
+    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
+        self.reader.committed(partition)
+    }
+}
+
+/// The topics, with the input seen so.
+struct PastReader {
+    reader: Arc<dyn Reader>,
+    view: Arc<View>,
+}
+
+impl Reader for PastReader {
+    fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        self.reader.start(topic, partition)
+    }
+
+    fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        self.reader.end(topic, partition)
+    }
+
+    fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
+        let mut read = self.reader.read(topic, partition, from, max)?;
         if topic == Topic::Events {
             read.records = read.records.into_iter().map(|record| self.view.seen(partition, record)).collect();
         }
@@ -162,7 +204,11 @@ impl<L: Log> Reader for Past<L> {
     }
 
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
-        self.log.subscribe_end(topic, partition)
+        self.reader.subscribe_end(topic, partition)
+    }
+
+    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
+        self.reader.committed(partition)
     }
 }
 
