@@ -20,7 +20,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +51,7 @@ fn settings() -> KafkaSettings {
 
 fn made(brokers: &str) -> KafkaSettings {
     let name = format!("test-{:016x}", rand::random::<u64>());
-    let settings = KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, passed: BTreeMap::new() };
+    let settings = KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() };
     // The simulated companies' time is in their records.
     let dated = (Topic::Events, "message.timestamp.type".to_owned(), "CreateTime".to_owned());
     create(&settings, &TopicSettings { partitions: PARTITIONS, over: vec![dated], ..TopicSettings::default() }).unwrap();

@@ -1,6 +1,7 @@
 //! The command line: one variant per command, each with its arguments and its one function.
 
 pub mod classify;
+pub mod schemas;
 pub mod topics;
 
 use crate::roles::service::{self, RunArgs};
@@ -26,6 +27,8 @@ enum Command {
     Simulate(SimulateArgs),
     /// Make, check or show the topics on Kafka
     Topics(topics::TopicsArgs),
+    /// Show, register or check the schemas of the topics' records
+    Schemas(schemas::SchemasArgs),
 }
 
 /// Runs the command that the arguments name. Exits with 0, with 1 after an error, and with 2 for wrong usage; `classify` has one more.
@@ -36,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => service::main(*args).map(|()| ExitCode::SUCCESS),
         Command::Simulate(args) => simulated(args).map(|()| ExitCode::SUCCESS),
         Command::Topics(args) => topics::main(args),
+        Command::Schemas(args) => schemas::main(args),
     };
     match done {
         Ok(status) => status,

@@ -79,6 +79,7 @@ impl Backend {
             topic_prefix: args.topic_prefix.clone(),
             group: args.group.clone(),
             passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            framing: args.registry.framing(),
         };
         check_topics(&settings)?;
         let kafka = Kafka::connect(settings.clone())?;

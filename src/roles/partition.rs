@@ -1,8 +1,8 @@
 //! One partition of the processor: its state, its time, and what a batch makes of them.
 
-use crate::event::{Event, Millis, decode_event, encode};
+use crate::event::{CodecError, Event, Millis, decode_event, encode};
 use crate::judge::{At, LATEST, OPEN_CALL_AFTER, Output, step};
-use crate::log::{Output as Published, Position, Record, Topic};
+use crate::log::{Came, Output as Published, Position, Record, Topic};
 use crate::state::{Store, TableError};
 use std::collections::VecDeque;
 
@@ -84,7 +84,7 @@ impl Partition {
             let at = At { offset: record.offset, time: self.position.partition_time };
             match record.value.as_deref().map(decode_event) {
                 Some(Ok(event)) => self.step_event(at, &event, record, published)?,
-                Some(Err(error)) => published.push(dead_letter(self.id, record, &error.to_string())),
+                Some(Err(error)) => published.push(dead_letter(self.id, record, &unreadable(record, &error))),
                 None => published.push(dead_letter(self.id, record, "it has no value")),
             }
             self.position.next = record.offset + 1;
@@ -150,6 +150,11 @@ fn publish(output: &Output, store: &mut Store) -> Result<Published, PartitionErr
     })
 }
 
+/// Why a record can't be read: what the log knows of it comes first.
+pub(super) fn unreadable(record: &Record, error: &CodecError) -> String {
+    if let Came::Unreadable(why) = &record.came { why.clone() } else { error.to_string() }
+}
+
 /// A record that cannot be taken in, as it came, with its cause and place in the headers.
 fn dead_letter(partition: u32, record: &Record, cause: &str) -> Published {
     let mut headers = record.headers.clone();
@@ -157,7 +162,7 @@ fn dead_letter(partition: u32, record: &Record, cause: &str) -> Published {
     headers.push(("callsieve.topic".into(), Topic::Events.name().into()));
     headers.push(("callsieve.partition".into(), partition.to_string().into_bytes()));
     headers.push(("callsieve.offset".into(), record.offset.to_string().into_bytes()));
-    Published { topic: Topic::DeadLetters, key: record.key.clone(), value: record.value.clone(), headers }
+    Published { topic: Topic::DeadLetters, key: record.key.clone(), value: record.value_as_it_came(), headers }
 }
 
 #[cfg(test)]
@@ -179,7 +184,7 @@ mod tests {
         let rows = [(-5, 0), (T0, T0), (T0 - 60_000, T0), (T0 + 1, T0 + 1), (Millis::MIN, T0 + 1), (Millis::MAX, LATEST), (T0 + 2, LATEST)];
         for (offset, (timestamp, expected)) in (0..).zip(rows) {
             let value = encode_event(&Event::Tick(Tick { at: timestamp }));
-            let record = Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new() };
+            let record = Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs };
             let mut published = Vec::new();
             assert_eq!(partition.step(&[record], &mut published).unwrap(), 1);
             assert_eq!(published, []);
@@ -195,13 +200,23 @@ mod tests {
         // The second record's own time is earlier than the partition's.
         for (offset, timestamp) in (0..).zip([T0, T0 - 60_000, T0 + MARK_EVERY, T0 + MARK_EVERY + OPEN_CALL_AFTER]) {
             let value = encode_event(&Event::Tick(Tick { at: timestamp }));
-            partition.step(&[Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new() }], &mut Vec::new()).unwrap();
+            partition
+                .step(
+                    &[Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs }],
+                    &mut Vec::new(),
+                )
+                .unwrap();
         }
         assert_eq!((partition.position().low_water, partition.position().low_water_time), (2, T0 + MARK_EVERY));
         let position = partition.position();
         let mut partition = Partition::new(0, partition.store, position);
         let value = encode_event(&Event::Tick(Tick { at: T0 }));
-        partition.step(&[Record { offset: 4, timestamp: T0, key: b"~".to_vec(), value: Some(value), headers: Vec::new() }], &mut Vec::new()).unwrap();
+        partition
+            .step(
+                &[Record { offset: 4, timestamp: T0, key: b"~".to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs }],
+                &mut Vec::new(),
+            )
+            .unwrap();
         assert_eq!((partition.position().low_water, partition.position().low_water_time), (2, T0 + MARK_EVERY), "the same after opening again");
     }
 }

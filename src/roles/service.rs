@@ -11,6 +11,7 @@ use crate::event::{AccountId, CallVerdict};
 use crate::log::embedded::system_clock;
 use crate::log::kafka::KafkaSettings;
 use crate::log::{Appender, Reader};
+use crate::registry::RegistryArgs;
 use crate::state::tables;
 use anyhow::{Context, anyhow, bail};
 use rand::Rng;
@@ -55,6 +56,9 @@ pub struct RunArgs {
     #[arg(long, env = "CALLSIEVE_KAFKA", value_name = "NAME=VALUE", value_parser = KafkaSettings::named, hide_env_values = true)]
     #[arg(requires = "brokers")]
     pub kafka: Vec<BTreeMap<String, String>>,
+    /// The schema registry of what stands on Kafka
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// Secret that notifications must carry in their header Verification-Token
     #[arg(long, env = "CALLSIEVE_VERIFICATION_TOKEN", hide_env_values = true)]
     pub verification_token: Option<String>,
@@ -353,6 +357,9 @@ fn check(args: &RunArgs) -> anyhow::Result<()> {
     }
     if args.simulate.is_some() && !(args.simulate_speed > 0.0 && args.simulate_speed.is_finite()) {
         bail!("--simulate-speed is a factor above 0, not {}", args.simulate_speed);
+    }
+    if args.registry.schema_registry.is_some() && args.brokers.is_none() {
+        bail!("--schema-registry is of use with --brokers alone: the embedded log needs no registry");
     }
     let (brokers, instance) = (&args.brokers, &args.instance);
     for (name, text) in

@@ -70,8 +70,10 @@ impl KafkaAppender {
             return Err(LogError::TooLarge { topic, bytes, most: MAX_INPUT_BYTES });
         }
         let name = self.settings.topic(topic);
+        let value = self.settings.framing.written(topic, value);
         let (answer, answered) = oneshot::channel();
-        let record: BaseRecord<'_, [u8], [u8], _> = BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition)).payload(value);
+        let record: BaseRecord<'_, [u8], [u8], _> =
+            BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition)).payload(value.as_ref());
         match self.producer.send(with(record, key, headers)) {
             Ok(()) => Ok(Some(Sent { topic, bytes, answered })),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(None),

@@ -4,11 +4,12 @@
 //! [`super::Position`] as its metadata, are one transaction; the state is written after it, with the position in it. So a state may be behind what
 //! is committed, never ahead of it. [`KafkaAppender`] is the ingress's end, [`KafkaReader`] sees what is committed.
 //!
-//! Not here: messages are read and written as they are, without a registry.
+//! Values are framed as [`KafkaSettings::framing`] says, which is known here alone.
 
 mod appender;
 mod client;
 mod committed;
+mod framing;
 mod native;
 mod reader;
 mod settings;
@@ -20,6 +21,7 @@ mod worker;
 mod tests;
 
 pub use appender::KafkaAppender;
+pub use framing::{Framed, Framing};
 pub use reader::KafkaReader;
 pub use settings::{FIXED, KafkaSettings};
 pub use topics::{Described, Finding, TopicSettings, create, describe, findings};
@@ -41,12 +43,13 @@ impl Kafka {
     /// Connects, and looks how many partitions there are. Waits for the network: not for threads of an async runtime.
     ///
     /// # Errors
-    /// For settings that can't be, a cluster that can't be reached, and topics that are missing or differ in their number of partitions.
-    pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
+    /// For settings that can't be, a cluster or a framing's registry that can't be reached, and topics that are missing or differ in their number of partitions.
+    pub fn connect(mut settings: KafkaSettings) -> Result<Self, LogError> {
         if let Some(name) = settings.refused() {
             return Err(LogError::Kafka { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
         }
         let partitions = count_partitions(&settings)?;
+        settings.framing.prepare(&settings.topic_prefix)?;
         let reader = KafkaReader::new(&settings, partitions)?;
         let appender = KafkaAppender::new(&settings, partitions)?;
         Ok(Self { settings, partitions, reader, appender })

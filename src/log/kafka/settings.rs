@@ -1,5 +1,6 @@
 //! How the Kafka log is reached: a few settings of our own, and any of librdkafka's.
 
+use super::framing::Framed;
 use crate::log::Topic;
 use rdkafka::ClientConfig;
 use std::collections::BTreeMap;
@@ -16,11 +17,19 @@ pub struct KafkaSettings {
     /// Any of librdkafka's settings by its own name (`security.protocol`, `sasl.username`, …). They are given to every client, over what is set here;
     /// what exactly-once rests on can't be changed.
     pub passed: BTreeMap<String, String>,
+    /// How values stand on the topics.
+    pub framing: Framed,
 }
 
 impl Default for KafkaSettings {
     fn default() -> Self {
-        Self { brokers: "127.0.0.1:9092".into(), topic_prefix: "callsieve.".into(), group: "callsieve".into(), passed: BTreeMap::new() }
+        Self {
+            brokers: "127.0.0.1:9092".into(),
+            topic_prefix: "callsieve.".into(),
+            group: "callsieve".into(),
+            passed: BTreeMap::new(),
+            framing: Framed::default(),
+        }
     }
 }
 

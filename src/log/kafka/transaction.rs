@@ -7,6 +7,7 @@
 use super::appender::with;
 use super::client::{REQUEST, Told, number, words};
 use super::committed::{Committed, OutputEnds};
+use super::framing::Framed;
 use super::settings::KafkaSettings;
 use crate::log::{LogError, Output, Position, Topic};
 use rdkafka::client::ClientContext;
@@ -32,6 +33,7 @@ const ANSWER: Duration = Duration::from_secs(45);
 struct Sending {
     /// The topics' full names, by [`Topic::index`].
     names: [String; Topic::ALL.len()],
+    framing: Framed,
     /// After the last record of the transaction under way, by topic and partition.
     ends: Mutex<BTreeMap<(Topic, u32), i64>>,
 }
@@ -128,7 +130,7 @@ fn produce(
     transactions: &Receiver<(Vec<Publication>, Arc<ConsumerGroupMetadata>)>,
     answers: &SyncSender<Result<Ends, Failure>>,
 ) {
-    let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), ends: Mutex::default() };
+    let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), framing: settings.framing.clone(), ends: Mutex::default() };
     let made: Result<BaseProducer<Sending>, KafkaError> = settings.transactional(id).create_with_context(context);
     let ready = made.and_then(|producer| insist(|| producer.init_transactions(REQUEST)).map(|()| producer));
     let (producer, mut answer) = match ready {
@@ -208,14 +210,15 @@ impl Transactions {
 
 fn publish(producer: &BaseProducer<Sending>, publications: &[Publication], group: &ConsumerGroupMetadata) -> Result<Ends, Failure> {
     let failure = |error: KafkaError| Failure::of(&error);
-    let Sending { names, ends: delivered } = &**producer.context();
+    let Sending { names, framing, ends: delivered } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
     producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
     for publication in publications {
         for output in &publication.outputs {
             let mut record = BaseRecord::to(&names[output.topic.index()]).partition(number(publication.partition));
-            if let Some(value) = &output.value {
-                record = record.payload(value.as_slice());
+            let value = output.value.as_ref().map(|value| framing.written(output.topic, value));
+            if let Some(value) = &value {
+                record = record.payload(value.as_ref());
             }
             send(producer, with(record, &output.key, &output.headers))?;
         }
