@@ -437,11 +437,15 @@ mod tests {
     }
 
     fn record(fields: Value) -> Value {
-        json!({ "type": "record", "name": "R", "namespace": "n", "fields": fields })
+        let mut schema = json!({ "type": "record", "name": "R", "namespace": "n" });
+        schema["fields"] = fields;
+        schema
     }
 
     fn of(kind: Value) -> Value {
-        record(json!([{ "name": "f", "type": kind }]))
+        let mut field = json!({ "name": "f" });
+        field["type"] = kind;
+        record(Value::Array(vec![field]))
     }
 
     fn enumeration(symbols: &[&str], default: Option<&str>) -> Value {
@@ -493,7 +497,7 @@ mod tests {
             match expected {
                 None => assert_eq!(told, [""; 0], "{reader} reads {writer}"),
                 Some((field, why)) => {
-                    assert!(matches!(&found[..], [one] if one.field == field && one.why.contains(why)), "{told:?}: {reader} reads {writer}")
+                    assert!(matches!(&found[..], [one] if one.field == field && one.why.contains(why)), "{told:?}: {reader} reads {writer}");
                 }
             }
             // apache-avro looks at no enum's default; else it agrees.

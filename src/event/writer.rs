@@ -169,9 +169,7 @@ mod tests {
                         fields.iter_mut().for_each(|field| place(&mut field["type"], found, defined));
                     }
                     for inner in ["items", "values", "type"] {
-                        if let Some(inner) =
-                            object.get_mut(inner).filter(|inner| !inner.is_string() || !inner.as_str().is_some_and(|name| name == "record"))
-                        {
+                        if let Some(inner) = object.get_mut(inner).filter(|inner| inner.as_str().is_none_or(|name| name != "record")) {
                             place(inner, found, defined);
                         }
                     }

@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn what_was_written_with_another_schema_is_translated_or_says_why_not() {
         let fake = Fake::start().with(&[&newer_tick(), "\"int\"", r#"{"type":"record","name":"callsieve.v1.Tick","fields":[]}"#, "no schema"]);
-        let format = WireFormat::new(fake.registry.clone());
+        let format = WireFormat::new(fake.registry);
         let datum = [&tick()[HEADER..], b"\x04ab"].concat();
         let wire = |id: u32, datum: &[u8]| [&front(id)[..], datum].concat();
         let mut newer = record(&wire(1, &datum));
