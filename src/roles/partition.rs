@@ -168,7 +168,7 @@ fn dead_letter(partition: u32, record: &Record, cause: &str) -> Published {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Tick, encode_event};
+    use crate::event::{HEADER, Record as Schema, Tick, encode_event, header_of};
     use crate::state::database::{Database, DatabaseOptions, Engine};
     use std::sync::Arc;
 
@@ -191,6 +191,29 @@ mod tests {
             assert_eq!((partition.position().partition_time, partition.position().next), (expected, offset + 1), "after {timestamp}");
         }
     }
+    #[test]
+    fn a_dead_letter_has_the_bytes_as_they_came_and_the_cause_that_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
+        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
+        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        let broken = [&header_of(Schema::Rejudge)[..], b"x"].concat();
+        let rows = [
+            (Came::AsItIs, broken.clone(), "broken Rejudge"),
+            (Came::Framed([0, 0, 0, 0, 7], HEADER), b"\0\0\0\0\x07x".to_vec(), "broken Rejudge"),
+            (Came::Otherwise(b"\0\0\0\0\x08xyz".to_vec()), b"\0\0\0\0\x08xyz".to_vec(), "broken Rejudge"),
+            (Came::Unreadable("nobody knows it".into()), broken.clone(), "nobody knows it"),
+        ];
+        for (offset, (came, bytes, cause)) in (0..).zip(rows) {
+            let record = Record { offset, timestamp: T0, key: b"7".to_vec(), value: Some(broken.clone()), headers: Vec::new(), came };
+            let mut published = Vec::new();
+            partition.step(&[record], &mut published).unwrap();
+            let [letter] = &published[..] else { panic!("{published:?}") };
+            assert_eq!((letter.topic, letter.value.as_ref(), letter.key.as_slice()), (Topic::DeadLetters, Some(&bytes), b"7".as_slice()));
+            assert!(String::from_utf8_lossy(&letter.headers[0].1).contains(cause), "{letter:?}");
+        }
+    }
+
     #[test]
     fn the_low_water_mark_knows_the_partitions_time_there() {
         let dir = tempfile::tempdir().unwrap();

@@ -87,3 +87,48 @@ pub(super) fn copied(value: &[u8]) -> Vec<u8> {
     copy.extend_from_slice(value);
     copy
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Came;
+
+    /// Turns every value round.
+    #[derive(Debug)]
+    struct Reversed;
+
+    fn reversed(value: &[u8]) -> Vec<u8> {
+        value.iter().rev().copied().collect()
+    }
+
+    impl Framing for Reversed {
+        fn prepared(&self, topic_prefix: &str) -> Result<Arc<dyn Framing>, LogError> {
+            assert_eq!(topic_prefix, "t.");
+            Ok(Arc::new(Self))
+        }
+
+        fn written<'a>(&self, _: Topic, value: &'a [u8]) -> Cow<'a, [u8]> {
+            Cow::Owned(reversed(value))
+        }
+
+        fn read(&self, record: &mut Record) -> Result<(), LogError> {
+            record.value = record.value.as_deref().map(reversed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn everything_is_framed_but_dead_letters() {
+        let mut framed = Framed::by(Arc::new(Reversed));
+        framed.prepare("t.").unwrap();
+        for topic in Topic::ALL {
+            let expected: &[u8] = if topic == Topic::DeadLetters { b"abc" } else { b"cba" };
+            assert_eq!(framed.written(topic, b"abc"), expected, "{topic}");
+            assert_eq!(Framed::default().written(topic, b"abc"), b"abc".as_slice());
+            let mut record =
+                Record { offset: 0, timestamp: 0, key: Vec::new(), value: Some(b"abc".to_vec()), headers: Vec::new(), came: Came::AsItIs };
+            framed.read(topic, &mut record).unwrap();
+            assert_eq!(record.value.as_deref(), Some(expected), "{topic}");
+        }
+    }
+}
