@@ -3,6 +3,7 @@
 //!
 //! `cargo bench --bench ingress`
 
+use callsieve::registry::RegistryArgs;
 use callsieve::roles::service::{LogFormat, RunArgs, Service};
 use callsieve::simulate::{Company, CompanyConfig};
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ async fn measure() {
         config: None,
         advertise: None,
         standbys: 0,
+        registry: RegistryArgs::default(),
         data_dir: folder.path().to_path_buf(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         partitions: Some(1),

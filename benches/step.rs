@@ -13,7 +13,7 @@
 use anyhow::Context;
 use callsieve::event::{AccountId, Event, Millis, SnapshotCompleted, Tick, decode_event, encode_event};
 use callsieve::judge::number::Country;
-use callsieve::log::{Position, Record, Topic};
+use callsieve::log::{Came, Position, Record, Topic};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::partition::Partition;
 use callsieve::simulate::{AccountLists, Company, CompanyConfig};
@@ -43,7 +43,7 @@ struct Prepared {
 
 fn record(offset: usize, timestamp: Millis, account: &AccountId, event: &Event) -> anyhow::Result<Record> {
     let (offset, key) = (i64::try_from(offset)?, account.as_str().as_bytes().to_vec());
-    Ok(Record { offset, timestamp, key, value: Some(encode_event(event)), headers: Vec::new() })
+    Ok(Record { offset, timestamp, key, value: Some(encode_event(event)), headers: Vec::new(), came: Came::AsItIs })
 }
 
 fn prepare() -> anyhow::Result<Prepared> {
@@ -163,7 +163,14 @@ fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round
         let at = end.timestamp + n * DAY;
         let tick = Event::Tick(Tick { at });
         partition.step(
-            &[Record { offset: end.offset + n, timestamp: at, key: Vec::new(), value: Some(encode_event(&tick)), headers: Vec::new() }],
+            &[Record {
+                offset: end.offset + n,
+                timestamp: at,
+                key: Vec::new(),
+                value: Some(encode_event(&tick)),
+                headers: Vec::new(),
+                came: Came::AsItIs,
+            }],
             &mut published,
         )?;
     }

@@ -103,15 +103,16 @@ fn event_and_judge_touch_no_clock_socket_file_thread_randomness_or_rocksdb() {
 
 #[test]
 fn each_module_uses_only_those_below_it() {
-    let rows: [(&str, &[&str]); 8] = [
+    let rows: [(&str, &[&str]); 9] = [
         ("event", &[]),
         ("judge", &["event"]),
         ("state", &["event", "judge"]),
         ("log", &["state"]),
+        ("registry", &["event", "log"]),
         ("ringcentral", &["event", "judge"]),
         ("simulate", &["event"]),
-        ("roles", &["event", "judge", "state", "log", "ringcentral", "simulate"]),
-        ("cli", &["event", "judge", "state", "log", "ringcentral", "simulate", "roles"]),
+        ("roles", &["event", "judge", "state", "log", "registry", "ringcentral", "simulate"]),
+        ("cli", &["event", "judge", "state", "log", "registry", "ringcentral", "simulate", "roles"]),
     ];
     for (module, below) in rows {
         let used = uses(module);

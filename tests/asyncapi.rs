@@ -2,6 +2,7 @@
 
 use callsieve::event::Record;
 use callsieve::log::Topic;
+use callsieve::registry::{COMPATIBILITY, placed, subject};
 use serde_yaml_ng::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -38,4 +39,34 @@ fn each_record_is_a_message_with_its_schema() {
         entries(&document["components"]["messages"]).filter_map(|(name, message)| Some((name.to_owned(), schema(message)?))).collect();
     let records = Record::ALL.iter().map(|record| (record.name().to_owned(), format!("../schemas/{}.avsc", record.name())));
     assert_eq!(said, records.collect());
+}
+
+#[test]
+fn each_record_stands_on_its_topic_and_may_have_either_encoding() {
+    let document = document();
+    let mut said = BTreeSet::new();
+    for (name, channel) in entries(&document["channels"]) {
+        for (_, message) in entries(&channel["messages"]) {
+            let of = message["$ref"].as_str().expect(name).rsplit('/').next().expect("a path").to_owned();
+            said.insert((channel["address"].as_str().expect(name).to_owned(), of));
+        }
+    }
+    for (topic, record) in placed() {
+        assert!(said.contains(&(format!("callsieve.{topic}"), record.name().to_owned())), "{record:?} on {topic}");
+        // How a registry's clients find the schema, said by the message itself or by a trait of it.
+        let message = &document["components"]["messages"][record.name()];
+        let named = message["traits"].as_sequence().into_iter().flatten().filter_map(|named| named["$ref"].as_str()?.rsplit('/').next());
+        let traits = named.map(|name| &document["components"]["messageTraits"][name]["bindings"]["kafka"]);
+        let found = traits.chain([&message["bindings"]["kafka"]]).any(|binding| {
+            binding["schemaIdLocation"] == "payload"
+                && binding["schemaIdPayloadEncoding"] == "4"
+                && binding["schemaLookupStrategy"] == "TopicRecordNameStrategy"
+        });
+        assert!(found, "{record:?}");
+    }
+    let description = document["info"]["description"].as_str().expect("a description");
+    let verdicts = subject("callsieve.", Topic::CallVerdicts, Record::CallVerdict);
+    for part in ["`C3 01`", "8 bytes, little endian", "`00`", "4 bytes, big", "--schema-registry", &verdicts, COMPATIBILITY] {
+        assert!(description.contains(part), "{part}");
+    }
 }

@@ -4,6 +4,7 @@ pub mod classify;
 mod config;
 pub mod dead_letters;
 pub mod replay;
+pub mod schemas;
 pub mod topics;
 
 use crate::roles::service::{self, RunArgs};
@@ -34,6 +35,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersArgs),
     /// Judge the past anew on Kafka, show what differs, and bring it over
     Replay(replay::ReplayArgs),
+    /// Show, register or check the schemas of the topics' records
+    Schemas(schemas::SchemasArgs),
 }
 
 /// Runs the command that the arguments name. Exits with 0, with 1 after an error, and with 2 for wrong usage; `classify` has one more.
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Topics(args) => topics::main(args),
         Command::DeadLetters(args) => dead_letters::main(args),
         Command::Replay(args) => replay::main(args),
+        Command::Schemas(args) => schemas::main(args),
     };
     match done {
         Ok(status) => status,

@@ -1,6 +1,7 @@
 //! `callsieve topics`: makes, checks and shows the topics on Kafka, and moves them to another number of partitions.
 
 use crate::log::kafka::{self, KafkaSettings, TopicSettings};
+use crate::registry::RegistryArgs;
 use crate::roles::repartition::{Ended, Repartition, Told};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -37,6 +38,9 @@ pub(super) struct NamedArgs {
     /// A setting of librdkafka's, for TLS, SASL and the like; may be given several times, in the environment one a line
     #[arg(long = "kafka", env = "CALLSIEVE_KAFKA", value_name = "NAME=VALUE", value_parser = KafkaSettings::named, hide_env_values = true)]
     passed: Vec<BTreeMap<String, String>>,
+    /// The schema registry of what stands on Kafka
+    #[command(flatten)]
+    registry: RegistryArgs,
 }
 
 impl KafkaArgs {
@@ -47,8 +51,9 @@ impl KafkaArgs {
 
 impl NamedArgs {
     pub(super) fn settings(self, brokers: String) -> KafkaSettings {
-        let Self { topic_prefix, passed, .. } = self;
-        KafkaSettings { brokers, topic_prefix, passed: passed.into_iter().flatten().collect(), ..KafkaSettings::default() }
+        let Self { topic_prefix, passed, registry, .. } = self;
+        let passed = passed.into_iter().flatten().collect();
+        KafkaSettings { brokers, topic_prefix, passed, framing: registry.framing(), ..KafkaSettings::default() }
     }
 }
 

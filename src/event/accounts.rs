@@ -5,7 +5,7 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 /// Which query, or which other source, returned a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum NumberQuery {
     /// The account's phone numbers.
@@ -28,6 +28,7 @@ pub enum NumberQuery {
     Manual,
     /// A source that this version doesn't know.
     #[serde(other)]
+    #[default]
     Unknown,
 }
 
@@ -51,13 +52,14 @@ impl NumberQuery {
 }
 
 /// Phone number or short extension number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum NumberKind {
     /// A short extension number.
     Extension,
     /// A phone number.
     #[serde(other)]
+    #[default]
     Phone,
 }
 
@@ -67,6 +69,7 @@ pub struct NumbersObserved {
     /// The account that was asked.
     pub account_id: AccountId,
     /// Where they come from.
+    #[serde(default)]
     pub query: NumberQuery,
     /// When, by our clock.
     pub observed_at: Millis,
@@ -82,6 +85,7 @@ pub struct ObservedNumber {
     /// As returned.
     pub number: CompactString,
     /// Phone number or short extension number.
+    #[serde(default)]
     pub kind: NumberKind,
     /// Extension it belonged to when observed.
     pub extension_id: Option<CompactString>,
@@ -110,21 +114,35 @@ pub struct AccountSettings {
     /// The account.
     pub account_id: AccountId,
     /// Internal calls are to be disregarded. Opt-in.
+    #[serde(default)]
     pub filter_internal: bool,
     /// ISO 3166-1 alpha-2 home country for numbers without a plus.
+    #[serde(default = "home_country")]
     pub country: CompactString,
     /// An endpoint with an extension id is internal even when its number is not in the snapshot.
+    #[serde(default)]
     pub trust_extension_id: bool,
     /// Extensions set to record; `None`: all.
     pub recorded_extensions: Option<Vec<CompactString>>,
     /// Snapshot queries beyond the three of R3 and the call log's history, which always join: inventory, devices.
+    #[serde(default)]
     pub queries: Vec<NumberQuery>,
     /// False: contacts of federated accounts don't join the snapshot.
+    #[serde(default = "yes")]
     pub include_federated: bool,
     /// Numbers of these usage types don't join the snapshot.
+    #[serde(default)]
     pub excluded_usage_types: Vec<CompactString>,
     /// When, by our clock.
     pub updated_at: Millis,
+}
+
+fn home_country() -> CompactString {
+    CompactString::const_new("US")
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl AccountSettings {
@@ -134,7 +152,7 @@ impl AccountSettings {
         Self {
             account_id,
             filter_internal: false,
-            country: CompactString::const_new("US"),
+            country: home_country(),
             trust_extension_id: false,
             recorded_extensions: None,
             queries: Vec::new(),
@@ -155,7 +173,7 @@ pub struct AccountRemoved {
 }
 
 /// What kind of thing changed in the directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum DirectoryResource {
     /// An extension.
@@ -166,11 +184,12 @@ pub enum DirectoryResource {
     PhoneNumber,
     /// Something else.
     #[serde(other)]
+    #[default]
     Unknown,
 }
 
 /// What happened to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ChangeKind {
     /// It is new.
@@ -181,6 +200,7 @@ pub enum ChangeKind {
     Deleted,
     /// Something else.
     #[serde(other)]
+    #[default]
     Unknown,
 }
 
@@ -190,12 +210,15 @@ pub struct DirectoryChanged {
     /// The account.
     pub account_id: AccountId,
     /// What kind of thing changed.
+    #[serde(default)]
     pub resource: DirectoryResource,
     /// Its id, when given.
     pub resource_id: Option<CompactString>,
     /// What happened to it.
+    #[serde(default)]
     pub change: ChangeKind,
     /// Hints as they came.
+    #[serde(default)]
     pub hints: Vec<CompactString>,
     /// Envelope timestamp.
     pub occurred_at: Millis,
@@ -234,6 +257,7 @@ pub struct CompanyNumber {
     /// E.164, or the short extension number.
     pub number: CompactString,
     /// Phone number or short extension number.
+    #[serde(default)]
     pub kind: NumberKind,
     /// As first returned.
     pub raw: CompactString,
@@ -242,16 +266,19 @@ pub struct CompanyNumber {
     /// Newest observation; refreshed at most once a day.
     pub last_seen_at: Millis,
     /// Every query that ever returned it, in the order of their first time.
+    #[serde(default)]
     pub queries: Vec<NumberQuery>,
     /// Extension it last belonged to.
     pub extension_id: Option<CompactString>,
     /// Extensions it belonged to before, oldest first, at most 10.
+    #[serde(default)]
     pub previous_extension_ids: Vec<CompactString>,
     /// Newest `usageType`.
     pub usage_type: Option<CompactString>,
     /// Another account, where it came from a federated contact.
     pub contact_account_id: Option<CompactString>,
     /// Offset of the newest event that it contains.
+    #[serde(default = "super::nowhere")]
     pub position: i64,
 }
 
@@ -271,6 +298,7 @@ pub struct AccountState {
     /// Its offset: legs from before it are skipped.
     pub removed_position: Option<i64>,
     /// Offset of the newest event that it contains.
+    #[serde(default = "super::nowhere")]
     pub position: i64,
 }
 

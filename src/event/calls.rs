@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub type Texts = SmallVec<[CompactString; 1]>;
 
 /// Where facts about a call come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum CallSource {
     /// A telephony-session notification.
@@ -21,14 +21,16 @@ pub enum CallSource {
     SessionLookup,
     /// A source that this version doesn't know.
     #[serde(other)]
+    #[default]
     Unknown,
 }
 
 /// Only voice is judged (design R7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Media {
     /// A voice call.
+    #[default]
     Voice,
     /// A fax: for good, once a session has shown itself one.
     Fax,
@@ -38,7 +40,7 @@ pub enum Media {
 }
 
 /// Seen from the leg's owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Direction {
     /// The owner was called.
@@ -47,6 +49,7 @@ pub enum Direction {
     Outbound,
     /// Not said.
     #[serde(other)]
+    #[default]
     Unknown,
 }
 
@@ -60,6 +63,7 @@ pub struct CallLegs {
     /// Legacy `sessionId`; `None` where it is `"0"` (conference), blank or absent.
     pub legacy_session_id: Option<CompactString>,
     /// Where it came from.
+    #[serde(default)]
     pub source: CallSource,
     /// Order within the session; webhooks only.
     pub sequence: Option<i64>,
@@ -70,9 +74,10 @@ pub struct CallLegs {
     /// `origin.type`.
     pub origin: Option<CompactString>,
     /// Voice, fax or other.
+    #[serde(default)]
     pub media: Media,
     /// It describes the whole session, and the session is over.
-    #[serde(rename = "final")]
+    #[serde(rename = "final", default)]
     pub is_final: bool,
     /// Call log: start and duration.
     pub ended_at: Option<Millis>,
@@ -86,6 +91,7 @@ pub struct Leg {
     /// Party id; for a call-log leg without one `log:`, the record's id, `:` and its position.
     pub leg_id: LegId,
     /// Seen from its owner.
+    #[serde(default)]
     pub direction: Direction,
     /// Extension that owns it; `None` for a party outside the account.
     pub extension_id: Option<CompactString>,
@@ -102,6 +108,7 @@ pub struct Leg {
     /// Session that this party moved to or came from; a record's transfer target or transferee.
     pub peer_session_id: Option<CompactString>,
     /// A recording exists or runs on it.
+    #[serde(default)]
     pub recorded: bool,
 }
 
@@ -120,6 +127,7 @@ pub struct Endpoint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     /// Legacy ids that it is known by, sorted.
+    #[serde(default)]
     pub legacy_session_ids: Texts,
     /// `origin.type`.
     pub origin: Option<CompactString>,
@@ -128,6 +136,7 @@ pub struct Call {
     /// Newest event, by RingCentral's clock.
     pub last_event_at: Millis,
     /// Voice or fax.
+    #[serde(default)]
     pub media: Media,
     /// Newest end that a finished record or a look-up gave, by RingCentral's clock.
     pub final_end: Option<Millis>,
@@ -137,12 +146,15 @@ pub struct Call {
     /// Highest sequence seen.
     pub highest_sequence: Option<i64>,
     /// Sequences below it that have not been seen, at most 64.
+    #[serde(default)]
     pub missing_sequences: SmallVec<[i64; 4]>,
     /// Sessions linked with it directly, seen or not, sorted.
+    #[serde(default)]
     pub links: SmallVec<[SessionId; 1]>,
     /// Its legs, in order of appearance, at most 4,096. Shared, since most of them outlive a change of one.
     pub legs: Vec<Arc<CallLeg>>,
     /// Legs and values beyond the bounds; more than 0 makes the call external.
+    #[serde(default)]
     pub legs_dropped: i32,
 }
 
@@ -152,6 +164,7 @@ pub struct CallLeg {
     /// As in [`CallLegs`].
     pub leg_id: LegId,
     /// Seen from its owner.
+    #[serde(default)]
     pub direction: Direction,
     /// Extension that owns it.
     pub extension_id: Option<CompactString>,
@@ -164,6 +177,7 @@ pub struct CallLeg {
     /// It has reached a terminal status; stays so.
     pub over: bool,
     /// A recording exists or ran.
+    #[serde(default)]
     pub recorded: bool,
     /// First seen, by RingCentral's clock.
     pub joined_at: Millis,
@@ -177,10 +191,13 @@ pub struct CallLeg {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
     /// Phone numbers, short numbers, words.
+    #[serde(default)]
     pub numbers: Texts,
     /// Extension ids.
+    #[serde(default)]
     pub extension_ids: Texts,
     /// Short numbers given as such.
+    #[serde(default)]
     pub extension_numbers: Texts,
 }
 
@@ -212,6 +229,7 @@ pub struct OpenCall {
     /// Record time of the event that ended it; `None`: it isn't over.
     pub over_since: Option<Millis>,
     /// Offset of the newest event that it contains.
+    #[serde(default = "super::nowhere")]
     pub position: i64,
     /// The evidence so far.
     pub call: Call,

@@ -10,16 +10,24 @@ mod codec;
 mod datum;
 mod id;
 pub mod json;
+pub mod schema;
 mod verdict;
+mod writer;
 
 pub use accounts::*;
 pub use calls::*;
-pub use codec::{CodecError, Decoded, Record, decode, decode_event, encode, encode_event, encode_onto, record_of};
+pub use codec::{CodecError, Decoded, EARLIER, HEADER, Record, decode, decode_event, encode, encode_event, encode_onto, header_of, record_of};
 pub use id::{AccountId, E164, IdError, LEGACY, LegId, SessionId};
 pub use verdict::*;
+pub use writer::Writer;
 
 /// Milliseconds since 1970 UTC.
 pub type Millis = i64;
+
+/// The position of a record that doesn't say its own.
+fn nowhere() -> i64 {
+    -1
+}
 
 /// One event of the input log (topic `events`).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,18 +15,19 @@ pub enum Verdict {
 }
 
 /// What downstream should do, by the account's filter setting (design R6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Disposition {
     /// Leave the call alone.
     Disregard,
     /// Take the call in.
     #[serde(other)]
+    #[default]
     Ingest,
 }
 
 /// Why a revision exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum RevisionCause {
     /// The first one.
@@ -45,11 +46,12 @@ pub enum RevisionCause {
     Replay,
     /// A cause that this version doesn't know; settings that changed meanwhile.
     #[serde(other)]
+    #[default]
     Unknown,
 }
 
 /// How the end was known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum EndedBy {
     /// All its legs are over.
@@ -64,6 +66,7 @@ pub enum EndedBy {
     ConversationOpen,
     /// A way that this version doesn't know.
     #[serde(other)]
+    #[default]
     Unknown,
 }
 
@@ -98,7 +101,7 @@ pub enum Standing {
 }
 
 /// Why an endpoint was judged so: a stable code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum StandingReason {
     /// A number of the snapshot.
@@ -121,6 +124,7 @@ pub enum StandingReason {
     Service,
     /// A reason that this version doesn't know.
     #[serde(other)]
+    #[default]
     Unknown,
 }
 
@@ -140,6 +144,7 @@ pub struct JudgedEndpoint {
     /// How it was judged.
     pub standing: Standing,
     /// Why.
+    #[serde(default)]
     pub reason: StandingReason,
     /// A leg of it was answered; false: attempted only.
     pub answered: bool,
@@ -150,6 +155,7 @@ pub struct JudgedEndpoint {
     /// `IN_SNAPSHOT`: when the number was first seen.
     pub known_since: Option<Millis>,
     /// `IN_SNAPSHOT`: the `NumberQuery` symbols that returned it.
+    #[serde(default)]
     pub known_by: Vec<CompactString>,
 }
 
@@ -180,12 +186,15 @@ pub struct CallVerdict {
     /// Design R1.
     pub verdict: Verdict,
     /// Design R6.
+    #[serde(default)]
     pub disposition: Disposition,
     /// Verdict of the revision that this one replaces.
     pub previous_verdict: Option<Verdict>,
     /// Why this revision exists.
+    #[serde(default)]
     pub cause: RevisionCause,
     /// How the end was known.
+    #[serde(default)]
     pub ended_by: EndedBy,
     /// False: the account's first snapshot was not complete when the wait for it ran out.
     pub snapshot_complete: bool,
@@ -198,20 +207,25 @@ pub struct CallVerdict {
     /// Every distinct endpoint of the conversation, in order of appearance: the explanation.
     pub endpoints: Vec<JudgedEndpoint>,
     /// Other sessions judged together with this one, sorted.
+    #[serde(default)]
     pub linked_sessions: Vec<SessionId>,
     /// Participants that are set to record (design R10), sorted.
+    #[serde(default)]
     pub recorded_extensions: Vec<CompactString>,
     /// Numbers in the account's snapshot when decided.
     pub snapshot_size: i64,
     /// Version of the rules.
     pub rules: CompactString,
     /// Earlier revisions, oldest first, at most the newest 20.
+    #[serde(default)]
     pub history: Vec<Revision>,
     /// For a `legacy:` session: the session that it is; readers take this record for no call.
     pub superseded_by: Option<SessionId>,
     /// Endpoints left out of a record that would be too large.
+    #[serde(default)]
     pub endpoints_omitted: i32,
     /// Offset of the newest event that it contains.
+    #[serde(default = "super::nowhere")]
     pub position: i64,
     /// The evidence that it was judged by.
     pub call: Call,

@@ -10,7 +10,7 @@
 //! Lengths and counts are LEB128, at most 5 bytes. The offset is the key under which RocksDB holds it. The timestamp stands first so that the bytes
 //! can be made by who appends, and dated by who writes.
 
-use super::{Headers, Record};
+use super::{Came, Headers, Record};
 
 const TOMBSTONE: u8 = 1;
 
@@ -133,7 +133,7 @@ pub(super) fn decode(offset: i64, bytes: &[u8]) -> Result<Record, Broken> {
         (true, _) => return Err("a tombstone has a value"),
         (false, rest) => Some(rest.to_vec()),
     };
-    Ok(Record { offset, timestamp: head.timestamp, key: head.key.to_vec(), value, headers })
+    Ok(Record { offset, timestamp: head.timestamp, key: head.key.to_vec(), value, headers, came: Came::AsItIs })
 }
 
 #[cfg(test)]
@@ -153,7 +153,7 @@ mod tests {
             let mut frame = Frame::new(&key, value.as_deref(), &headers);
             let bytes = frame.dated(timestamp);
             prop_assert_eq!(decode_head(bytes), Ok(Head { timestamp, tombstone: value.is_none(), key: &key }));
-            prop_assert_eq!(decode(7, bytes), Ok(Record { offset: 7, timestamp, key, value, headers }));
+            prop_assert_eq!(decode(7, bytes), Ok(Record { offset: 7, timestamp, key, value, headers, came: Came::AsItIs }));
         }
 
         #[test]

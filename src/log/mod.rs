@@ -100,6 +100,34 @@ pub struct Record {
     pub value: Option<Vec<u8>>,
     /// See [`Headers`].
     pub headers: Headers,
+    /// How the value came.
+    pub came: Came,
+}
+
+/// How a record's value stands on the log, where that is not as it is given here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Came {
+    /// As it is given.
+    #[default]
+    AsItIs,
+    /// With the first bytes in place of so many of those that it has here.
+    Framed([u8; 5], usize),
+    /// As these bytes.
+    Otherwise(Vec<u8>),
+    /// As it is given, and in a framing that should have been taken off; why it was not.
+    Unreadable(String),
+}
+
+impl Record {
+    /// The value, as it stands on the log.
+    #[must_use]
+    pub fn value_as_it_came(&self) -> Option<Vec<u8>> {
+        match (&self.came, &self.value) {
+            (Came::Framed(front, instead_of), Some(value)) => Some([front, value.get(*instead_of..).unwrap_or_default()].concat()),
+            (Came::Otherwise(bytes), _) => Some(bytes.clone()),
+            (_, value) => value.clone(),
+        }
+    }
 }
 
 /// What a worker publishes with a commit.

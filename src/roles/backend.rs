@@ -86,6 +86,7 @@ impl Backend {
             topic_prefix: args.topic_prefix.clone(),
             group: args.group.clone(),
             passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            framing: args.registry.framing(),
             ..KafkaSettings::default()
         };
         let found = kafka::reach(&settings)?;

@@ -1,7 +1,7 @@
 //! Bringing a copy of a partition's state up to the committed position: after a crash, from an old copy, from nothing. One way
 //! for all (design §2): what is published comes from the output topics, then the facts of the log that may not be contained there.
 
-use super::partition::{Partition, PartitionError, partition_time};
+use super::partition::{Partition, PartitionError, partition_time, unreadable};
 use crate::event::{AccountId, Decoded, SessionId, decode, decode_event};
 use crate::judge::{At, recall};
 use crate::log::{Committed, LogError, Position, Reader, Record, Topic};
@@ -202,7 +202,7 @@ fn restore(store: &mut Store, topic: Topic, record: &Record) -> Result<(), Parti
 }
 
 fn value<T: Decoded>(record: &Record) -> Result<Option<T>, String> {
-    record.value.as_deref().map(decode).transpose().map_err(|e| e.to_string())
+    record.value.as_deref().map(decode).transpose().map_err(|error| unreadable(record, &error))
 }
 
 /// The position that the copy's rows contain; `None` for a copy without any.

@@ -263,8 +263,14 @@ mod tests {
         let (appender, reader) = (log.appender(), log.reader());
         let completed = SnapshotCompleted { account_id: AccountId::parse("7").unwrap(), sync_id: "1".into(), completed_at: T0, numbers_seen: 0 };
         let event = encode_event(&Event::SnapshotCompleted(completed));
-        let refused =
-            Record { offset: 9, timestamp: T0, key: b"7".to_vec(), value: Some(event.clone()), headers: vec![("trace".into(), b"t".to_vec())] };
+        let refused = Record {
+            offset: 9,
+            timestamp: T0,
+            key: b"7".to_vec(),
+            value: Some(event.clone()),
+            headers: vec![("trace".into(), b"t".to_vec())],
+            came: crate::log::Came::AsItIs,
+        };
         let body = br#"{"uuid":"1","event":"/restapi/v1.0/account/7/telephony/sessions","timestamp":"2026-01-05T08:00:00Z",
             "body":{"sequence":2,"sessionId":"5","telephonySessionId":"s-1","accountId":"7","parties":[{"id":"p-1","status":{"code":"Setup"}}]}}"#;
         let webhook = [(CAUSE, "unknown field"), (SOURCE, WEBHOOK), (RECEIVED_AT, "1767600000123")];

@@ -28,6 +28,10 @@ fn describe() {
     metrics::describe_counter!("callsieve_records_total", "Records of the input that were stepped");
     metrics::describe_counter!("callsieve_verdicts_total", "Revisions of verdicts that were published");
     metrics::describe_counter!("callsieve_dead_letters_total", "Input that could not be read, by where that was noticed");
+    metrics::describe_counter!(
+        "callsieve_schema_registry_failures_total",
+        "Questions to the schema registry that got no answer; partitions wait for it"
+    );
     metrics::describe_counter!("callsieve_notifications_total", "Webhook notifications, by what became of them");
     metrics::describe_counter!("callsieve_http_requests_total", "Requests, by route and status");
     metrics::describe_histogram!("callsieve_http_request_seconds", metrics::Unit::Seconds, "Time to the head of the answer, by route");

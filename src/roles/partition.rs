@@ -1,9 +1,9 @@
 //! One partition of the processor: its state, its time, and what a batch makes of them.
 
 use super::dead_letters::headers_of_event;
-use crate::event::{Event, Millis, decode_event, encode};
+use crate::event::{CodecError, Event, Millis, decode_event, encode};
 use crate::judge::{At, LATEST, OPEN_CALL_AFTER, Output, step};
-use crate::log::{Output as Published, Position, Record, Topic};
+use crate::log::{Came, Output as Published, Position, Record, Topic};
 use crate::state::{Store, TableError};
 use std::collections::VecDeque;
 
@@ -85,7 +85,7 @@ impl Partition {
             let at = At { offset: record.offset, time: self.position.partition_time };
             match record.value.as_deref().map(decode_event) {
                 Some(Ok(event)) => self.step_event(at, &event, record, published)?,
-                Some(Err(error)) => published.push(dead_letter(self.id, record, &error.to_string())),
+                Some(Err(error)) => published.push(dead_letter(self.id, record, &unreadable(record, &error))),
                 None => published.push(dead_letter(self.id, record, "it has no value")),
             }
             self.position.next = record.offset + 1;
@@ -151,16 +151,21 @@ fn publish(output: &Output, store: &mut Store) -> Result<Published, PartitionErr
     })
 }
 
+/// Why a record can't be read: what the log knows of it comes first.
+pub(super) fn unreadable(record: &Record, error: &CodecError) -> String {
+    if let Came::Unreadable(why) = &record.came { why.clone() } else { error.to_string() }
+}
+
 /// A record that cannot be taken in, as it came, with its cause and place in the headers.
 fn dead_letter(partition: u32, record: &Record, cause: &str) -> Published {
     let headers = headers_of_event(partition, record, cause);
-    Published { topic: Topic::DeadLetters, key: record.key.clone(), value: record.value.clone(), headers }
+    Published { topic: Topic::DeadLetters, key: record.key.clone(), value: record.value_as_it_came(), headers }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Tick, encode_event};
+    use crate::event::{HEADER, Record as Schema, Tick, encode_event, header_of};
     use crate::state::database::{Database, DatabaseOptions, Engine};
     use std::sync::Arc;
 
@@ -176,13 +181,36 @@ mod tests {
         let rows = [(-5, 0), (T0, T0), (T0 - 60_000, T0), (T0 + 1, T0 + 1), (Millis::MIN, T0 + 1), (Millis::MAX, LATEST), (T0 + 2, LATEST)];
         for (offset, (timestamp, expected)) in (0..).zip(rows) {
             let value = encode_event(&Event::Tick(Tick { at: timestamp }));
-            let record = Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new() };
+            let record = Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs };
             let mut published = Vec::new();
             assert_eq!(partition.step(&[record], &mut published).unwrap(), 1);
             assert_eq!(published, []);
             assert_eq!((partition.position().partition_time, partition.position().next), (expected, offset + 1), "after {timestamp}");
         }
     }
+    #[test]
+    fn a_dead_letter_has_the_bytes_as_they_came_and_the_cause_that_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
+        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
+        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        let broken = [&header_of(Schema::Rejudge)[..], b"x"].concat();
+        let rows = [
+            (Came::AsItIs, broken.clone(), "broken Rejudge"),
+            (Came::Framed([0, 0, 0, 0, 7], HEADER), b"\0\0\0\0\x07x".to_vec(), "broken Rejudge"),
+            (Came::Otherwise(b"\0\0\0\0\x08xyz".to_vec()), b"\0\0\0\0\x08xyz".to_vec(), "broken Rejudge"),
+            (Came::Unreadable("nobody knows it".into()), broken.clone(), "nobody knows it"),
+        ];
+        for (offset, (came, bytes, cause)) in (0..).zip(rows) {
+            let record = Record { offset, timestamp: T0, key: b"7".to_vec(), value: Some(broken.clone()), headers: Vec::new(), came };
+            let mut published = Vec::new();
+            partition.step(&[record], &mut published).unwrap();
+            let [letter] = &published[..] else { panic!("{published:?}") };
+            assert_eq!((letter.topic, letter.value.as_ref(), letter.key.as_slice()), (Topic::DeadLetters, Some(&bytes), b"7".as_slice()));
+            assert!(String::from_utf8_lossy(&letter.headers[0].1).contains(cause), "{letter:?}");
+        }
+    }
+
     #[test]
     fn the_low_water_mark_knows_the_partitions_time_there() {
         let dir = tempfile::tempdir().unwrap();
@@ -192,13 +220,23 @@ mod tests {
         // The second record's own time is earlier than the partition's.
         for (offset, timestamp) in (0..).zip([T0, T0 - 60_000, T0 + MARK_EVERY, T0 + MARK_EVERY + OPEN_CALL_AFTER]) {
             let value = encode_event(&Event::Tick(Tick { at: timestamp }));
-            partition.step(&[Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new() }], &mut Vec::new()).unwrap();
+            partition
+                .step(
+                    &[Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs }],
+                    &mut Vec::new(),
+                )
+                .unwrap();
         }
         assert_eq!((partition.position().low_water, partition.position().low_water_time), (2, T0 + MARK_EVERY));
         let position = partition.position();
         let mut partition = Partition::new(0, partition.store, position);
         let value = encode_event(&Event::Tick(Tick { at: T0 }));
-        partition.step(&[Record { offset: 4, timestamp: T0, key: b"~".to_vec(), value: Some(value), headers: Vec::new() }], &mut Vec::new()).unwrap();
+        partition
+            .step(
+                &[Record { offset: 4, timestamp: T0, key: b"~".to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs }],
+                &mut Vec::new(),
+            )
+            .unwrap();
         assert_eq!((partition.position().low_water, partition.position().low_water_time), (2, T0 + MARK_EVERY), "the same after opening again");
     }
 }

@@ -521,6 +521,7 @@ mod tests {
             key: Vec::new(),
             value: None,
             headers: vec![(COPIED_FROM.into(), value.as_bytes().to_vec())],
+            came: crate::log::Came::AsItIs,
         };
         assert_eq!(copied_from(&record(&from.to_string())), Some(from));
         assert_eq!(copied_from(&record("3")), None);

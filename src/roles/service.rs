@@ -14,6 +14,7 @@ use crate::event::{AccountId, CallVerdict};
 use crate::log::embedded::{EmbeddedLog, system_clock};
 use crate::log::kafka::KafkaSettings;
 use crate::log::{Appender, Reader};
+use crate::registry::RegistryArgs;
 use crate::state::tables;
 use anyhow::{Context, anyhow, bail};
 use axum::Router;
@@ -74,6 +75,9 @@ pub struct RunArgs {
     /// While Kafka gives no answer, notifications are kept in the data directory, at most so many bytes of them
     #[arg(long, env = "CALLSIEVE_SPOOL_BYTES", default_value_t = 1 << 30, requires = "brokers")]
     pub spool_bytes: u64,
+    /// The schema registry of what stands on Kafka
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// Secret that notifications must carry in their header Verification-Token
     #[arg(long, env = "CALLSIEVE_VERIFICATION_TOKEN", hide_env_values = true)]
     pub verification_token: Option<String>,
@@ -509,6 +513,9 @@ fn check(args: &RunArgs) -> anyhow::Result<()> {
     }
     if args.simulate.is_some() && args.workers == 0 {
         bail!("--simulate shows verdicts, and with --workers 0 there are none");
+    }
+    if args.registry.schema_registry.is_some() && args.brokers.is_none() {
+        bail!("--schema-registry is of use with --brokers alone: the embedded log needs no registry");
     }
     let (brokers, instance) = (&args.brokers, &args.instance);
     for (name, text) in

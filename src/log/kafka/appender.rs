@@ -97,10 +97,11 @@ impl KafkaAppender {
             return Err(LogError::TooLarge { topic, bytes, most: MAX_INPUT_BYTES });
         }
         let name = self.settings.topic(topic);
+        let value = self.settings.framing.written(topic, value);
         loop {
             let (answer, answered) = oneshot::channel();
             let record: BaseRecord<'_, [u8], [u8], _> =
-                BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition)).payload(value);
+                BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition)).payload(value.as_ref());
             let producer = self.producer();
             match producer.send(with(record, key, headers)) {
                 Ok(()) => return Ok(Some(Sent { topic, bytes, answered })),

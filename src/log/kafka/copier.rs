@@ -91,12 +91,14 @@ impl Copier {
     /// # Errors
     /// If the cluster can't be reached, or refuses.
     pub fn new(from: &KafkaSettings, to: &KafkaSettings) -> Result<Self, LogError> {
+        let mut to = to.clone();
+        to.framing.prepare(&to.topic_prefix)?;
         let name = format!("{}repartition", to.topic_prefix);
-        let mut transactions = Transactions::new(to, name.clone(), None);
+        let mut transactions = Transactions::new(&to, name.clone(), None);
         transactions.ready()?;
         let group = KafkaSettings { group: name, ..to.clone() }.reader(true).create_with_context(Told).map_err(failed("making a client"))?;
         let producer = to.producer().create_with_context(Appended::default()).map_err(failed("making a producer"))?;
-        Ok(Self { from: from.clone(), to: to.clone(), transactions, producer, group })
+        Ok(Self { from: from.clone(), to, transactions, producer, group })
     }
 
     /// How far a topic's partitions are copied; `None` for one that wasn't begun.
@@ -143,8 +145,9 @@ impl Copier {
         for copied in copies {
             let name = self.to.topic(copied.topic);
             let mut record = BaseRecord::to(&name).partition(number(copied.partition)).timestamp(copied.timestamp);
-            if let Some(value) = &copied.value {
-                record = record.payload(value.as_slice());
+            let value = copied.value.as_ref().map(|value| self.to.framing.written(copied.topic, value));
+            if let Some(value) = &value {
+                record = record.payload(value.as_ref());
             }
             let mut record = with(record, &copied.key, &copied.headers);
             while let Err((error, back)) = self.producer.send(record) {

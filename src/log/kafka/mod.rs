@@ -4,12 +4,13 @@
 //! [`super::Position`] as its metadata, are one transaction; the state is written after it, with the position in it. So a state may be behind what
 //! is committed, never ahead of it. [`KafkaAppender`] is the ingress's end, [`KafkaReader`] sees what is committed.
 //!
-//! Not here: messages are read and written as they are, without a registry.
+//! Values are framed as [`KafkaSettings::framing`] says, which is known here alone.
 
 mod appender;
 mod client;
 mod cluster;
 mod copier;
+mod framing;
 mod native;
 mod offsets;
 mod reader;
@@ -24,6 +25,7 @@ mod tests;
 pub use appender::KafkaAppender;
 pub use cluster::{Age, Broker, age_of, reach};
 pub use copier::{Copied, Copier, Done, has_members};
+pub use framing::{Framed, Framing};
 pub use offsets::remove_group;
 pub use reader::KafkaReader;
 pub use settings::{FIXED, KafkaSettings};
@@ -48,7 +50,7 @@ impl Kafka {
     /// Connects, and looks how many partitions there are. Waits for the network: not for threads of an async runtime.
     ///
     /// # Errors
-    /// For settings that can't be, a cluster that can't be reached, and topics that are missing or differ in their number of partitions.
+    /// For settings that can't be, a cluster or a framing's registry that can't be reached, and topics that are missing or differ in their number of partitions.
     pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
         if let Some(name) = settings.refused() {
             return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
@@ -60,8 +62,9 @@ impl Kafka {
     /// As [`Kafka::connect`], where not all topics are there yet; they are to have so many partitions.
     ///
     /// # Errors
-    /// For settings that can't be.
-    pub fn with(settings: KafkaSettings, partitions: u32) -> Result<Self, LogError> {
+    /// For settings that can't be, and a framing's registry that can't be reached.
+    pub fn with(mut settings: KafkaSettings, partitions: u32) -> Result<Self, LogError> {
+        settings.framing.prepare(&settings.topic_prefix)?;
         let reader = KafkaReader::new(&settings, partitions)?;
         let appender = KafkaAppender::new(&settings, partitions)?;
         Ok(Self { settings, partitions, holder: None, reader, appender })

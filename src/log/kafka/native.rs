@@ -1,7 +1,8 @@
 //! What the Rust client doesn't offer, through librdkafka's C interface. The only file with `unsafe`.
 #![allow(unsafe_code, reason = "calls into C")]
 
-use crate::log::{Headers, Record};
+use super::framing::copied;
+use crate::log::{Came, Headers, Record};
 use rdkafka::bindings as sys;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -115,6 +116,7 @@ unsafe fn fetched(message: &sys::rd_kafka_message_t) -> Fetched {
                 key: unsafe { bytes(message.key, message.key_len) }.unwrap_or_default(),
                 value: unsafe { bytes(message.payload, message.len) },
                 headers,
+                came: Came::AsItIs,
             })
         }
         sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => Fetched::End(message.offset),
@@ -126,7 +128,7 @@ unsafe fn fetched(message: &sys::rd_kafka_message_t) -> Fetched {
 /// `start` is null, or points to `length` bytes.
 unsafe fn bytes(start: *const c_void, length: usize) -> Option<Vec<u8>> {
     // SAFETY: as for this function.
-    (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) }.to_vec())
+    (!start.is_null()).then(|| unsafe { copied(std::slice::from_raw_parts(start.cast::<u8>(), length)) })
 }
 
 /// # Safety

@@ -296,7 +296,8 @@ impl Cursor {
             for fetched in fetched.drain(..) {
                 match fetched {
                     // A record behind what was read already is a leftover of an earlier place.
-                    Fetched::Record(record) if record.offset >= read.next => {
+                    Fetched::Record(mut record) if record.offset >= read.next => {
+                        settings.framing.read(topic, &mut record)?;
                         read.next = record.offset + 1;
                         bytes += size(&record);
                         read.records.push(record);

@@ -1,5 +1,6 @@
 //! How the Kafka log is reached: a few settings of our own, and any of librdkafka's.
 
+use super::framing::Framed;
 use crate::log::Topic;
 use rdkafka::ClientConfig;
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ pub struct KafkaSettings {
     /// Any of librdkafka's settings by its own name (`security.protocol`, `sasl.username`, …). They are given to every client, over what is set here;
     /// what exactly-once rests on can't be changed.
     pub passed: BTreeMap<String, String>,
+    /// How values stand on the topics.
+    pub framing: Framed,
 }
 
 impl Default for KafkaSettings {
@@ -28,6 +31,7 @@ impl Default for KafkaSettings {
             output_prefix: None,
             group: "callsieve".into(),
             passed: BTreeMap::new(),
+            framing: Framed::default(),
         }
     }
 }

@@ -7,6 +7,7 @@
 use super::appender::with;
 use super::client::{REQUEST, Told, number, words};
 use super::copier::Copied;
+use super::framing::Framed;
 use super::settings::KafkaSettings;
 use crate::log::{Committed, LogError, Output, OutputEnds, Position, Topic};
 use rdkafka::client::ClientContext;
@@ -32,6 +33,7 @@ const ANSWER: Duration = Duration::from_secs(45);
 struct Sending {
     /// The topics' full names, by [`Topic::index`].
     names: [String; Topic::ALL.len()],
+    framing: Framed,
     /// After the last record of the transaction under way, by topic and partition.
     ends: Mutex<BTreeMap<(Topic, u32), i64>>,
 }
@@ -139,7 +141,7 @@ fn produce(
     transactions: &Receiver<(Transaction, Arc<ConsumerGroupMetadata>)>,
     answers: &SyncSender<Result<Ends, Failure>>,
 ) {
-    let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), ends: Mutex::default() };
+    let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), framing: settings.framing.clone(), ends: Mutex::default() };
     let made: Result<BaseProducer<Sending>, KafkaError> = settings.transactional(id).create_with_context(context);
     let ready = made.and_then(|producer| insist(|| producer.init_transactions(REQUEST)).map(|()| producer));
     let (producer, mut answer) = match ready {
@@ -241,14 +243,15 @@ fn publish(
     group: &ConsumerGroupMetadata,
 ) -> Result<Ends, Failure> {
     let failure = |error: KafkaError| Failure::of(&error);
-    let Sending { names, ends: delivered } = &**producer.context();
+    let Sending { names, framing, ends: delivered } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
     producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
     for publication in publications {
         for output in &publication.outputs {
             let mut record = BaseRecord::to(&names[output.topic.index()]).partition(number(publication.partition));
-            if let Some(value) = &output.value {
-                record = record.payload(value.as_slice());
+            let value = output.value.as_ref().map(|value| framing.written(output.topic, value));
+            if let Some(value) = &value {
+                record = record.payload(value.as_ref());
             }
             send(producer, with(record, &output.key, &output.headers))?;
         }
@@ -274,12 +277,13 @@ fn publish(
 }
 
 fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
-    let names = &producer.context().names;
+    let Sending { names, framing, .. } = &**producer.context();
     producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
     for copied in copies {
         let mut record = BaseRecord::to(&names[copied.topic.index()]).partition(number(copied.partition)).timestamp(copied.timestamp);
-        if let Some(value) = &copied.value {
-            record = record.payload(value.as_slice());
+        let value = copied.value.as_ref().map(|value| framing.written(copied.topic, value));
+        if let Some(value) = &value {
+            record = record.payload(value.as_ref());
         }
         send(producer, with(record, &copied.key, &copied.headers))?;
     }

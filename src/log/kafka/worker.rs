@@ -6,10 +6,11 @@
 
 use super::appender::KafkaAppender;
 use super::client::{REQUEST, Told, failed, number, words};
+use super::framing::copied;
 use super::reader::KafkaReader;
 use super::settings::KafkaSettings;
 use super::transaction::{Publication, Transactions};
-use crate::log::{Batch, Commit, Committed, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Read, Reader, Record, Topic};
+use crate::log::{Batch, Came, Commit, Committed, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Read, Reader, Record, Topic};
 use rdkafka::bindings::rd_kafka_resp_err_t;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -387,6 +388,8 @@ impl Log for KafkaLog {
         self.starts.clear();
         let until = Instant::now() + wait.min(Duration::from_secs(86_400));
         let mut polled: BTreeMap<u32, Vec<Record>> = BTreeMap::new();
+        // Partitions with a record that can't be read now, and where it is.
+        let mut waiting: BTreeMap<u32, i64> = BTreeMap::new();
         let (mut left, mut left_bytes) = (max_records.max(1), MAX_READ_BYTES);
         while left > 0 && left_bytes > 0 {
             let patience = if polled.is_empty() { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
@@ -400,7 +403,15 @@ impl Log for KafkaLog {
             }
             let now = Instant::now();
             match got {
-                Some(Ok((partition, record))) if self.owned.contains(&partition) => {
+                Some(Ok((partition, mut record))) if self.owned.contains(&partition) => {
+                    if waiting.contains_key(&partition) {
+                        continue;
+                    }
+                    if let Err(error) = self.settings.framing.read(Topic::Events, &mut record) {
+                        tracing::debug!(partition, offset = record.offset, %error, "the partition waits");
+                        waiting.insert(partition, record.offset);
+                        continue;
+                    }
                     left -= 1;
                     self.fetched.insert(partition, (record.offset + 1, now));
                     left_bytes = left_bytes.saturating_sub(record.key.len() + record.value.as_ref().map_or(0, Vec::len));
@@ -414,6 +425,12 @@ impl Log for KafkaLog {
                 },
                 None if !polled.is_empty() || now >= until => break,
                 None => {}
+            }
+        }
+        for (partition, next) in waiting {
+            if self.owned.contains(&partition) {
+                self.seek(partition, next)?;
+                self.fetched.insert(partition, (next, Instant::now()));
             }
         }
         if let Some(stalled) = self.stalled() {
@@ -551,7 +568,8 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         offset: message.offset(),
         timestamp: message.timestamp().to_millis().unwrap_or(0),
         key: message.key().unwrap_or_default().to_vec(),
-        value: message.payload().map(<[u8]>::to_vec),
+        value: message.payload().map(copied),
         headers,
+        came: Came::AsItIs,
     }
 }

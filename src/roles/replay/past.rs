@@ -7,7 +7,7 @@
 use super::Part;
 use crate::event::{Event, Record as Written, Tick, encode_event, record_of};
 use crate::log::embedded::system_clock;
-use crate::log::{Batch, Commit, Committed, Log, LogError, OutputEnds, Read, Reader, Record, Topic};
+use crate::log::{Batch, Came, Commit, Committed, Log, LogError, OutputEnds, Read, Reader, Record, Topic};
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -49,6 +49,7 @@ impl View {
         };
         if !is_taken_in {
             record.value = Some(encode_event(&Event::Tick(Tick { at: record.timestamp })));
+            record.came = Came::AsItIs;
         }
         record
     }
@@ -251,12 +252,13 @@ mod tests {
             (21, b"1", b"garbage".to_vec(), false, 900),
         ];
         for (offset, key, value, expected, time) in rows {
-            let record = Record { offset, timestamp: offset, key: key.to_vec(), value: Some(value), headers: Vec::new() };
+            let record = Record { offset, timestamp: offset, key: key.to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs };
             let seen = view.seen(0, record);
             assert_eq!((is_leg(&seen), seen.timestamp), (expected, time), "offset {offset}");
             assert_eq!(matches!(decode_event(seen.value.as_deref().unwrap()), Ok(Event::Tick(_))), !expected, "offset {offset}");
         }
-        let garbage = Record { offset: 8, timestamp: 8, key: b"1".to_vec(), value: Some(b"garbage".to_vec()), headers: Vec::new() };
+        let garbage =
+            Record { offset: 8, timestamp: 8, key: b"1".to_vec(), value: Some(b"garbage".to_vec()), headers: Vec::new(), came: Came::AsItIs };
         assert_eq!(view.seen(0, garbage.clone()), garbage, "for the dead letters");
     }
 }

@@ -1,0 +1,134 @@
+//! Values that stand on Kafka in another framing than the process reads and writes: what a schema registry asks for.
+//!
+//! It is put on and taken off here, at the border, so that nothing else knows of it. Dead letters are bytes as they came, and are left alone.
+
+use crate::log::{LogError, Record, Topic};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+/// Takes a framing off, and puts it on.
+pub trait Framing: fmt::Debug + Send + Sync {
+    /// One for the topics with this prefix, that can write. Waits for the network.
+    ///
+    /// # Errors
+    /// [`LogError::Kafka`] for what passes, [`LogError::Refused`] for what doesn't by itself.
+    fn prepared(&self, topic_prefix: &str) -> Result<Arc<dyn Framing>, LogError>;
+
+    /// A value as it is to stand on the topic. As it is, where it is of no known kind, and before [`Framing::prepared`].
+    fn written<'a>(&self, topic: Topic, value: &'a [u8]) -> Cow<'a, [u8]>;
+
+    /// Puts a record's value into the form that the process reads, or leaves it and says so in [`Record::came`]. May wait for the network.
+    ///
+    /// # Errors
+    /// [`LogError::Kafka`] if it can't be told now: later it can.
+    fn read(&self, record: &mut Record) -> Result<(), LogError>;
+}
+
+/// The framing of a cluster's values; by default none: they stand there as they are.
+#[derive(Clone, Default)]
+pub struct Framed(Option<Arc<dyn Framing>>);
+
+/// By how much a value grows at most when its framing is taken off: room that is made at once.
+pub(super) const GROWS: usize = 5;
+
+impl Framed {
+    /// Values framed so.
+    #[must_use]
+    pub fn by(framing: Arc<dyn Framing>) -> Self {
+        Self(Some(framing))
+    }
+
+    pub(super) fn prepare(&mut self, topic_prefix: &str) -> Result<(), LogError> {
+        if let Some(framing) = &self.0 {
+            self.0 = Some(framing.prepared(topic_prefix)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn written<'a>(&self, topic: Topic, value: &'a [u8]) -> Cow<'a, [u8]> {
+        match &self.0 {
+            Some(framing) if topic != Topic::DeadLetters => framing.written(topic, value),
+            _ => Cow::Borrowed(value),
+        }
+    }
+
+    pub(super) fn read(&self, topic: Topic, record: &mut Record) -> Result<(), LogError> {
+        match &self.0 {
+            Some(framing) if topic != Topic::DeadLetters => framing.read(record),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Framed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(framing) => framing.fmt(f),
+            None => f.write_str("as they are"),
+        }
+    }
+}
+
+impl PartialEq for Framed {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        }
+    }
+}
+
+impl Eq for Framed {}
+
+/// A copy of a value, with room to grow.
+pub(super) fn copied(value: &[u8]) -> Vec<u8> {
+    let mut copy = Vec::with_capacity(value.len() + GROWS);
+    copy.extend_from_slice(value);
+    copy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Came;
+
+    /// Turns every value round.
+    #[derive(Debug)]
+    struct Reversed;
+
+    fn reversed(value: &[u8]) -> Vec<u8> {
+        value.iter().rev().copied().collect()
+    }
+
+    impl Framing for Reversed {
+        fn prepared(&self, topic_prefix: &str) -> Result<Arc<dyn Framing>, LogError> {
+            assert_eq!(topic_prefix, "t.");
+            Ok(Arc::new(Self))
+        }
+
+        fn written<'a>(&self, _: Topic, value: &'a [u8]) -> Cow<'a, [u8]> {
+            Cow::Owned(reversed(value))
+        }
+
+        fn read(&self, record: &mut Record) -> Result<(), LogError> {
+            record.value = record.value.as_deref().map(reversed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn everything_is_framed_but_dead_letters() {
+        let mut framed = Framed::by(Arc::new(Reversed));
+        framed.prepare("t.").unwrap();
+        for topic in Topic::ALL {
+            let expected: &[u8] = if topic == Topic::DeadLetters { b"abc" } else { b"cba" };
+            assert_eq!(framed.written(topic, b"abc"), expected, "{topic}");
+            assert_eq!(Framed::default().written(topic, b"abc"), b"abc".as_slice());
+            let mut record =
+                Record { offset: 0, timestamp: 0, key: Vec::new(), value: Some(b"abc".to_vec()), headers: Vec::new(), came: Came::AsItIs };
+            framed.read(topic, &mut record).unwrap();
+            assert_eq!(record.value.as_deref(), Some(expected), "{topic}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A company whose calls a service on Kafka judges, and the truth about them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use crate::cluster::newest;
+use crate::common::{TOKEN, account, append_numbers, company, now};
+use callsieve::event::{CallVerdict, Verdict};
+use callsieve::log::kafka::{Kafka, KafkaReader, KafkaSettings, TopicSettings, create};
+use callsieve::simulate::{Company, HOUR_MS};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub const PARTITIONS: u32 = 4;
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits for a condition, and says which it was when it doesn't come.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Clients of Kafka wait for the network, so they are made and used on other threads.
+pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+pub fn environment(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} isn't set: run these tests by make kafka-test"))
+}
+
+/// Topics and a group of a test's own, on the broker that all tests share.
+pub async fn topics() -> KafkaSettings {
+    let name = format!("test-{:016x}", rand::random::<u64>());
+    let brokers = environment("CALLSIEVE_TEST_BROKERS");
+    let settings = KafkaSettings { brokers, topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() };
+    let made = settings.clone();
+    apart(move || create(&made, &TopicSettings { partitions: PARTITIONS, ..TopicSettings::default() }).unwrap()).await;
+    settings
+}
+
+pub async fn connected(settings: &KafkaSettings) -> Arc<Kafka> {
+    let settings = settings.clone();
+    apart(move || Arc::new(Kafka::connect(settings).unwrap())).await
+}
+
+pub fn arguments<'a>(settings: &'a KafkaSettings, more: &[&'a str]) -> Vec<&'a str> {
+    [&["--brokers", &settings.brokers, "--topic-prefix", &settings.topic_prefix, "--group", &settings.group], more].concat()
+}
+
+/// A company with its numbers on the log already, and its calls.
+pub struct Calls {
+    pub company: Company,
+    pub account: String,
+    /// Of each session, whether its call is external.
+    pub truth: BTreeMap<String, bool>,
+    documents: Vec<Value>,
+}
+
+impl Calls {
+    pub async fn of_a_company(seed: u64, kafka: &Kafka) -> Self {
+        let company = company(seed);
+        let account = account(&company).to_string();
+        append_numbers(&kafka.appender(), &company).await;
+        let calls = company.hours(now() - 3 * HOUR_MS, 2, 15);
+        let of = |call: &callsieve::simulate::SimulatedCall| call.truth.sessions.clone();
+        let truth = calls.iter().flat_map(of).map(|session| (format!("{account}/{}", session.session), session.external)).collect();
+        let mut notifications: Vec<_> = calls.into_iter().flat_map(|call| call.notifications).collect();
+        notifications.sort_by_key(|notification| notification.due);
+        let documents = notifications.iter().map(|n| n.document("1423e408-e25c-4421-8dd1-5f754e2f5648", &account).unwrap()).collect();
+        Self { company, account, truth, documents }
+    }
+
+    /// Posts a part of the notifications, each until the service has acknowledged it.
+    pub async fn notify(&self, base: &str, part: std::ops::Range<f64>) {
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+        let place = |share: f64| (self.documents.len() as f64 * share) as usize;
+        for document in &self.documents[place(part.start)..place(part.end)] {
+            let address = format!("{base}/webhooks/ringcentral/{}", self.account);
+            let post = || http.post(&address).header("verification-token", TOKEN).body(document.to_string()).send();
+            until("a notification is acknowledged", async || post().await.is_ok_and(|answer| answer.status() == 200)).await;
+        }
+    }
+
+    /// Waits until the newest verdicts are the truth, and gives them.
+    pub async fn judged(&self, reader: &KafkaReader) -> BTreeMap<String, CallVerdict> {
+        let mut found = BTreeMap::new();
+        until("the verdicts are true", async || {
+            let reader = reader.clone();
+            found = apart(move || newest(&reader, PARTITIONS)).await;
+            found.retain(|key, _| key.starts_with(&format!("{}/", self.account)));
+            found.len() == self.truth.len() && found.iter().all(|(key, v)| self.truth.get(key) == Some(&(v.verdict == Verdict::External)))
+        })
+        .await;
+        found
+    }
+}
