@@ -44,7 +44,9 @@ impl Reader for DisturbedReader {
     }
 
     fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        self.of.end(topic, partition)
+        // As a broker does that was away: it shows nothing, and says that there is no more.
+        let is_behind = partition == 0 && self.faults.held_up.load(Ordering::SeqCst);
+        if is_behind { self.of.start(topic, partition) } else { self.of.end(topic, partition) }
     }
 
     fn read(&self, topic: Topic, partition: u32, from: i64, _: usize) -> Result<Read, LogError> {
