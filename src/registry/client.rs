@@ -164,31 +164,22 @@ impl Registry {
 
     /// Sees to it that a subject has the schema and the compatibility, and gives the schema's id. What is there already takes no right to change anything.
     pub fn ensure(&self, subject: &str, schema: &str) -> Result<Registered, RegistryError> {
-        let found = self.find(subject, schema);
-        let is_set = |registry: &Self| Ok::<_, RegistryError>(registry.compatibility(subject)?.as_deref() == Some(COMPATIBILITY));
-        match found {
-            Ok(registered) => {
-                if !is_set(self)?
-                    && let Err(error) = self.set_compatibility(subject)
-                {
-                    match error {
-                        RegistryError::Away(_) => return Err(error),
-                        refused => tracing::warn!(subject, "the compatibility {COMPATIBILITY} can't be set in the schema registry: {refused}"),
-                    }
-                }
-                Ok(registered)
-            }
+        let registered = match self.find(subject, schema) {
             Err(RegistryError::Missing(_)) => {
-                // Some registries know no settings of a subject that has no schema yet, some want them before.
-                let before = self.set_compatibility(subject);
-                let registered = self.register(subject, schema)?;
-                if before.is_err() || !is_set(self)? {
-                    self.set_compatibility(subject)?;
-                }
-                Ok(registered)
+                // Before the first schema, so that it holds for that; some registries know no settings of a subject that has none yet, and get them below.
+                let _ = self.set_compatibility(subject);
+                self.register(subject, schema)?
             }
-            Err(error) => Err(error),
+            found => found?,
+        };
+        if self.compatibility(subject)?.as_deref() != Some(COMPATIBILITY) {
+            match self.set_compatibility(subject) {
+                Err(error @ RegistryError::Away(_)) => return Err(error),
+                Err(refused) => tracing::warn!(subject, "the compatibility {COMPATIBILITY} can't be set in the schema registry: {refused}"),
+                Ok(()) => {}
+            }
         }
+        Ok(registered)
     }
 
     fn ask(&self, method: Method, path: &[&str], body: Option<&Value>) -> Result<Value, RegistryError> {
