@@ -29,7 +29,8 @@ test: rocksdb ## Runs all tests (ARGS="NAME" for some, without Kafka)
 
 kafka-test: rocksdb ## Runs the tests on a real Kafka broker and a schema registry, which it starts (ARGS="NAME" for some)
 	@deploy/build/setup kafka
-	@tests/kafka/run --registry cargo test --locked --lib --test foreign --test kafka --test kafka_registry --test kafka_service -- --ignored $(or $(ARGS),kafka_)
+	@tests/kafka/run --secure --registry cargo test --locked --lib --test dead_letters --test foreign --test kafka --test kafka_registry \
+		--test kafka_repartition --test kafka_replay --test kafka_service -- --ignored $(or $(ARGS),kafka_)
 
 lint: rocksdb ## Checks format, clippy, unused dependencies, licenses, sources, known vulnerabilities, and deploy/ as far as its tools are here
 	@deploy/build/lint "$(cache)/tools"

@@ -27,6 +27,9 @@ fn main() {
 async fn measure() {
     let folder = tempfile::tempdir().expect("a folder");
     let args = RunArgs {
+        config: None,
+        advertise: None,
+        standbys: 0,
         registry: RegistryArgs::default(),
         data_dir: folder.path().to_path_buf(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -37,6 +40,8 @@ async fn measure() {
         workers: 1,
         instance: None,
         kafka: Vec::new(),
+        allow_old_brokers: false,
+        spool_bytes: 0,
         verification_token: Some("secret".into()),
         api_token: None,
         body_limit: 1 << 20,

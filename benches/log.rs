@@ -83,7 +83,7 @@ fn work(log: &EmbeddedLog, done: impl Fn(i64) -> bool) -> anyhow::Result<f64> {
     let mut worker = log.worker(&[0])?;
     let database = log.database(0)?;
     let began = Instant::now();
-    let first = worker.committed(0)?.map_or(0, |p| p.next);
+    let first = worker.committed(0)?.map_or(0, |committed| committed.position.next);
     let mut next = first;
     while !done(next) {
         for batch in worker.poll(2_000, Duration::from_millis(100))? {

@@ -507,7 +507,7 @@ fn live(history: &[Happens], is_interrupted: bool) -> Company {
             Happens::AccountRemoved => company.append([Event::AccountRemoved(AccountRemoved { account_id: account(), removed_at: now() })]),
             Happens::Rejudge(session, revision) => {
                 let session_id = SessionId::parse(session).unwrap();
-                let rejudge = Rejudge { account_id: account(), session_id, expected_revision: *revision, replay_id: "1".into() };
+                let rejudge = Rejudge { account_id: account(), session_id, expected_revision: *revision, replay_id: "1".into(), rules: None };
                 company.append([Event::Rejudge(rejudge)]);
             }
             Happens::Passes(time) => company.pass(*time, (*time / 6).max(S)),

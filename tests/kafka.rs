@@ -53,8 +53,9 @@ fn made(brokers: &str) -> KafkaSettings {
     let name = format!("test-{:016x}", rand::random::<u64>());
     let settings = KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() };
     // The simulated companies' time is in their records.
-    let dated = (Topic::Events, "message.timestamp.type".to_owned(), "CreateTime".to_owned());
-    create(&settings, &TopicSettings { partitions: PARTITIONS, over: vec![dated], ..TopicSettings::default() }).unwrap();
+    let set = |name: &str, value: &str| (Topic::Events, name.to_owned(), value.to_owned());
+    let dated = vec![set("message.timestamp.type", "CreateTime"), set("message.timestamp.after.max.ms", &(100 * HOUR).to_string())];
+    create(&settings, &TopicSettings { partitions: PARTITIONS, over: dated, ..TopicSettings::default() }).unwrap();
     settings
 }
 
@@ -159,7 +160,7 @@ impl Ingress {
 }
 
 /// Opens databases below a folder, as one machine with its disk does.
-fn databases(folder: PathBuf) -> impl FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send + 'static {
+fn databases(folder: PathBuf) -> impl Fn(u32) -> Result<Arc<Database>, PartitionError> + Send + Sync + 'static {
     let options = DatabaseOptions { cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20, background_jobs: 1, write_ahead_log: false };
     let engine = Engine::new(&options);
     move |partition| {
@@ -314,12 +315,44 @@ fn kafka_newest_verdicts_are_true_whatever_happens_to_workers() {
     drop(dying.log().poll(1_000, Duration::from_millis(100)));
     drop(dying);
     let first = Running::start(&settings, &folder.path().join("first"));
-    ingress.pass(now() + 50 * MINUTE);
+    // Longer than a call is waited for: one that the workers' own clocks ended between two quarters goes on in the next, and what was said of its known
+    // legs meanwhile was dropped.
+    ingress.pass(now() + 30 * HOUR);
     true_in_the_end(&reader, &companies);
     for running in [first, second, resumed] {
         running.stop();
     }
     true_in_the_end(&reader, &companies);
+}
+
+/// Whoever appends to the log may do so in a transaction, whose marker is then the last that there is: time passes behind it, too.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_time_passes_behind_the_marker_of_a_transaction() {
+    let settings = settings();
+    let reader = Kafka::connect(settings.clone()).unwrap().reader();
+    let folder = tempfile::tempdir().unwrap();
+    let producer = ClientConfig::new()
+        .set("bootstrap.servers", &settings.brokers)
+        .set("transactional.id", &settings.group)
+        .create_with_context(Delivered)
+        .unwrap();
+    let ingress = Ingress { producer, events: settings.topic(Topic::Events) };
+    let watched = Watched::new(8);
+    ingress.producer.init_transactions(Duration::from_secs(30)).unwrap();
+    ingress.producer.begin_transaction().unwrap();
+    ingress.synchronise(&watched);
+    let call = &watched.calls[0];
+    for notification in &call.notifications {
+        let mut json = String::new();
+        notification.write_for("sub-1", "101", &mut json);
+        let at = now();
+        ingress.of_account(&watched.account, at, &watched.read(json.as_bytes(), at));
+    }
+    ingress.producer.commit_transaction(Duration::from_secs(30)).unwrap();
+    let running = Running::start(&settings, folder.path());
+    until("the call is judged", || newest(&reader, PARTITIONS).len() == call.truth.sessions.len());
+    running.stop();
 }
 
 /// Whether everything that was appended is committed, by whomever.
@@ -437,8 +470,8 @@ fn kafka_topics_are_made_and_checked() {
 
 /// Each broker is killed in turn, and with it the coordinators of group and transactions and the leaders of partitions; one is away and comes back.
 #[test]
-#[ignore = "needs three brokers, and has failed once for a reason that isn't known: make kafka-test ARGS=brokers_verdicts"]
-fn brokers_verdicts_stay_true_while_they_die() {
+#[ignore = "starts three brokers: make kafka-test"]
+fn kafka_verdicts_stay_true_while_brokers_die() {
     let cluster = Cluster::start(3);
     let settings = made(&cluster.brokers);
     let reader = Kafka::connect(settings.clone()).unwrap().reader();

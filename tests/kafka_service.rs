@@ -7,8 +7,8 @@ mod cluster;
 mod common;
 
 use callsieve::event::Verdict;
-use callsieve::log::Topic;
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
+use callsieve::log::{Reader, Topic, partition_of};
 use callsieve::simulate::{Company, HOUR_MS};
 use cluster::{Cluster, newest};
 use common::{Running, TOKEN, account, append_numbers, company, escaped, get, now};
@@ -26,6 +26,15 @@ const SEED: u64 = 9;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Longer than a member's session and a transaction may last without a sign of life.
 const AWAY: Duration = Duration::from_secs(13);
+
+/// A member that is killed is found out by its session, and the classic protocol's can be short.
+const QUICKLY_MISSED: [&str; 6] = ["--kafka", "group.protocol=classic", "--kafka", "session.timeout.ms=6000", "--kafka", "heartbeat.interval.ms=500"];
+
+/// Whether the snapshots of all companies are complete, as an instance shows them.
+async fn all_is_stepped(base: &str, companies: &[Company]) -> bool {
+    let accounts = get(&format!("{base}/api/v1/accounts")).await.1;
+    accounts["accounts"].as_array().is_some_and(|list| list.iter().filter(|a| a["snapshot_completed_at"].is_string()).count() == companies.len())
+}
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
@@ -129,20 +138,135 @@ async fn true_in_the_end(kafka: &Arc<Kafka>, companies: &[Arc<Watched>]) {
     }
 }
 
-/// The answer of the instance that has the account; the other says that it hasn't.
+/// The answer of all instances, which is the same whoever holds the account.
 async fn ask(bases: &[String], path: &str) -> Value {
     let mut found = None;
-    until(&format!("one instance answers {path}"), async || {
+    until(&format!("every instance answers {path}"), async || {
         let mut answers = Vec::new();
         for base in bases {
             answers.push(get(&format!("{base}{path}")).await);
         }
-        let elsewhere = answers.iter().filter(|(status, body)| *status == 421 && body["partition"].is_u64()).count();
-        found = answers.into_iter().find(|(status, _)| *status == 200).map(|(_, body)| body);
-        found.is_some() && elsewhere == bases.len() - 1
+        let are_the_same = answers.iter().all(|answer| answer.0 == 200 && answer == &answers[0]);
+        found = answers.pop().filter(|_| are_the_same).map(|(_, body)| body);
+        found.is_some()
     })
     .await;
     found.unwrap()
+}
+
+/// What an instance's metrics say of a series.
+async fn metric(base: &str, series: &str) -> u64 {
+    let text = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse::<f64>().ok()).unwrap_or(0.0) as u64
+}
+
+/// An instance with copies of what another holds takes it over without reading it all.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_standby_takes_over_without_a_rebuild() {
+    let settings = named(&shared_brokers());
+    let kafka = with_topics(&settings).await;
+    let companies: Vec<Company> = (61..=70).map(company).collect();
+    for company in &companies {
+        append_numbers(&kafka.appender(), company).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let more = [&QUICKLY_MISSED[..], &["--standbys", "1"]].concat();
+    let start = |name: &str| Running::start(&folder.path().join(name), &arguments(&settings, &more));
+    let one = start("one");
+    until("all is stepped", async || all_is_stepped(&one.base, &companies).await).await;
+    // From now on nothing more is committed, and the second begins with an empty disk: half of it becomes its own, half a copy.
+    let two = start("two");
+    two.ready().await;
+    until("each keeps copies of what the other holds", async || {
+        let copies = [metric(&one.base, "callsieve_standby_copies ").await, metric(&two.base, "callsieve_standby_copies ").await];
+        copies == [2, 2]
+    })
+    .await;
+    let (by_worker, by_standby) = ("callsieve_brought_up_records_total{by=\"worker\"}", "callsieve_brought_up_records_total{by=\"standby\"}");
+    let all: usize = {
+        let reader = kafka.reader();
+        let numbers = move |partition| reader.read(Topic::CompanyNumbers, partition, 0, 100_000).unwrap().records.len();
+        apart(move || (0..PARTITIONS).map(numbers).sum()).await
+    };
+    assert!(metric(&two.base, by_standby).await * 10 > all as u64, "its copies were read");
+    let before = metric(&two.base, by_worker).await;
+    one.kill();
+    until("it has taken over", async || {
+        let (status, list) = get(&format!("{}/api/v1/accounts", two.base)).await;
+        status == 200 && list["accounts"].as_array().is_some_and(|list| list.len() == companies.len())
+    })
+    .await;
+    let read = metric(&two.base, by_worker).await - before;
+    assert!(read * 20 < all as u64, "{read} records were read to take over, of {all} numbers alone");
+    for account in companies.iter().map(account) {
+        assert_eq!(get(&format!("{}/api/v1/accounts/{account}/numbers", two.base)).await.0, 200);
+    }
+    assert_eq!(two.terminate(), Some(0));
+}
+
+/// Whichever instance is asked, the answer is that of the one that holds the account; also after it was killed and another took its place.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_any_instance_answers_for_every_account() {
+    let settings = named(&shared_brokers());
+    let kafka = with_topics(&settings).await;
+    let companies: Vec<Company> = (61..=70).map(company).collect();
+    let partitions: BTreeSet<u32> = companies.iter().map(|company| partition_of(account(company).as_str(), PARTITIONS)).collect();
+    assert_eq!(partitions.len() as u32, PARTITIONS, "each partition has an account");
+    for company in &companies {
+        append_numbers(&kafka.appender(), company).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let start = |name: &str| Running::start(&folder.path().join(name), &arguments(&settings, &QUICKLY_MISSED));
+    let (one, two) = (start("one"), start("two"));
+    one.ready().await;
+    two.ready().await;
+    let bases = [one.base.clone(), two.base.clone()];
+
+    let lists = async |bases: &[String]| {
+        let mut all: Vec<String> = companies.iter().map(|company| account(company).to_string()).collect();
+        all.sort();
+        let listed = ask(bases, "/api/v1/accounts").await;
+        let listed: Vec<String> = listed["accounts"].as_array().unwrap().iter().map(|a| a["account_id"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(listed, all);
+        for account in &all {
+            let numbers = ask(bases, &format!("/api/v1/accounts/{account}/numbers?limit=1000")).await;
+            assert!(numbers["numbers"].as_array().unwrap().len() > 5, "{numbers}");
+        }
+    };
+    until("all is stepped", async || all_is_stepped(&bases[0], &companies).await).await;
+    lists(&bases).await;
+    // Not twice: one that is asked by another says that it hasn't got it. And what is held elsewhere can be changed from here.
+    let http = reqwest::Client::new();
+    let mut elsewhere = 0;
+    for account in companies.iter().map(account) {
+        for base in &bases {
+            let path = format!("{base}/api/v1/accounts/{account}");
+            let forwarded = http.get(format!("{path}/calls")).header("callsieve-forwarded", "1").send().await.unwrap().status();
+            assert!(forwarded == 200 || forwarded == 421, "{forwarded}");
+            elsewhere += u32::from(forwarded == 421);
+            let documents = r#"{"records": [{"id": 1, "phoneNumber": "+12055550101", "usageType": "DirectNumber"}]}"#;
+            let posted = http.post(format!("{path}/documents")).header("content-type", "application/json").body(documents).send().await.unwrap();
+            assert_eq!(posted.status(), 200);
+            assert_eq!(get(&format!("{path}/calls/s-none")).await.0, 404);
+            assert_eq!(get(&format!("{path}/calls?limit=0")).await.0, 400);
+        }
+    }
+    assert_eq!(elsewhere as usize, companies.len(), "each is held by one of the two");
+
+    one.kill();
+    let left = &bases[1..];
+    // Until the group finds out, the one that is left says that the other can't be reached.
+    let mut gone = 0;
+    for account in companies.iter().map(account) {
+        let (status, _) = get(&format!("{}/api/v1/accounts/{account}/calls", left[0])).await;
+        assert!([200, 502, 503].contains(&status), "{status}");
+        gone += u32::from(status != 200);
+    }
+    assert!(gone > 0, "accounts were held by the one that was killed");
+    lists(left).await;
+    assert_eq!(two.terminate(), Some(0));
 }
 
 /// Two instances under load: killed, killed with their disk, paused for longer than their membership, told to stop, each at a random moment.
@@ -242,30 +366,63 @@ async fn kafka_what_services_acknowledged_is_judged_whatever_happens_to_them() {
     true_in_the_end(&kafka, &companies).await;
 }
 
-/// The only broker dies and comes back: meanwhile notifications are refused, afterwards everything goes on by itself.
+/// The only broker dies and comes back. Meanwhile notifications are taken in, also by a service that is killed and started while there is no Kafka;
+/// afterwards everything goes on by itself.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker: make kafka-test"]
 async fn kafka_a_service_outlives_its_broker() {
     let cluster = Arc::new(apart(|| Cluster::start(1)).await);
     let settings = named(&cluster.brokers);
     let kafka = with_topics(&settings).await;
-    let watched = Arc::new(Watched::new(51, 20));
+    let watched = Arc::new(Watched::new(51, 10));
     append_numbers(&kafka.appender(), &watched.company).await;
     let folder = tempfile::tempdir().unwrap();
-    let mut service = Running::start(folder.path(), &arguments(&settings, &[]));
+    let service = Running::start(folder.path(), &arguments(&settings, &[]));
     service.ready().await;
     let broker = cluster.clone();
     apart(move || broker.broker("kill", 1)).await;
-    let address = format!("{}/webhooks/ringcentral/{}", service.base, watched.account);
-    let post = reqwest::Client::new().post(&address).header("verification-token", TOKEN).body(watched.documents[0].to_string());
-    let refused = post.send().await.unwrap();
-    assert_eq!((refused.status().as_u16(), refused.headers().contains_key("retry-after")), (503, true));
+
+    let http = reqwest::Client::new();
+    let post = async |base: &str, n: usize| {
+        let address = format!("{base}/webhooks/ringcentral/{}", watched.account);
+        let body = watched.documents[n].to_string();
+        http.post(address).header("verification-token", TOKEN).body(body).send().await.unwrap().status().as_u16()
+    };
+    let metric = async |base: &str, name: &str| {
+        let text = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<usize>().ok()).unwrap_or(0)
+    };
+    let half = watched.documents.len() / 2;
+    for n in 0..half {
+        assert_eq!(post(&service.base, n).await, 200, "notification {n}");
+    }
+    assert_eq!(metric(&service.base, "callsieve_spool_entries ").await, half);
     assert_eq!(get(&format!("{}/healthz", service.base)).await.0, 200);
-    assert!(reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap().contains("callsieve_ready"));
-    assert!(service.child.try_wait().unwrap().is_none());
+    // Who can send again is told to.
+    let address = format!("{}/api/v1/accounts/{}/settings", service.base, watched.account);
+    let refused = http.put(address).body("{}").send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers().contains_key("retry-after")), (503, true));
+
+    service.kill();
+    let service = Running::start(folder.path(), &arguments(&settings, &[]));
+    assert_eq!(metric(&service.base, "callsieve_spool_entries ").await, half);
+    let (last, base) = (watched.documents.len() - 10, service.base.clone());
+    for n in half..last {
+        assert_eq!(post(&base, n).await, 200, "notification {n}");
+    }
+    until("it says why it is not ready", async || {
+        let (status, body) = get(&format!("{base}/readyz")).await;
+        status == 503 && body["detail"].as_str().is_some_and(|detail| detail.contains("Kafka is not there yet"))
+    })
+    .await;
     let broker = cluster.clone();
     apart(move || broker.broker("start", 1)).await;
-    watched.send(&Mutex::new(vec![service.base.clone()])).await;
+    until("the spool is passed on", async || metric(&base, "callsieve_spool_entries ").await == 0).await;
+    for n in last..watched.documents.len() {
+        assert_eq!(post(&base, n).await, 200, "notification {n}");
+    }
+    assert_eq!(metric(&base, "callsieve_spool_forwarded_total ").await, last);
+    service.ready().await;
     true_in_the_end(&kafka, &[watched]).await;
     assert_eq!(service.terminate(), Some(0));
 }
@@ -295,15 +452,55 @@ async fn kafka_a_service_refuses_what_does_not_fit_and_says_what_to_change() {
     apart(move || create(&of, &topics).unwrap()).await;
     says(&refused(&wrong, &a, &[]), &[&wrong.topic(Topic::CallVerdicts), "cleanup.policy is delete", "set it to compact"]);
 
-    let nobody = KafkaSettings { brokers: "127.0.0.1:1".into(), ..settings.clone() };
-    says(&refused(&nobody, &a, &[]), &["127.0.0.1:1"]);
+    // A Kafka that is away is waited for (tests/spool.rs); one that refuses is not.
+    says(&refused(&settings, &a, &["--kafka", "no.such.setting=1"]), &["no.such.setting"]);
     says(&refused(&settings, &a, &["--kafka", "isolation.level=read_uncommitted"]), &["is set by callsieve itself"]);
     says(&refused(&settings, &a, &["--partitions", "3"]), &["--partitions", "--brokers"]);
 
     with_topics(&settings).await;
     let service = Running::start(&a, &arguments(&settings, &["--kafka", "client.id=somebody"]));
+    service.ready().await;
     says(&refused(&settings, &a, &[]), &["--data-dir"]);
     assert_eq!(service.terminate(), Some(0));
     let other = KafkaSettings { group: "other".into(), ..settings.clone() };
     says(&refused(&other, &a, &[]), &["is the state of", "--data-dir"]);
+}
+
+/// TLS, and a password by SCRAM: for `topics` as for the service; what refuses them ends it.
+#[tokio::test]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_service_goes_by_tls_and_password() {
+    let cluster = std::path::PathBuf::from(std::env::var("CALLSIEVE_TEST_CLUSTER").unwrap());
+    let brokers = std::fs::read_to_string(cluster.join("secure")).expect("tests/kafka/run --secure");
+    let settings = KafkaSettings { brokers: brokers.trim().to_owned(), ..named("") };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("callsieve.toml");
+    let certificate = cluster.join("ca.pem");
+    let kafka = "[kafka]\n\"security.protocol\" = \"sasl_ssl\"\n\"sasl.mechanism\" = \"SCRAM-SHA-512\"\n\"sasl.username\" = \"callsieve\"";
+    let own = format!("brokers = {:?}\ntopic-prefix = {:?}\ngroup = {:?}", settings.brokers, settings.topic_prefix, settings.group);
+    std::fs::write(&file, format!("{own}\n{kafka}\n\"ssl.ca.location\" = {certificate:?}\n\"sasl.password\" = \"secret\"\n")).unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let said = |arguments: &[&str]| {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve")).args(arguments).args(config).output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    assert_eq!(said(&["topics", "create", "--partitions", "1"]).0, Some(0));
+    assert_eq!(said(&["topics", "check"]).0, Some(0));
+
+    let data = folder.path().join("data");
+    let refused = ["run", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
+    let (code, words) = said(&[&refused[..], &["--kafka", "sasl.password=wrong"]].concat());
+    assert!(code == Some(1) && words.to_lowercase().contains("authentication failed"), "{words}");
+    let others = [&refused[..], &["--kafka", "ssl.ca.location=/etc/ssl/certs/ca-certificates.crt"]].concat();
+    let (code, words) = said(&others);
+    assert!(code == Some(1) && words.contains("certificate verify failed"), "{words}");
+
+    let service = Running::start(&data, &config);
+    service.ready().await;
+    let watched = Watched::new(52, 1);
+    watched.send(&Mutex::new(vec![service.base.clone()])).await;
+    let plain = KafkaSettings { brokers: shared_brokers(), ..settings };
+    let events = apart(move || Reader::end(&Kafka::connect(plain).unwrap().reader(), Topic::Events, 0).unwrap()).await;
+    assert_eq!(usize::try_from(events).unwrap(), watched.documents.len());
+    assert_eq!(service.terminate(), Some(0));
 }

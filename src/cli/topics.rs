@@ -1,9 +1,13 @@
-//! `callsieve topics`: makes, checks and shows the topics on Kafka.
+//! `callsieve topics`: makes, checks and shows the topics on Kafka, and moves them to another number of partitions.
 
 use crate::log::kafka::{self, KafkaSettings, TopicSettings};
+use crate::registry::RegistryArgs;
+use crate::roles::repartition::{Ended, Repartition, Told};
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// What to do with the topics
 #[derive(Debug, clap::Args)]
@@ -14,22 +18,42 @@ pub struct TopicsArgs {
 
 /// How Kafka is reached
 #[derive(Debug, clap::Args)]
-struct KafkaArgs {
+pub(super) struct KafkaArgs {
     /// Kafka's bootstrap servers, host:port, with commas between them
     #[arg(long, env = "CALLSIEVE_BROKERS")]
     brokers: String,
+    #[command(flatten)]
+    named: NamedArgs,
+}
+
+/// Names on Kafka, and what its clients are told
+#[derive(Debug, clap::Args)]
+pub(super) struct NamedArgs {
+    /// The TOML file of `callsieve run`, of which how Kafka is reached is taken; flags and environment come before it
+    #[arg(long, env = "CALLSIEVE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// What the name of every topic begins with
     #[arg(long, env = "CALLSIEVE_TOPIC_PREFIX", default_value = "callsieve.")]
     topic_prefix: String,
     /// A setting of librdkafka's, for TLS, SASL and the like; may be given several times, in the environment one a line
     #[arg(long = "kafka", env = "CALLSIEVE_KAFKA", value_name = "NAME=VALUE", value_parser = KafkaSettings::named, hide_env_values = true)]
     passed: Vec<BTreeMap<String, String>>,
+    /// The schema registry of what stands on Kafka
+    #[command(flatten)]
+    registry: RegistryArgs,
 }
 
 impl KafkaArgs {
-    fn settings(self) -> KafkaSettings {
-        let Self { brokers, topic_prefix, passed } = self;
-        KafkaSettings { brokers, topic_prefix, passed: passed.into_iter().flatten().collect(), ..KafkaSettings::default() }
+    pub(super) fn settings(self) -> KafkaSettings {
+        self.named.settings(self.brokers)
+    }
+}
+
+impl NamedArgs {
+    pub(super) fn settings(self, brokers: String) -> KafkaSettings {
+        let Self { topic_prefix, passed, registry, .. } = self;
+        let passed = passed.into_iter().flatten().collect();
+        KafkaSettings { brokers, topic_prefix, passed, framing: registry.framing(), ..KafkaSettings::default() }
     }
 }
 
@@ -41,6 +65,8 @@ enum Action {
     Check(KafkaArgs),
     /// Show the topics as they are
     Describe(KafkaArgs),
+    /// Copy everything to new topics with another number of partitions, also what still comes in, until interrupted; interrupted, start it again and it goes on
+    Repartition(RepartitionArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,6 +82,27 @@ struct CreateArgs {
     /// Days after which records of the input, and dead letters, are dropped
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     retention_days: u32,
+}
+
+#[derive(Debug, clap::Args)]
+struct RepartitionArgs {
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    /// The consumer group that has judged them; none of its instances may have a worker meanwhile (`run --workers 0`)
+    #[arg(long, env = "CALLSIEVE_GROUP", default_value = "callsieve")]
+    group: String,
+    /// Partitions of each new topic
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    partitions: u32,
+    /// What the name of every new topic begins with
+    #[arg(long, value_name = "PREFIX")]
+    to_prefix: String,
+    /// The consumer group that is to judge them [default: the new prefix without the dot at its end]
+    #[arg(long, value_name = "GROUP")]
+    to_group: Option<String>,
+    /// End when everything is copied that is there, instead of following the old topics
+    #[arg(long)]
+    once: bool,
 }
 
 /// Runs the command.
@@ -88,5 +135,37 @@ pub fn main(args: TopicsArgs) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Action::Repartition(args) => repartition(args),
     }
+}
+
+/// Counts as they grow are told so often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+fn repartition(args: RepartitionArgs) -> anyhow::Result<ExitCode> {
+    let from = KafkaSettings { group: args.group, ..args.kafka.settings() };
+    let group = args.to_group.unwrap_or_else(|| args.to_prefix.trim_end_matches('.').to_owned());
+    let to = KafkaSettings { topic_prefix: args.to_prefix, group, ..from.clone() };
+    let names = format!("--topic-prefix {} --group {}", to.topic_prefix, to.group);
+    let (mut told_at, mut was_ready) = (Instant::now(), false);
+    let mut tell = |told: Told| match told {
+        Told::Ready if !std::mem::replace(&mut was_ready, true) => {
+            eprintln!("ready: start instances with {names}, then stop the old ones; what those still take in is copied meanwhile");
+        }
+        Told::Outputs(count) if told_at.elapsed() >= TELL_EVERY => {
+            told_at = Instant::now();
+            eprintln!("{count} records of the compacted topics are copied");
+        }
+        Told::Events(count) if told_at.elapsed() >= TELL_EVERY => {
+            told_at = Instant::now();
+            eprintln!("{count} events are copied");
+        }
+        _ => {}
+    };
+    let ended = Repartition { from, to, partitions: args.partitions }.run(args.once, &mut tell)?;
+    match ended {
+        Ended::Finished => eprintln!("everything is copied that was there; as long as old instances take anything in, run this again"),
+        Ended::Interrupted => eprintln!("interrupted before the new topics were ready; run this again, and it goes on"),
+    }
+    Ok(if ended == Ended::Finished { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

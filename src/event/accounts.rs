@@ -237,6 +237,9 @@ pub struct Rejudge {
     pub expected_revision: i32,
     /// The replay that asks for it.
     pub replay_id: CompactString,
+    /// The rules that it judged by: others do nothing. `None`: any.
+    #[serde(default)]
+    pub rules: Option<CompactString>,
 }
 
 /// Time passing on a partition.

@@ -317,7 +317,7 @@ records! {
     }
     AccountRemoved { account_id, removed_at }
     DirectoryChanged { account_id, resource, resource_id, change, hints, occurred_at, received_at }
-    Rejudge { account_id, session_id, expected_revision, replay_id }
+    Rejudge { account_id, session_id, expected_revision, replay_id, rules }
     Tick { at }
     CompanyNumber {
         account_id, number, kind, raw, first_seen_at, last_seen_at, queries, extension_id, previous_extension_ids, usage_type, contact_account_id, position

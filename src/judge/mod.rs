@@ -12,7 +12,7 @@ mod view;
 
 pub use call::MOST_LEGS;
 pub use step::*;
-pub use verdict::RULES;
+pub use verdict::{RULES, difference};
 pub use view::*;
 
 #[cfg(test)]

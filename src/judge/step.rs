@@ -6,7 +6,7 @@
 
 use super::endpoint::{endpoints, material, participants};
 use super::number::{Country, NumberText, read_number};
-use super::verdict::{Judgement, judge_endpoint};
+use super::verdict::{Judgement, RULES, judge_endpoint};
 use super::view::{Changes, DueWork, Indexed, OpenRow, Output, Remnant, Session, SessionChange, Settled, State, View, ViewError};
 use crate::event::{
     AccountId, AccountSettings, AccountState, Call, CallLegs, CallSource, CallVerdict, CompanyNumber, EndedBy, Event, Media, Millis, NumberKind,
@@ -773,6 +773,10 @@ impl<'v, V: View> Step<'v, V> {
     }
 
     fn rejudge(&mut self, rejudge: &Rejudge) -> Result<(), ViewError> {
+        // What the replay showed isn't what these rules would say.
+        if rejudge.rules.as_ref().is_some_and(|rules| rules != RULES) {
+            return Ok(());
+        }
         let state = self.account(&rejudge.account_id)?;
         let members = self.conversation(&state, &rejudge.session_id)?;
         let is_newest = members.first().is_some_and(|member| {
@@ -1014,7 +1018,8 @@ fn settings(state: &AccountState) -> Cow<'_, AccountSettings> {
 }
 
 /// The home country of these settings.
-pub(super) fn home(settings: &AccountSettings) -> Country {
+#[must_use]
+pub fn home(settings: &AccountSettings) -> Country {
     Country::parse(&settings.country).unwrap_or(Country::DEFAULT)
 }
 

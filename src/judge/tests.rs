@@ -454,14 +454,57 @@ fn r6_settings_hold_for_what_is_decided_after_them() {
     assert_eq!(judged(&mut fold, ALICE, BOB).disposition, Ingest);
     fold.settings(|s| s.filter_internal = true).wait(D);
     assert_eq!((fold.verdict("s-1").disposition, fold.verdict("s-1").revision), (Ingest, 1), "the past stays");
-    let rejudge =
-        |revision| Event::Rejudge(Rejudge { account_id: account(), session_id: sid("s-1"), expected_revision: revision, replay_id: "r".into() });
+    let rejudge = |revision| rejudge("s-1", revision);
     fold.event(&rejudge(2));
     assert_eq!(fold.verdict("s-1").revision, 1, "another revision than the one that was to be replaced");
     fold.event(&rejudge(1));
     assert_eq!((fold.verdict("s-1").disposition, fold.verdict("s-1").cause), (Disregard, RevisionCause::Replay));
     fold.event(&rejudge(1)).event(&rejudge(2));
     assert_eq!(fold.verdict("s-1").revision, 2, "nothing would differ");
+}
+
+fn rejudge(session: &str, expected_revision: i32) -> Event {
+    Event::Rejudge(Rejudge { account_id: account(), session_id: sid(session), expected_revision, replay_id: "r".into(), rules: Some(RULES.into()) })
+}
+
+#[test]
+fn a_call_is_judged_again_only_by_the_rules_that_the_replay_went_by() {
+    let mut fold = Fold::new();
+    judged(&mut fold, ALICE, BOB);
+    fold.settings(|s| s.filter_internal = true);
+    let Event::Rejudge(asked) = rejudge("s-1", 1) else { unreachable!() };
+    fold.event(&Event::Rejudge(Rejudge { rules: Some("0".into()), ..asked.clone() }));
+    assert_eq!(fold.verdict("s-1").revision, 1, "other rules than these");
+    fold.event(&Event::Rejudge(Rejudge { rules: None, ..asked }));
+    assert_eq!(fold.verdict("s-1").revision, 2, "an earlier version's names none");
+}
+
+#[test]
+fn an_open_conversation_a_fax_and_a_call_that_is_gone_are_not_judged_again() {
+    let mut fold = Fold::new();
+    // Linked with one that goes on.
+    fold.says("s-1", gone_to("s-2", ALICE, BOB)).settle();
+    assert_eq!(fold.verdict("s-1").revision, 1);
+    fold.says("s-2", leg("b", ALICE, BOB, "Answered")).settings(|s| s.filter_internal = true);
+    fold.event(&rejudge("s-1", 1)).event(&rejudge("s-2", 1));
+    assert_eq!((fold.verdict("s-1").revision, fold.verdict_of("s-2")), (1, None), "the closing judges anew");
+    fold.says("s-2", leg("b", ALICE, BOB, "Disconnected")).settle();
+    assert_eq!((fold.verdict("s-1").revision, fold.verdict("s-1").cause), (2, RevisionCause::SessionsLinked));
+    // One of them asks for both, and only once.
+    fold.settings(|s| s.filter_internal = false).event(&rejudge("s-2", 1)).event(&rejudge("s-1", 2));
+    assert_eq!(["s-1", "s-2"].map(|s| (fold.verdict(s).revision, fold.verdict(s).cause)), [(3, RevisionCause::Replay), (2, RevisionCause::Replay)]);
+
+    fold.says("s-3", over(ALICE, BOB)).settle();
+    let fax = CallLegs { media: Media::Fax, ..said("s-3", fold.now, over(ALICE, BOB)) };
+    fold.legs(fax).settle();
+    let before = fold.published.len();
+    fold.event(&rejudge("s-3", 1)).event(&rejudge("never-seen", 1)).event(&rejudge("never-seen", 0));
+    assert_eq!(fold.published.len(), before);
+    fold.wait(401 * D);
+    assert_eq!(fold.verdict_of("s-1"), None);
+    let before = fold.published.len();
+    fold.event(&rejudge("s-1", 3)).event(&rejudge("s-2", 2));
+    assert_eq!(fold.published.len(), before, "forgotten");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::event::{
 use compact_str::CompactString;
 use std::sync::Arc;
 
-/// Version of the rules; a replay compares only what the same rules judged.
+/// Version of the rules: changes with everything that changes a verdict on the same facts, numbers and settings.
 pub const RULES: &str = "1";
 
 /// Earlier revisions that a verdict lists.
@@ -164,8 +164,9 @@ fn history(previous: &CallVerdict) -> Vec<Revision> {
     history
 }
 
-/// Why there is a revision: what differs of that which a revision is published for (design §1); `None` when nothing does.
-fn difference(old: &CallVerdict, new: &CallVerdict, home: Country) -> Option<RevisionCause> {
+/// Why there is a revision: what differs of that which a revision is published for (design §1); `None` when nothing does. `home` is the account's country.
+#[must_use]
+pub fn difference(old: &CallVerdict, new: &CallVerdict, home: Country) -> Option<RevisionCause> {
     if old.superseded_by != new.superseded_by {
         return Some(RevisionCause::Superseded);
     }

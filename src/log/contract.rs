@@ -1,6 +1,6 @@
 //! What every log keeps to, written once against the interface. An implementation's tests call [`all`] with a [`Subject`] of their own.
 
-use super::{Appender, Commit, Headers, Input, Log, LogError, Output, Place, Position, Reader, Record, Topic, partition_of};
+use super::{Appender, Commit, Headers, Input, Log, LogError, Output, OutputEnds, Place, Position, Reader, Record, Topic, partition_of};
 use crate::state::database::{Database, Family};
 use rocksdb::WriteBatch;
 use std::sync::Arc;
@@ -61,6 +61,10 @@ pub(super) fn texts(records: &[Record]) -> Vec<String> {
     records.iter().map(|r| r.value.as_ref().map_or("-".to_owned(), |v| String::from_utf8(v.clone()).unwrap())).collect()
 }
 
+fn position_of(worker: &dyn Log, partition: u32) -> Option<Position> {
+    worker.committed(partition).unwrap().map(|committed| committed.position)
+}
+
 /// Polls until `count` records of a partition have come, or nothing more comes.
 fn poll(worker: &mut dyn Log, partition: u32, count: usize) -> Vec<Record> {
     let mut records = Vec::new();
@@ -89,6 +93,8 @@ pub(super) fn all<S: Subject>() {
     a_commit_is_outputs_position_and_state::<S>();
     a_refused_commit_leaves_nothing::<S>();
     rewinding_goes_back_and_forth::<S>();
+    a_paused_partition_is_left_out_until_it_is_resumed::<S>();
+    what_is_committed_is_known_to_all_readers::<S>();
     a_read_gives_a_range_and_where_to_go_on::<S>();
     an_end_that_is_seen_can_be_read::<S>();
     a_tick_is_input::<S>();
@@ -189,7 +195,7 @@ fn what_was_not_committed_comes_again<S: Subject>() {
 
     subject = subject.restarted();
     let mut worker = subject.worker();
-    assert_eq!(worker.committed(0).unwrap(), Some(position(2)));
+    assert_eq!(position_of(&*worker, 0), Some(position(2)));
     assert_eq!(texts(&poll(&mut *worker, 0, 2)), ["2", "3"]);
     // Offsets go on where they were.
     assert_eq!(append(&subject, "1", "4").offset, worker.end(Topic::Events, 0).unwrap() - 1);
@@ -199,7 +205,7 @@ fn what_was_not_committed_comes_again<S: Subject>() {
 fn a_commit_is_outputs_position_and_state<S: Subject>() {
     let mut subject = S::fresh(2);
     let mut worker = subject.worker();
-    assert_eq!(worker.committed(0).unwrap(), None);
+    assert_eq!(position_of(&*worker, 0), None);
     let outputs = vec![
         output(Topic::CallVerdicts, "1/s-1", Some("external")),
         output(Topic::OpenCalls, "1/s-1", None),
@@ -221,8 +227,8 @@ fn a_commit_is_outputs_position_and_state<S: Subject>() {
         assert_eq!(texts(&reader.read(Topic::OpenCalls, 0, 0, 10).unwrap().records), ["-"]);
         assert_eq!(reader.read(Topic::AccountStates, 0, 0, 10).unwrap().records[0].value, Some(Vec::new()));
         assert!(reader.read(Topic::CallVerdicts, 1, 0, 10).unwrap().records.is_empty());
-        let mut worker = subject.worker();
-        assert_eq!((worker.committed(0).unwrap(), worker.committed(1).unwrap()), (Some(at), Some(position(0))));
+        let worker = subject.worker();
+        assert_eq!((position_of(&*worker, 0), position_of(&*worker, 1)), (Some(at), Some(position(0))));
         assert_eq!((state(&subject, 0), state(&subject, 1)), (Some(0), Some(0)));
         everything_is_before_what_is_published(&*worker, 3);
         drop(worker);
@@ -248,7 +254,7 @@ fn a_refused_commit_leaves_nothing<S: Subject>() {
     let mut worker = subject.worker();
     let outputs = vec![output(Topic::CallVerdicts, "1/s", Some("x")), output(Topic::Events, "1", Some("not an output"))];
     assert!(matches!(worker.commit(vec![commit(&subject, 0, position(0), outputs)]), Err(LogError::WrongCommit { .. })));
-    assert_eq!(worker.committed(0).unwrap(), None);
+    assert_eq!(position_of(&*worker, 0), None);
     assert_eq!(worker.end(Topic::CallVerdicts, 0).unwrap(), 0);
     assert_eq!(state(&subject, 0), None);
 }
@@ -264,6 +270,64 @@ fn rewinding_goes_back_and_forth<S: Subject>() {
     assert_eq!(texts(&poll(&mut *worker, 0, 1)), ["3"]);
     assert!(matches!(worker.rewind(0, 99), Err(LogError::OutOfRange { asked: 99, .. })));
     assert!(matches!(worker.rewind(7, 0), Err(LogError::NotAssigned { partition: 7 })));
+}
+
+fn a_paused_partition_is_left_out_until_it_is_resumed<S: Subject>() {
+    let subject = S::fresh(2);
+    let accounts = [account(0, 2), account(1, 2)];
+    let mut places = Vec::new();
+    for n in 0..4 {
+        places.push(append(&subject, &accounts[0], &n.to_string()));
+        append(&subject, &accounts[1], &n.to_string());
+    }
+    let mut worker = subject.worker();
+    let more = |worker: &mut dyn Log, value: &str| {
+        append(&subject, &accounts[0], value);
+        append(&subject, &accounts[1], value);
+        // The other one goes on, also when the paused one's turn comes.
+        let until = Instant::now() + LONG;
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|last| last != value) && Instant::now() < until {
+            for batch in worker.poll(10, SHORT).unwrap() {
+                assert_eq!(batch.partition, 1, "{:?} of a paused partition", texts(&batch.records));
+                seen.extend(texts(&batch.records));
+            }
+        }
+        assert_eq!(seen.last().map(String::as_str), Some(value));
+        assert!(worker.poll(10, SHORT).unwrap().is_empty());
+    };
+    // Before anything was polled of it.
+    worker.pause(0).unwrap();
+    assert_eq!(worker.assigned(), [0, 1]);
+    more(&mut *worker, "4");
+    worker.resume(0, places[1].offset, OutputEnds::default()).unwrap();
+    assert_eq!(texts(&poll(&mut *worker, 0, 4)), ["1", "2", "3", "4"]);
+    // And while it is polled, with some of it fetched already.
+    worker.rewind(0, places[2].offset).unwrap();
+    assert_eq!(texts(&poll(&mut *worker, 0, 1)), ["2"]);
+    worker.pause(0).unwrap();
+    worker.rewind(0, places[0].offset).unwrap();
+    more(&mut *worker, "5");
+    worker.resume(0, places[3].offset, OutputEnds::default()).unwrap();
+    assert_eq!(texts(&poll(&mut *worker, 0, 3)), ["3", "4", "5"]);
+    assert!(matches!(worker.pause(7), Err(LogError::NotAssigned { partition: 7 })));
+    assert!(matches!(worker.resume(7, 0, OutputEnds::default()), Err(LogError::NotAssigned { partition: 7 })));
+}
+
+fn what_is_committed_is_known_to_all_readers<S: Subject>() {
+    let subject = S::fresh(2);
+    let next = append(&subject, &account(0, 2), "x").offset + 1;
+    let mut worker = subject.worker();
+    assert_eq!(poll(&mut *worker, 0, 1).len(), 1);
+    worker.commit(vec![commit(&subject, 0, position(next), vec![output(Topic::CallVerdicts, "1/s", Some("y"))])]).unwrap();
+    worker.settle().unwrap();
+    for reader in [subject.reader(), worker.reader()] {
+        let committed = reader.committed(0).unwrap().unwrap();
+        assert_eq!(committed.position, position(next));
+        let end = committed.ends.get(Topic::CallVerdicts).unwrap();
+        assert!((1..=reader.end(Topic::CallVerdicts, 0).unwrap()).contains(&end), "{end}");
+        assert_eq!(reader.committed(1).unwrap(), None);
+    }
 }
 
 fn a_read_gives_a_range_and_where_to_go_on<S: Subject>() {

@@ -2,16 +2,20 @@
 //!
 //! Two ends and a view. A [`Log`] is a worker's end: it polls input and commits outputs, position and state together. An
 //! [`Appender`] is the ingress's end. A [`Reader`] sees topics as they stand. The log knows keys and bytes; it knows no
-//! call and no Avro. [`embedded`] keeps it in RocksDB on one machine, [`kafka`] on Apache Kafka.
+//! call and no Avro. [`embedded`] keeps it in RocksDB on one machine, [`kafka`] on Apache Kafka; [`spool`] stands
+//! before Kafka while that is away.
 
+mod committed;
 pub mod embedded;
 mod frame;
 pub mod kafka;
 mod position;
+pub mod spool;
 
 #[cfg(test)]
 mod contract;
 
+pub use committed::{Committed, OutputEnds};
 pub use position::{Position, PositionError};
 
 use crate::state::database::{Database, DatabaseError};
@@ -157,6 +161,23 @@ pub struct Place {
     pub partition: u32,
     /// The offset in it.
     pub offset: i64,
+}
+
+/// `partition/offset`.
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.partition, self.offset)
+    }
+}
+
+impl std::str::FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed =
+            text.split_once('/').and_then(|(partition, offset)| Some(Self { partition: partition.parse().ok()?, offset: offset.parse().ok()? }));
+        parsed.filter(|place| place.offset >= 0).ok_or_else(|| format!("{text:?} isn't PARTITION/OFFSET, such as 3/1234"))
+    }
 }
 
 /// Input of one partition, in order.
@@ -311,6 +332,22 @@ pub enum LogError {
         /// The client's words.
         why: String,
     },
+    /// Kafka is away, or what came while it was away is still on its way to it; who can send again does that later.
+    #[error("log: Kafka is away, or just back: {entries} entries in the spool come first")]
+    Away {
+        /// How many entries the spool holds.
+        entries: u64,
+    },
+    /// Kafka is away, and the spool takes no more.
+    #[error("log: the spool {} is full: it holds {bytes} of {most} bytes, and Kafka is away", path.display())]
+    SpoolFull {
+        /// The spool's directory.
+        path: std::path::PathBuf,
+        /// What it holds.
+        bytes: u64,
+        /// What it may hold.
+        most: u64,
+    },
     /// The system gives no thread.
     #[error("log: no thread for partition {partition}: {why}")]
     Thread {
@@ -326,7 +363,7 @@ impl LogError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Aborted { .. } | Self::Kafka { .. } | Self::NotAssigned { .. } => true,
+            Self::Aborted { .. } | Self::Kafka { .. } | Self::Refused { .. } | Self::NotAssigned { .. } => true,
             // What is asked for was there: the broker that answered was away, and is behind.
             Self::OutOfRange { asked, end, .. } => asked > end,
             _ => false,
@@ -350,6 +387,9 @@ pub trait Reader: Send + Sync {
 
     /// The end as it grows, for who waits for new records. What it shows can be read.
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError>;
+
+    /// What was committed last of a partition; `None` if nothing ever was. Where a commit is under way, its outcome is waited for.
+    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError>;
 }
 
 /// A worker's end of the log: input in, outputs and position out. Its methods block; it is for a thread of its own.
@@ -365,18 +405,33 @@ pub trait Log: Reader {
     /// Publishes each partition's outputs and makes its position lasting, all or nothing, with the state at once or right after.
     ///
     /// With several partitions, Kafka does all of them or none, the embedded log each for itself (they have nothing in common). So after an error
-    /// the worker drops what it has in memory, asks for [`Log::committed`] and rewinds.
+    /// the worker drops what it has in memory, calls [`Log::settle`], asks for [`Reader::committed`] and goes on from there.
     fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError>;
 
-    /// The position committed last; `None` if there never was one.
-    fn committed(&mut self, partition: u32) -> Result<Option<Position>, LogError>;
+    /// Decides what an earlier commit of this worker left undecided; afterwards what [`Reader::committed`] says of its partitions is definite.
+    fn settle(&mut self) -> Result<(), LogError>;
 
-    /// Where to read an output topic up to, to have everything that was published with the position that [`Log::committed`] told, or with the last
-    /// commit after it. Never further back; it may be further on.
+    /// The address by which this worker's commits say who holds their partitions, if they do. A partition that is taken up is then committed once as it
+    /// stands.
+    fn announces(&self) -> Option<&str> {
+        None
+    }
+
+    /// A view for other threads.
+    fn reader(&self) -> Arc<dyn Reader>;
+
+    /// Where to read an output topic up to, to have everything that was published with the position that the partition was taken up at, or with the
+    /// last commit after it. Never further back; it may be further on.
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
 
     /// Lets the next poll begin at `next`, between the start of what is kept and the end.
     fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError>;
+
+    /// Leaves a partition out of all further polls, until it is resumed or isn't assigned any more.
+    fn pause(&mut self, partition: u32) -> Result<(), LogError>;
+
+    /// Takes a paused partition up: the next poll begins at `next`, and `ends` is where the outputs end that are committed.
+    fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError>;
 
     /// Appends to the input of an assigned partition, outside any commit (a `Tick`), and returns its offset when it is durable.
     fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError>;

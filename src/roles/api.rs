@@ -1,6 +1,7 @@
 //! The HTTP interface: what is served where, to whom, and how the state is shown. `deploy/openapi.yaml` describes it.
 
-use super::held::Readiness;
+use super::elsewhere::{self, ListedAccount};
+use super::held::{Holding, Readiness};
 use super::problem::{Problem, as_problems};
 use super::shared::{Shared, blocking, is_secret};
 use super::stream::{self, parse_place};
@@ -29,7 +30,8 @@ use serde::de::DeserializeOwned;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::json;
-use std::collections::BTreeMap;
+use serde_json::value::to_raw_value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tower_http::timeout::TimeoutLayer;
@@ -38,6 +40,8 @@ use tower_http::timeout::TimeoutLayer;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the metrics wait for what the log says.
 const LAG_TIMEOUT: Duration = Duration::from_secs(3);
+/// Where the API stands.
+pub(super) const API: &str = "/api/v1";
 const DEFAULT_PAGE: usize = 100;
 const MOST_PER_PAGE: usize = 1_000;
 /// Rows that one request looks at, and rows of other accounts that it passes over: what little fits gives short pages rather than slow ones.
@@ -48,25 +52,34 @@ const MOST_VALUES: usize = 10_000;
 
 /// Everything that is served.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
-    let api = Router::new()
-        .route("/accounts", get(accounts))
+    // What needs the account's state is answered by who has it; the others need the log alone.
+    let of_state = Router::new()
         .route("/accounts/{account}/calls", get(calls))
         .route("/accounts/{account}/calls/{session}", get(call))
         .route("/accounts/{account}/numbers", get(numbers))
+        .route("/accounts/{account}/documents", post(documents::receive).layer(DefaultBodyLimit::max(documents::LIMIT)))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), elsewhere::pass_on));
+    let api = Router::new()
+        .route("/accounts", get(accounts))
         .route("/accounts/{account}/verdicts/stream", get(verdicts))
         .route("/accounts/{account}/settings", put(settings).layer(DefaultBodyLimit::max(SETTINGS_LIMIT)))
-        .route("/accounts/{account}/documents", post(documents::receive).layer(DefaultBodyLimit::max(documents::LIMIT)))
+        .merge(of_state)
         .route_layer(middleware::from_fn_with_state(shared.clone(), authorise));
     Router::new()
-        .nest("/api/v1", api)
-        .route("/webhooks/ringcentral/{account}", post(ingress::receive))
+        .nest(API, api)
+        .route("/webhooks/ringcentral/{account}", post(ingress::receive).with_state(shared.ingress.clone()))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .route_layer(middleware::from_fn(instruments::measure))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(time_limit())
         .layer(middleware::from_fn(as_problems))
         .with_state(shared)
+}
+
+/// How long a whole request may take.
+pub(super) fn time_limit() -> TimeoutLayer {
+    TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT)
 }
 
 // ---- who may ask ----
@@ -167,15 +180,30 @@ fn read_cursor<T: DeserializeOwned>(text: Option<&str>) -> Result<Option<T>, Pro
 
 // ---- accounts ----
 
-async fn accounts(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
-    shared.ready()?;
+/// All accounts, those of other instances included; one that was asked by another tells its own.
+async fn accounts(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    let (parts, _) = request.into_parts();
+    let is_asked_by_another = elsewhere::is_forwarded(&parts.headers);
+    let held = shared.held.up();
+    let mut elsewhere: BTreeSet<u32> = (0..shared.partitions).filter(|partition| held.iter().all(|(up, _)| up != partition)).collect();
+    if is_asked_by_another
+        || shared.others.is_none()
+        || elsewhere.iter().any(|partition| matches!(shared.held.partition(*partition), Holding::BringingUp { .. }))
+    {
+        shared.ready()?;
+        elsewhere.clear();
+    }
+    let others = elsewhere::accounts(&shared, &parts, elsewhere).await?;
     blocking(move || {
-        let mut rows = Vec::new();
-        for (_, database) in shared.held.up() {
-            rows.extend(tables::accounts(&database).map_err(|error| Problem::unavailable(&error))?);
+        let mut all = others;
+        for (_, database) in held {
+            for row in tables::accounts(&database).map_err(|error| Problem::unavailable(&error))? {
+                let shown = to_raw_value(&AccountJson(&row)).map_err(|error| Problem::unavailable(&error))?;
+                all.push(ListedAccount::new(row.account_id.to_string(), shown));
+            }
         }
-        rows.sort_by(|a, b| a.account_id.cmp(&b.account_id));
-        Ok(answer(&Page { name: "accounts", items: &rows, shown: AccountJson, next: None }))
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(answer(&Page { name: "accounts", items: &all, shown: ListedAccount::shown, next: None }))
     })
     .await
 }
@@ -262,7 +290,7 @@ async fn settings(
     });
     let value = encode_event(&Event::AccountSettings(settings));
     let input = Input { account: account.to_string(), value, headers: Headers::new() };
-    shared.appender.append(input).await.map_err(|error| Problem::unavailable(&error))?;
+    shared.appender.append(input).await.map_err(|error| Problem::of_log(&error))?;
     Ok(answer(&shown))
 }
 
@@ -521,6 +549,7 @@ async fn metrics_text(State(shared): State<Arc<Shared>>) -> Result<Response, Pro
     metrics::gauge!("callsieve_ready").set(f64::from(u8::from(readiness == Readiness::Ready)));
     let left = if let Readiness::BringingUp { done, total } = readiness { total.saturating_sub(done) } else { 0 };
     metrics::gauge!("callsieve_bring_up_records").set(left as f64);
+    metrics::gauge!("callsieve_bring_up_seconds").set(shared.held.seconds_left().unwrap_or(0) as f64);
     // Kafka may be away; the other metrics are not.
     if let Ok(lag) = tokio::time::timeout(LAG_TIMEOUT, blocking(move || Ok(asked.lag()))).await {
         let lag: BTreeMap<u32, i64> = lag?.into_iter().collect();
@@ -575,7 +604,7 @@ fn answer(body: &impl Serialize) -> Response {
 mod tests {
     use super::*;
     use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
-    use crate::roles::held::{Held, Holding};
+    use crate::roles::held::Held;
     use crate::roles::rate::Rates;
     use crate::state::database::{DatabaseOptions, Engine};
     use std::future::IntoFuture;
@@ -611,17 +640,23 @@ mod tests {
         let log = EmbeddedLog::open(folder.path(), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
         let held = Arc::new(Held::default());
         let (_stop, stopping) = watch::channel(false);
+        let ingress = ingress::Ingress {
+            appender: Arc::new(log.appender()),
+            clock: system_clock(),
+            verification_token: None,
+            body_limit: 1 << 20,
+            rates: Rates::new(1),
+        };
         let shared = Shared {
             appender: Arc::new(log.appender()),
+            ingress: Arc::new(ingress),
             reader: Arc::new(log.reader()),
             partitions: 4,
             held: held.clone(),
+            others: None,
             clock: system_clock(),
             stop: stopping,
-            verification_token: None,
             api_token: None,
-            body_limit: 1 << 20,
-            rates: Rates::new(1),
             metrics: instruments::recorder().unwrap(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

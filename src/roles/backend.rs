@@ -1,12 +1,15 @@
 //! The log that a service runs on, embedded or on Kafka: opening it, and the threads of the processor that work on it.
 
 use super::held::Held;
+use super::holders::Holders;
 use super::partition::PartitionError;
 use super::processor::Worker;
 use super::service::{RunArgs, log_dir};
+use super::standby::{Copies, Standby};
 use crate::event::Millis;
 use crate::log::embedded::{Clock, EmbeddedLog, EmbeddedOptions, Retention};
-use crate::log::kafka::{self, Kafka, KafkaSettings};
+use crate::log::kafka::{self, Age, Broker, Kafka, KafkaSettings};
+use crate::log::spool::{Spool, SpoolOptions};
 use crate::log::{Appender, Log, LogError, Reader};
 use crate::state::database::{Database, DatabaseError, DatabaseOptions, Engine};
 use anyhow::{Context, bail};
@@ -41,10 +44,19 @@ struct OnKafka {
     /// Each worker's static member id; as many as there are workers.
     members: Vec<Option<String>>,
     states: States,
+    standbys: Standbys,
+}
+
+/// Copies of what other instances hold.
+struct Standbys {
+    count: usize,
+    /// This instance's address.
+    own: String,
+    copies: Copies,
 }
 
 /// Where the partitions' states are, of a process whose log is elsewhere. One process has them at a time.
-struct States {
+pub(super) struct States {
     dir: PathBuf,
     engine: Engine,
     /// Locked as long as it is open.
@@ -64,32 +76,40 @@ impl Backend {
     }
 
     fn embedded(args: &RunArgs, clock: &Clock) -> anyhow::Result<Self> {
-        let dir = log_dir(&args.data_dir);
-        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-        let partitions = settle_partitions(&args.data_dir, args.partitions)?;
-        let options = EmbeddedOptions { partitions, retention: Retention::default(), clock: clock.clone() };
-        let log = EmbeddedLog::open(&dir, &Engine::new(&DatabaseOptions::default()), &options)
-            .with_context(|| format!("opening {}", args.data_dir.display()))?;
+        let (log, partitions) = open_embedded(&args.data_dir, args.partitions, clock)?;
         Ok(Self { kept: Kept::Embedded(log), partitions })
     }
 
     fn on_kafka(args: &RunArgs, brokers: &str) -> anyhow::Result<Self> {
-        let settings = KafkaSettings {
+        let mut settings = KafkaSettings {
             brokers: brokers.to_owned(),
             topic_prefix: args.topic_prefix.clone(),
             group: args.group.clone(),
             passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
             framing: args.registry.framing(),
+            ..KafkaSettings::default()
         };
+        let found = kafka::reach(&settings)?;
+        // Nor do old ones have the group protocol of KIP-848 as the client speaks it; it would ask for it for ever.
+        if !are_new(&settings, &found, args.allow_old_brokers)? && settings.fall_back_to_classic() {
+            tracing::info!("joining the group by the classic protocol, which old brokers have");
+        }
         check_topics(&settings)?;
-        let kafka = Kafka::connect(settings.clone())?;
+        let kafka = Kafka::connect(settings.clone())?.announcing(args.advertise.clone());
         let partitions = kafka.partitions();
         let cluster = kafka.cluster_id()?;
         // The state is a fold of this log and of no other.
         let of = format!("cluster {cluster}, topics {}*, group {}, {partitions} partitions", settings.topic_prefix, settings.group);
         let states = States::open(args.data_dir.join("state"), &of)?;
+        let own = args.advertise.clone().unwrap_or_default();
+        let standbys = Standbys { count: args.standbys as usize, own, copies: Copies::default() };
         let members = (0..args.workers).map(|number| args.instance.as_ref().map(|instance| format!("{instance}-{number}"))).collect();
-        Ok(Self { kept: Kept::Kafka(Box::new(OnKafka { kafka, members, states })), partitions })
+        Ok(Self { kept: Kept::Kafka(Box::new(OnKafka { kafka, members, states, standbys })), partitions })
+    }
+
+    /// Whether opening failed only because Kafka is away.
+    pub fn is_away(error: &anyhow::Error) -> bool {
+        matches!(error.downcast_ref(), Some(LogError::Kafka { .. }))
     }
 
     /// How many partitions the log has.
@@ -113,6 +133,14 @@ impl Backend {
         }
     }
 
+    /// Who holds which partition; `None` where nobody else can.
+    pub fn holders(&self, own: Option<String>) -> Option<Holders> {
+        match &self.kept {
+            Kept::Embedded(_) => None,
+            Kept::Kafka(on) => Some(Holders::new(on.kafka.reader(), own)),
+        }
+    }
+
     /// Tidies up: a bounded piece of work. Returns whether there is more. (Kafka does that itself.)
     pub fn maintain(&self, now: Millis) -> Result<bool, LogError> {
         match &self.kept {
@@ -125,7 +153,22 @@ impl Backend {
     fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
         match &self.kept {
             Kept::Embedded(log) => Ok(log.database(partition)?),
-            Kept::Kafka(on) => on.states.database(partition),
+            Kept::Kafka(on) => {
+                on.standbys.copies.let_go(partition);
+                on.states.database(partition)
+            }
+        }
+    }
+
+    /// Keeps copies of what other instances hold, until `stop`; returns at once where none are wanted.
+    fn stand_by(&self, held: &Held, stop: &AtomicBool) {
+        let Kept::Kafka(on) = &self.kept else { return };
+        let Standbys { count, own, copies } = &on.standbys;
+        if *count > 0 {
+            let reader = on.kafka.reader();
+            let holders = Holders::new(reader.clone(), Some(own.clone()));
+            let database = |partition| on.states.database(partition);
+            Standby { copies, reader: &reader, holders: &holders, held, count: *count, own, database: &database, stop }.run();
         }
     }
 
@@ -152,14 +195,9 @@ impl Backend {
     }
 
     fn drive<L: Log>(self: &Arc<Self>, log: L, held: &Arc<Held>, stop: &AtomicBool) -> anyhow::Result<()> {
-        let begun = Instant::now();
         let (databases, told) = (self.clone(), held.clone());
         let report = move |partition, holding| told.tell(partition, holding);
-        let mut worker = Worker::open(log, now, move |partition| databases.database(partition), report)?;
-        if let Kept::Embedded(_) = self.kept {
-            tracing::info!(partitions = self.partitions, milliseconds = begun.elapsed().as_millis() as u64, "ready");
-        }
-        Ok(worker.run(stop)?)
+        Ok(Worker::new(log, now, move |partition| databases.database(partition), report).run(stop)?)
     }
 }
 
@@ -173,13 +211,15 @@ pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     failures: mpsc::UnboundedReceiver<String>,
+    /// Without any threads, too, there is no end of failures that might come.
+    _failing: mpsc::UnboundedSender<String>,
 }
 
 impl Workers {
     /// Starts the threads that own the partitions. The end of one, before it was told to, is a failure of the service.
     pub fn start(backend: &Arc<Backend>, held: &Arc<Held>) -> anyhow::Result<Self> {
         let (sender, failures) = mpsc::unbounded_channel();
-        let mut workers = Self { threads: Vec::new(), stop: Arc::default(), failures };
+        let mut workers = Self { threads: Vec::new(), stop: Arc::default(), failures, _failing: sender.clone() };
         let count = if let Kept::Kafka(on) = &backend.kept { on.members.len() } else { 1 };
         for number in 0..count {
             let (backend, held, stop, failed) = (backend.clone(), held.clone(), workers.stop.clone(), sender.clone());
@@ -198,6 +238,9 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("processor-{number}")).spawn(work).context("starting the processor")?;
             workers.threads.push(thread);
         }
+        let (backend, held, stop) = (backend.clone(), held.clone(), workers.stop.clone());
+        let standby = std::thread::Builder::new().name("standby".to_owned()).spawn(move || backend.stand_by(&held, &stop));
+        workers.threads.push(standby.context("starting the keeper of copies")?);
         Ok(workers)
     }
 
@@ -226,8 +269,32 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 
 // ---- on Kafka ----
 
+/// Whether none of the brokers is older than Kafka 4.0. One that is is refused, unless that is allowed.
+fn are_new(settings: &KafkaSettings, brokers: &[Broker], allow_old: bool) -> anyhow::Result<bool> {
+    let mut are_new = true;
+    for broker in brokers {
+        let Broker { id, address } = broker;
+        match kafka::age_of(settings, broker)? {
+            Age::Since4 => {}
+            Age::Before4 { has } if allow_old => {
+                are_new = false;
+                tracing::warn!("broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}), which --allow-old-brokers allows");
+            }
+            Age::Before4 { has } => bail!(
+                "broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}): before 4.0 a fault may tear a transaction or leave one open \
+                 for ever (KIP-890), and verdicts be lost or doubled. Upgrade the brokers, or take that risk with --allow-old-brokers"
+            ),
+            Age::Unknown { why } => tracing::warn!(
+                "broker {id} at {address} doesn't say how old it is ({why}): see to it that it is Kafka 4.0 or newer. (With the right to describe the \
+                 cluster's configs this is looked at.) One that is older needs --kafka group.protocol=classic"
+            ),
+        }
+    }
+    Ok(are_new)
+}
+
 /// Refuses topics that are missing or lose something; tells what else is worth knowing of them.
-fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
+pub(super) fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
     let described = kafka::describe(settings).with_context(|| format!("reaching Kafka at {}", settings.brokers))?;
     let (wrong, warnings): (Vec<_>, Vec<_>) = kafka::findings(&described).into_iter().partition(|finding| finding.is_wrong);
     for warning in warnings {
@@ -246,7 +313,7 @@ fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
 
 impl States {
     /// Takes a folder for this process alone, and for one log alone, which `of` names.
-    fn open(dir: PathBuf, of: &str) -> anyhow::Result<Self> {
+    pub fn open(dir: PathBuf, of: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         let path = dir.join("lock");
         let lock = File::create(&path).with_context(|| format!("making {}", path.display()))?;
@@ -270,7 +337,7 @@ impl States {
     }
 
     /// Opens a partition's state. The worker that had it before closes it before the group gives the partition on, but a reader may still be at it.
-    fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
+    pub fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
         let until = Instant::now() + CLOSING;
         loop {
             match Database::open(&self.dir.join(partition.to_string()), &self.engine, &[]) {
@@ -281,7 +348,26 @@ impl States {
     }
 }
 
+/// Opens the spool that stands before Kafka. Waits for the disk.
+pub(super) fn open_spool(args: &RunArgs) -> anyhow::Result<Spool> {
+    let dir = args.data_dir.join("spool");
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let options = SpoolOptions { dir, bytes: args.spool_bytes, patience: SpoolOptions::PATIENCE };
+    Spool::open(options).with_context(|| format!("opening the spool in {}", args.data_dir.display()))
+}
+
 // ---- embedded ----
+
+/// Opens the log of a data directory, and says how many partitions it has.
+pub(super) fn open_embedded(data_dir: &Path, partitions: Option<u32>, clock: &Clock) -> anyhow::Result<(EmbeddedLog, u32)> {
+    let dir = log_dir(data_dir);
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let partitions = settle_partitions(data_dir, partitions)?;
+    let options = EmbeddedOptions { partitions, retention: Retention::default(), clock: clock.clone() };
+    let log =
+        EmbeddedLog::open(&dir, &Engine::new(&DatabaseOptions::default()), &options).with_context(|| format!("opening {}", data_dir.display()))?;
+    Ok((log, partitions))
+}
 
 /// How many partitions there are: as when the directory was first used, which a file beside the log remembers. It is written before
 /// the log is made, since a log that is cut off while it is made has fewer folders than partitions.

@@ -4,10 +4,11 @@
 use super::partition::{Partition, PartitionError, partition_time, unreadable};
 use crate::event::{AccountId, Decoded, SessionId, decode, decode_event};
 use crate::judge::{At, recall};
-use crate::log::{Log, LogError, Position, Reader, Record, Topic};
+use crate::log::{Committed, LogError, Position, Reader, Record, Topic};
 use crate::state::Store;
 use crate::state::database::{Database, Family};
 use rocksdb::WriteBatch;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,105 +22,162 @@ const POSITION: &[u8] = b"position";
 /// The order matters: with accounts and numbers known, a verdict that the snapshot has overtaken shows as due.
 const OUTPUTS: [Topic; 4] = [Topic::AccountStates, Topic::CompanyNumbers, Topic::CallVerdicts, Topic::OpenCalls];
 
-/// How far bringing up is: records read, and records that there were to read in all.
-pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
-
-/// Opens a partition's state, and brings it up to the committed position where it is behind.
-pub fn bring_up<L: Log>(log: &mut L, partition: u32, database: Arc<Database>, progress: Progress<'_>) -> Result<Partition, PartitionError> {
-    let committed = log.committed(partition)?;
-    let copy = stored_position(&database)?;
-    let mut store = Store::open(database)?;
-    let start = log.start(Topic::Events, partition)?;
-    let Some(committed) = committed else {
-        return Ok(Partition::new(partition, store, Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN }));
-    };
-    if committed.next < start {
-        tracing::error!(
-            partition,
-            committed = committed.next,
-            start,
-            "retention has passed the committed position: events were dropped before they were read"
-        );
-    }
-    let position = Position { next: committed.next.max(start), ..committed };
-    if copy.is_some_and(|copy| copy.next == committed.next) {
-        return Ok(Partition::new(partition, store, position));
-    }
-    tracing::info!(partition, copy = copy.map_or(-1, |copy| copy.next), committed = committed.next, "bringing the state up");
-
-    // Up to where everything stands that is committed; what is committed later contains later events.
-    let mut parts = Vec::new();
-    for topic in OUTPUTS {
-        parts.push((topic, first_output(&store, topic)?.max(log.start(topic, partition)?), log.published(topic, partition)?));
-    }
-    // Events before the low-water mark are contained in what is published; those before the copy's position in the copy.
-    let from = copy.map_or(0, |copy| copy.next).max(committed.low_water).max(start);
-    let total: i64 = parts.iter().map(|(_, from, end)| end - from).sum::<i64>() + (committed.next - from).max(0);
-    let mut done: i64 = 0;
-    let mut report = |records: i64| {
-        done += records;
-        progress(u64::try_from(done).unwrap_or(0), u64::try_from(total).unwrap_or(0));
-    };
-
-    for (topic, from, end) in &parts {
-        each(log, *topic, partition, *from, *end, |store_now, record| restore(store_now, *topic, record), &mut store, &mut report)?;
-    }
-    // Each event has the time that it had, also where a record's own is earlier.
-    let mut time = copy.filter(|copy| copy.next > committed.low_water).map_or(committed.low_water_time, |copy| copy.partition_time);
-    let recall_one = |store: &mut Store, record: &Record| {
-        time = partition_time(time, record);
-        // What cannot be read went to the dead letters when it was stepped.
-        if let Some(Ok(event)) = record.value.as_deref().map(decode_event) {
-            recall(store, At { offset: record.offset, time }, &event)?;
-        }
-        Ok(())
-    };
-    each(log, Topic::Events, partition, from, committed.next, recall_one, &mut store, &mut report)?;
-
-    let mut batch = store.take_batch();
-    write_position(store.database(), &mut batch, committed);
-    for (topic, _, end) in parts {
-        write_first_output(store.database(), &mut batch, topic, end);
-    }
-    store.database().write(batch).map_err(crate::state::TableError::from)?;
-    Ok(Partition::new(partition, store, position))
+/// Who brings a copy up: what is told how far that is, and what cuts it off.
+pub struct Watch<'a> {
+    /// Cuts it off when it is true; looked at between chunks.
+    pub is_cancelled: &'a dyn Fn() -> bool,
+    /// Told records read, and records that there are to read in all.
+    pub progress: &'a dyn Fn(u64, u64),
+    /// For whom, in the metrics: `worker` or `standby`.
+    pub by: &'static str,
 }
 
-#[allow(clippy::too_many_arguments, reason = "one loop for five topics")]
-fn each<R: Reader>(
-    log: &R,
-    topic: Topic,
+/// A copy of a partition's state: its rows, and the position that they contain.
+pub struct Copy {
     partition: u32,
-    from: i64,
-    end: i64,
-    mut take: impl FnMut(&mut Store, &Record) -> Result<(), PartitionError>,
-    store: &mut Store,
-    report: &mut impl FnMut(i64),
-) -> Result<(), PartitionError> {
-    let mut next = from;
-    let mut read_on = Instant::now();
-    while next < end {
-        let read = log.read(topic, partition, next, CHUNK)?;
-        if read.next > next {
-            read_on = Instant::now();
-        } else if read_on.elapsed() < PATIENCE {
-            // What is committed is there, so who was asked is behind: a broker that was away.
-            std::thread::sleep(LOOK_EVERY);
-        } else {
-            let why = format!("it has records up to {end}, and is shown up to {next} for {} s", PATIENCE.as_secs());
-            return Err(LogError::Kafka { operation: format!("bringing up partition {partition} from {topic}"), why }.into());
-        }
-        for record in read.records.iter().filter(|record| record.offset < end) {
-            take(store, record)?;
-        }
-        report(read.next.min(end) - next);
-        next = read.next;
-        // Rows are written as they come, the position last: a copy that is cut off here is one that is behind, as before.
-        let batch = store.take_batch();
-        store.database().write(batch).map_err(crate::state::TableError::from)?;
-        store.shrink();
+    store: Store,
+    position: Option<Position>,
+}
+
+impl Copy {
+    /// Opens what is there.
+    pub fn open(partition: u32, database: Arc<Database>) -> Result<Self, PartitionError> {
+        Ok(Self { partition, position: stored_position(&database)?, store: Store::open(database)? })
     }
-    Ok(())
+
+    /// Goes on to what is committed, where the copy is behind that. Returns whether it got there: cut off, it is a copy that is behind, as before, and
+    /// what it has read of the output topics isn't read again.
+    pub fn bring_up(&mut self, reader: &dyn Reader, committed: &Committed, watch: &Watch<'_>) -> Result<bool, PartitionError> {
+        let (partition, copy, position) = (self.partition, self.position, committed.position);
+        if copy.is_some_and(|copy| copy.next == position.next) {
+            return Ok(true);
+        }
+        let start = reader.start(Topic::Events, partition)?;
+        if position.next < start {
+            tracing::error!(
+                partition,
+                committed = position.next,
+                start,
+                "retention has passed the committed position: events were dropped before they were read"
+            );
+        }
+        let begun = Instant::now();
+        // Up to where everything stands that is committed; what is committed later contains later events.
+        let mut parts = Vec::new();
+        for topic in OUTPUTS {
+            let end = committed.ends.get(topic).map_or_else(|| reader.end(topic, partition), Ok)?;
+            parts.push((topic, first_output(&self.store, topic)?.max(reader.start(topic, partition)?), end));
+        }
+        // Events before the low-water mark are contained in what is published; those before the copy's position in the copy.
+        let from = copy.map_or(0, |copy| copy.next).max(position.low_water).max(start);
+        let total: i64 = parts.iter().map(|(_, from, end)| (end - from).max(0)).sum::<i64>() + (position.next - from).max(0);
+        let mut reading = Reading { reader, partition, watch, done: 0, total };
+        for (topic, from, end) in parts {
+            let noted = |store: &Store, batch: &mut WriteBatch, next| write_first_output(store.database(), batch, topic, next);
+            if !reading.each(topic, from..end, &mut self.store, |store, record| restore(store, topic, record), noted)? {
+                return Ok(false);
+            }
+        }
+        // Each event has the time that it had, also where a record's own is earlier.
+        let mut time = copy.filter(|copy| copy.next > position.low_water).map_or(position.low_water_time, |copy| copy.partition_time);
+        let recall_one = |store: &mut Store, record: &Record| {
+            time = partition_time(time, record);
+            // What cannot be read went to the dead letters when it was stepped.
+            if let Some(Ok(event)) = record.value.as_deref().map(decode_event) {
+                recall(store, At { offset: record.offset, time }, &event)?;
+            }
+            Ok(())
+        };
+        if !reading.each(Topic::Events, from..position.next, &mut self.store, recall_one, |_, _, _| {})? {
+            return Ok(false);
+        }
+        let mut batch = self.store.take_batch();
+        write_position(self.store.database(), &mut batch, position);
+        self.store.database().write(batch).map_err(crate::state::TableError::from)?;
+        self.position = Some(position);
+        tracing::debug!(partition, by = watch.by, records = reading.done, milliseconds = begun.elapsed().as_millis() as u64, "a copy has come up");
+        Ok(true)
+    }
+}
+
+/// Opens a partition's state, and brings it up to the committed position where it is behind. Returns it with what is committed; `None` if it was cut off.
+pub fn bring_up(
+    reader: &dyn Reader,
+    partition: u32,
+    database: Arc<Database>,
+    watch: &Watch<'_>,
+) -> Result<Option<(Partition, Option<Committed>)>, PartitionError> {
+    let mut copy = Copy::open(partition, database)?;
+    let committed = reader.committed(partition)?;
+    let start = reader.start(Topic::Events, partition)?;
+    let Some(committed) = committed else {
+        let position = Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN };
+        return Ok(Some((Partition::new(partition, copy.store, position), None)));
+    };
+    let behind = copy.position.map_or(-1, |copy| copy.next);
+    if behind != committed.position.next {
+        tracing::info!(partition, copy = behind, committed = committed.position.next, "bringing the state up");
+    }
+    if !copy.bring_up(reader, &committed, watch)? {
+        return Ok(None);
+    }
+    let position = Position { next: committed.position.next.max(start), ..committed.position };
+    Ok(Some((Partition::new(partition, copy.store, position), Some(committed))))
+}
+
+struct Reading<'a> {
+    reader: &'a dyn Reader,
+    partition: u32,
+    watch: &'a Watch<'a>,
+    done: i64,
+    total: i64,
+}
+
+impl Reading<'_> {
+    /// Takes in a range of a topic; `noted` adds to each batch that everything before an offset is in it. Returns false if it was cut off.
+    fn each(
+        &mut self,
+        topic: Topic,
+        range: Range<i64>,
+        store: &mut Store,
+        mut take: impl FnMut(&mut Store, &Record) -> Result<(), PartitionError>,
+        noted: impl Fn(&Store, &mut WriteBatch, i64),
+    ) -> Result<bool, PartitionError> {
+        let (partition, end) = (self.partition, range.end);
+        let mut next = range.start;
+        let mut read_on = Instant::now();
+        while next < end {
+            if (self.watch.is_cancelled)() {
+                return Ok(false);
+            }
+            let read = self.reader.read(topic, partition, next, CHUNK)?;
+            if read.next > next {
+                read_on = Instant::now();
+            } else if read_on.elapsed() < PATIENCE {
+                // What is committed is there, so who was asked is behind: a broker that was away.
+                std::thread::sleep(LOOK_EVERY);
+            } else {
+                let why = format!("it has records up to {end}, and is shown up to {next} for {} s", PATIENCE.as_secs());
+                return Err(LogError::Kafka { operation: format!("bringing up partition {partition} from {topic}"), why }.into());
+            }
+            let mut count = 0;
+            for record in read.records.iter().filter(|record| record.offset < end) {
+                take(store, record)?;
+                count += 1;
+            }
+            metrics::counter!("callsieve_brought_up_records_total", "by" => self.watch.by).increment(count);
+            let reached = read.next.min(end);
+            self.done += reached - next;
+            (self.watch.progress)(u64::try_from(self.done).unwrap_or(0), u64::try_from(self.total).unwrap_or(0));
+            next = read.next;
+            // Rows are written as they come, the position last: a copy that is cut off here is one that is behind, as before.
+            let mut batch = store.take_batch();
+            noted(store, &mut batch, reached);
+            store.database().write(batch).map_err(crate::state::TableError::from)?;
+            store.shrink();
+        }
+        Ok(true)
+    }
 }
 
 /// Applies what an output topic says of its key.

@@ -98,6 +98,6 @@ fn refused(error: &LogError) -> Problem {
             let detail = format!("a record comes to an event of {bytes} bytes, and the log takes at most {most}; nothing was taken in");
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
         }
-        error => Problem::unavailable(error),
+        error => Problem::of_log(error),
     }
 }

@@ -5,6 +5,7 @@
 use crate::state::database::Database;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// How far a process is.
@@ -42,16 +43,30 @@ pub enum Holding {
 /// See the module.
 pub struct Held {
     partitions: Mutex<BTreeMap<u32, Holding>>,
+    /// Since when the records are known that there are to read, of partitions that are being brought up.
+    reading: Mutex<BTreeMap<u32, Instant>>,
     readiness: watch::Sender<Readiness>,
+    begun: Instant,
 }
 
 impl Default for Held {
     fn default() -> Self {
-        Self { partitions: Mutex::default(), readiness: watch::Sender::new(Readiness::BringingUp { done: 0, total: 0 }) }
+        Self {
+            partitions: Mutex::default(),
+            reading: Mutex::default(),
+            readiness: watch::Sender::new(Readiness::BringingUp { done: 0, total: 0 }),
+            begun: Instant::now(),
+        }
     }
 }
 
 impl Held {
+    /// Of a process without workers: it is ready as it is.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { readiness: watch::Sender::new(Readiness::Ready), ..Self::default() }
+    }
+
     fn locked(&self) -> MutexGuard<'_, BTreeMap<u32, Holding>> {
         // The map is whole after every statement.
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
@@ -63,12 +78,41 @@ impl Held {
         if *self.readiness.borrow() == Readiness::Stopped {
             return;
         }
+        self.note_reading(partition, &holding);
         match holding {
             Holding::Closed => drop(partitions.remove(&partition)),
             holding => drop(partitions.insert(partition, holding)),
         }
+        let readiness = readiness_of(&partitions);
         // Under the lock, so that what is told last is what is seen last; also where it is the same, since some wait for a certain partition.
-        self.readiness.send_replace(readiness_of(&partitions));
+        let before = self.readiness.send_replace(readiness);
+        if readiness == Readiness::Ready && before != Readiness::Ready {
+            tracing::info!(partitions = partitions.len(), milliseconds = self.begun.elapsed().as_millis() as u64, "ready");
+        }
+    }
+
+    fn note_reading(&self, partition: u32, holding: &Holding) {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        match holding {
+            // Without records it waits, or begins anew.
+            Holding::BringingUp { total: 1.., .. } => drop(reading.entry(partition).or_insert_with(Instant::now)),
+            _ => drop(reading.remove(&partition)),
+        }
+    }
+
+    /// How many seconds bringing up will take still, at the speed that it has had so far; `None` as long as nothing was read.
+    #[must_use]
+    pub fn seconds_left(&self) -> Option<u64> {
+        let partitions = self.locked();
+        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut left, mut speed) = (0, 0.0);
+        for (partition, since) in &*reading {
+            if let Some(Holding::BringingUp { done, total }) = partitions.get(partition) {
+                left += total.saturating_sub(*done);
+                speed += *done as f64 / since.elapsed().as_secs_f64().max(0.001);
+            }
+        }
+        (speed > 0.0).then(|| (left as f64 / speed).ceil() as u64)
     }
 
     /// A worker has ended, and with it the service.
@@ -141,6 +185,12 @@ mod tests {
             held.tell(partition, holding);
             assert_eq!(*readiness.borrow(), expected, "{told}");
         }
+        assert_eq!(held.seconds_left(), None, "nothing is left");
+        held.tell(5, Holding::BringingUp { done: 0, total: 10 });
+        assert_eq!(held.seconds_left(), None, "it isn't known how fast it is");
+        held.tell(5, Holding::BringingUp { done: 1, total: 1_000_000_000 });
+        assert!(held.seconds_left().is_some_and(|seconds| seconds > 0));
+        held.tell(5, Holding::Closed);
         assert_eq!(Arc::strong_count(&database), 1, "what is closed is not kept open");
         held.stopped();
         held.tell(0, Holding::Up(database));

@@ -3,11 +3,14 @@
 //! RingCentral does not send again, and gives an address up that fails for ten minutes (ringcentral.md A). So whatever can't be
 //! read gets its 200 as well, and is kept as a dead letter; only the log's failing, a limit or a wrong token is an error.
 
+use super::dead_letters::{CAUSE, CUT_FROM, RECEIVED_AT, SOURCE, WEBHOOK};
 use super::problem::Problem;
-use super::shared::{Shared, is_secret};
+use super::rate::Rates;
+use super::shared::is_secret;
 use crate::event::{AccountId, encode_event};
 use crate::judge::number::Country;
-use crate::log::{Headers, Input, LogError, MAX_INPUT_BYTES};
+use crate::log::embedded::Clock;
+use crate::log::{Appender, Headers, Input, LogError, MAX_INPUT_BYTES};
 use crate::ringcentral::documents::{Asked, read_document};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
@@ -27,9 +30,19 @@ const MOST_ECHOED: usize = 800;
 /// Room for the headers of a dead letter beside its body.
 const LETTER_HEADERS: usize = 16 << 10;
 
+/// What the webhook's address needs: nothing of the state.
+pub(super) struct Ingress {
+    /// Its end of the log. On Kafka the spool stands before it.
+    pub(super) appender: Arc<dyn Appender>,
+    pub(super) clock: Clock,
+    pub(super) verification_token: Option<String>,
+    pub(super) body_limit: usize,
+    pub(super) rates: Rates,
+}
+
 /// `POST /webhooks/ringcentral/{account}`.
 pub(super) async fn receive(
-    State(shared): State<Arc<Shared>>,
+    State(ingress): State<Arc<Ingress>>,
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Body,
@@ -39,22 +52,22 @@ pub(super) async fn receive(
     let echo = headers.get(VALIDATION_TOKEN);
     if let Some(echo) = echo {
         // Any time, and without the token: RingCentral may ask before it has one. What is an event goes on below.
-        let body = read_body(body, shared.body_limit).await?;
+        let body = read_body(body, ingress.body_limit).await?;
         if !is_event(&body) {
             return accepted(Some(echo));
         }
-        return take(&shared, &account, &headers, body).await;
+        return take(&ingress, &account, &headers, body).await;
     }
-    admit(&shared, &account, &headers)?;
-    let body = read_body(body, shared.body_limit).await?;
-    store(&shared, &account, &body).await?;
+    admit(&ingress, &account, &headers)?;
+    let body = read_body(body, ingress.body_limit).await?;
+    store(&ingress, &account, &body).await?;
     accepted(None)
 }
 
 /// An event that carries a `Validation-Token`: older notifications do.
-async fn take(shared: &Shared, account: &AccountId, headers: &HeaderMap, body: Bytes) -> Result<Response, Problem> {
-    admit(shared, account, headers)?;
-    store(shared, account, &body).await?;
+async fn take(ingress: &Ingress, account: &AccountId, headers: &HeaderMap, body: Bytes) -> Result<Response, Problem> {
+    admit(ingress, account, headers)?;
+    store(ingress, account, &body).await?;
     accepted(headers.get(VALIDATION_TOKEN))
 }
 
@@ -72,14 +85,14 @@ fn accepted(echo: Option<&HeaderValue>) -> Result<Response, Problem> {
 }
 
 /// Looks at the token and the rate, before the body is read.
-fn admit(shared: &Shared, account: &AccountId, headers: &HeaderMap) -> Result<(), Problem> {
-    if let Some(secret) = &shared.verification_token
+fn admit(ingress: &Ingress, account: &AccountId, headers: &HeaderMap) -> Result<(), Problem> {
+    if let Some(secret) = &ingress.verification_token
         && !headers.get(VERIFICATION_TOKEN).is_some_and(|given| is_secret(given.as_bytes(), secret))
     {
         count("unauthorized");
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "the Verification-Token is missing or wrong"));
     }
-    shared.rates.take(account, Instant::now()).map_err(|wait| {
+    ingress.rates.take(account, Instant::now()).map_err(|wait| {
         count("limited");
         let seconds = wait.as_secs().saturating_add(1);
         Problem::new(StatusCode::TOO_MANY_REQUESTS, "more notifications than this account may send").retry_after(seconds)
@@ -117,18 +130,18 @@ fn is_event(body: &[u8]) -> bool {
 }
 
 /// Appends what the body says, and as a dead letter what it doesn't.
-async fn store(shared: &Shared, account: &AccountId, body: &[u8]) -> Result<(), Problem> {
-    let received_at = (shared.clock)();
+async fn store(ingress: &Ingress, account: &AccountId, body: &[u8]) -> Result<(), Problem> {
+    let received_at = (ingress.clock)();
     let (inputs, cause) = read(account, body, received_at);
     if !inputs.is_empty() {
-        match shared.appender.append_all(inputs).await {
+        match ingress.appender.append_all(inputs).await {
             Ok(_) => {}
-            Err(error @ LogError::TooLarge { .. }) => return bury(shared, account, body, received_at, &error.to_string()).await,
+            Err(error @ LogError::TooLarge { .. }) => return bury(ingress, account, body, received_at, &error.to_string()).await,
             Err(error) => return Err(failed(&error)),
         }
     }
     match cause {
-        Some(cause) => bury(shared, account, body, received_at, &cause).await,
+        Some(cause) => bury(ingress, account, body, received_at, &cause).await,
         None => {
             count("accepted");
             Ok(())
@@ -137,7 +150,7 @@ async fn store(shared: &Shared, account: &AccountId, body: &[u8]) -> Result<(), 
 }
 
 /// The events of a body as input, and what is wrong with it.
-fn read(account: &AccountId, body: &[u8], received_at: i64) -> (Vec<Input>, Option<String>) {
+pub(super) fn read(account: &AccountId, body: &[u8], received_at: i64) -> (Vec<Input>, Option<String>) {
     let asked = Asked { account: Some(account), received_at: Some(received_at), country: Country::DEFAULT, history: false };
     let document = match read_document(body, &asked) {
         Ok(document) => document,
@@ -151,18 +164,18 @@ fn read(account: &AccountId, body: &[u8], received_at: i64) -> (Vec<Input>, Opti
 }
 
 /// Keeps a body as it came, with its cause beside it.
-async fn bury(shared: &Shared, account: &AccountId, body: &[u8], received_at: i64, cause: &str) -> Result<(), Problem> {
+async fn bury(ingress: &Ingress, account: &AccountId, body: &[u8], received_at: i64, cause: &str) -> Result<(), Problem> {
     let kept = &body[..body.len().min(MAX_INPUT_BYTES - LETTER_HEADERS)];
     let mut headers: Headers = vec![
-        ("callsieve.cause".into(), cause.chars().take(1_000).collect::<String>().into_bytes()),
-        ("callsieve.source".into(), b"webhook".to_vec()),
-        ("callsieve.received_at".into(), received_at.to_string().into_bytes()),
+        (CAUSE.into(), cause.chars().take(1_000).collect::<String>().into_bytes()),
+        (SOURCE.into(), WEBHOOK.into()),
+        (RECEIVED_AT.into(), received_at.to_string().into_bytes()),
     ];
     if kept.len() < body.len() {
-        headers.push(("callsieve.cut_from".into(), body.len().to_string().into_bytes()));
+        headers.push((CUT_FROM.into(), body.len().to_string().into_bytes()));
     }
     let letter = Input { account: account.to_string(), value: kept.to_vec(), headers };
-    shared.appender.append_dead_letter(letter).await.map_err(|error| failed(&error))?;
+    ingress.appender.append_dead_letter(letter).await.map_err(|error| failed(&error))?;
     count("dead_letter");
     metrics::counter!("callsieve_dead_letters_total", "source" => "webhook").increment(1);
     tracing::warn!(%account, cause, "a notification could not be read");

@@ -35,8 +35,19 @@ fn describe() {
     metrics::describe_counter!("callsieve_notifications_total", "Webhook notifications, by what became of them");
     metrics::describe_counter!("callsieve_http_requests_total", "Requests, by route and status");
     metrics::describe_histogram!("callsieve_http_request_seconds", metrics::Unit::Seconds, "Time to the head of the answer, by route");
+    metrics::describe_gauge!("callsieve_spool_entries", "Entries in the spool, which Kafka has not acknowledged yet");
+    metrics::describe_gauge!("callsieve_spool_bytes", "Bytes of entries in the spool");
+    metrics::describe_counter!("callsieve_spooled_total", "Entries that went to the spool, because Kafka gave no answer");
+    metrics::describe_counter!("callsieve_spool_forwarded_total", "Entries of the spool that Kafka acknowledged");
     metrics::describe_gauge!("callsieve_ready", "1 when the state of all partitions that this process holds is brought up");
     metrics::describe_gauge!("callsieve_bring_up_records", "Records that are left to read until the state is brought up, as far as is known");
+    metrics::describe_gauge!(
+        "callsieve_bring_up_seconds",
+        metrics::Unit::Seconds,
+        "How long that will take at the speed so far; 0 where it isn't known"
+    );
+    metrics::describe_gauge!("callsieve_standby_copies", "Partitions of other instances whose copy here was up to date when it was last looked at");
+    metrics::describe_counter!("callsieve_brought_up_records_total", "Records that were read to bring states up, by for whom: worker or standby");
     metrics::describe_gauge!(
         "callsieve_lag_records",
         "Records of the input that are not stepped yet, by partition; 0 for those that another process has"

@@ -1,5 +1,6 @@
 //! One partition of the processor: its state, its time, and what a batch makes of them.
 
+use super::dead_letters::headers_of_event;
 use crate::event::{CodecError, Event, Millis, decode_event, encode};
 use crate::judge::{At, LATEST, OPEN_CALL_AFTER, Output, step};
 use crate::log::{Came, Output as Published, Position, Record, Topic};
@@ -157,11 +158,7 @@ pub(super) fn unreadable(record: &Record, error: &CodecError) -> String {
 
 /// A record that cannot be taken in, as it came, with its cause and place in the headers.
 fn dead_letter(partition: u32, record: &Record, cause: &str) -> Published {
-    let mut headers = record.headers.clone();
-    headers.push(("callsieve.cause".into(), cause.as_bytes().to_vec()));
-    headers.push(("callsieve.topic".into(), Topic::Events.name().into()));
-    headers.push(("callsieve.partition".into(), partition.to_string().into_bytes()));
-    headers.push(("callsieve.offset".into(), record.offset.to_string().into_bytes()));
+    let headers = headers_of_event(partition, record, cause);
     Published { topic: Topic::DeadLetters, key: record.key.clone(), value: record.value_as_it_came(), headers }
 }
 

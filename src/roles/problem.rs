@@ -1,5 +1,6 @@
 //! Errors over HTTP: problem documents (RFC 9457, `application/problem+json`), for what fails here and for what the router refuses.
 
+use crate::log::LogError;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -63,6 +64,20 @@ impl Problem {
     pub fn unavailable(error: &dyn std::fmt::Display) -> Self {
         tracing::error!(%error, "a request failed");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the log or the state can't be used at the moment; the service's own log says why").retry_after(5)
+    }
+}
+
+impl Problem {
+    /// What could not be appended, for who can send it again.
+    #[must_use]
+    pub fn of_log(error: &LogError) -> Self {
+        match error {
+            LogError::Away { .. } => {
+                let detail = "Kafka is away, or what came in meanwhile is still on its way to it; nothing was taken in, so send it again later";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(5)
+            }
+            error => Self::unavailable(error),
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! The processor's worker: poll a batch, step every record, commit outputs with the position and the state.
 
-use super::bring_up::{bring_up, output_topics, write_first_output, write_position};
+use super::bring_up::{output_topics, write_first_output, write_position};
+use super::bring_ups::BringUps;
 use super::held::Holding;
 use super::partition::{Partition, PartitionError};
 use crate::event::{Event, Millis, Tick, encode_event};
-use crate::log::{Commit, Log, LogError, Topic};
+use crate::log::{Batch, Commit, Log, LogError, Topic};
 use crate::state::database::Database;
+use rocksdb::WriteBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +17,8 @@ use std::time::Duration;
 const BATCH: usize = 5_000;
 /// How long a poll waits, and so how late a deadline is noticed on an idle partition.
 const WAIT: Duration = Duration::from_millis(100);
+/// The same while partitions are brought up: how late it is noticed that one is.
+const SHORT_WAIT: Duration = Duration::from_millis(5);
 /// Deadlines bring at most one tick in so much time.
 const TICK_EVERY: Millis = 1_000;
 /// How often the ends of the output topics are noted.
@@ -22,51 +26,72 @@ const LOOK_UP_EVERY: Millis = 5_000;
 
 /// How long a worker whose log failed waits before it goes on: twice as long each time, up to a bound.
 const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where a partition's state is.
-pub type DatabaseOf = Box<dyn FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send>;
+pub type DatabaseOf = Arc<dyn Fn(u32) -> Result<Arc<Database>, PartitionError> + Send + Sync>;
 /// Told what becomes of each partition.
-pub type Report = Box<dyn FnMut(u32, Holding) + Send>;
+pub type Report = Arc<dyn Fn(u32, Holding) + Send + Sync>;
 
 /// A worker: steps the partitions of a log that are assigned to it.
 pub struct Worker<L> {
     log: L,
     partitions: BTreeMap<u32, Partition>,
+    bring_ups: BringUps,
     clock: fn() -> Millis,
-    database: DatabaseOf,
     report: Report,
-    ticked_at: BTreeMap<u32, Millis>,
+    /// When the last tick was appended, and its offset.
+    ticked_at: BTreeMap<u32, (Millis, i64)>,
     looked_up_at: Millis,
 }
 
 impl<L: Log> Worker<L> {
-    /// Opens the partitions that the log has assigned by now, each in the database that `database` gives, and brings them up. Those that it assigns
-    /// later follow when they are.
-    pub fn open(
+    /// A worker that brings the partitions up which the log assigns to it, each in the database that `database` gives, while it works on those that
+    /// are up.
+    pub fn new(
         log: L,
         clock: fn() -> Millis,
-        database: impl FnMut(u32) -> Result<Arc<Database>, PartitionError> + Send + 'static,
-        report: impl FnMut(u32, Holding) + Send + 'static,
-    ) -> Result<Self, PartitionError> {
-        let mut worker = Self {
+        database: impl Fn(u32) -> Result<Arc<Database>, PartitionError> + Send + Sync + 'static,
+        report: impl Fn(u32, Holding) + Send + Sync + 'static,
+    ) -> Self {
+        let report: Report = Arc::new(report);
+        Self {
+            bring_ups: BringUps::new(log.reader(), Arc::new(database), report.clone()),
             log,
             partitions: BTreeMap::new(),
             clock,
-            database: Box::new(database),
-            report: Box::new(report),
+            report,
             ticked_at: BTreeMap::new(),
             looked_up_at: Millis::MIN,
-        };
+        }
+    }
+
+    /// The same, with the partitions up that the log has assigned by now. For who drives the worker by hand.
+    pub fn open(
+        log: L,
+        clock: fn() -> Millis,
+        database: impl Fn(u32) -> Result<Arc<Database>, PartitionError> + Send + Sync + 'static,
+        report: impl Fn(u32, Holding) + Send + Sync + 'static,
+    ) -> Result<Self, PartitionError> {
+        let mut worker = Self::new(log, clock, database, report);
         worker.follow()?;
+        while !worker.bring_ups.is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+            worker.follow()?;
+        }
         Ok(worker)
     }
 
     /// Works until `stop`. What is polled is committed before it returns. What of the log passes by itself (a transaction that came to nothing, a
     /// broker that is away) is waited for; then it goes on from what is committed.
     pub fn run(&mut self, stop: &AtomicBool) -> Result<(), PartitionError> {
+        self.run_while(|_| !stop.load(Ordering::Acquire))
+    }
+
+    /// The same, as long as `goes_on`, which is asked before each turn.
+    pub fn run_while(&mut self, mut goes_on: impl FnMut(&mut Self) -> bool) -> Result<(), PartitionError> {
         let mut pause = PAUSE;
-        while !stop.load(Ordering::Acquire) {
+        while goes_on(self) {
             match self.turn(WAIT) {
                 Err(PartitionError::Log(error)) if error.is_passing() => {
                     tracing::warn!(%error, "going on from what is committed");
@@ -86,7 +111,7 @@ impl<L: Log> Worker<L> {
     /// Closes what isn't assigned any more: another worker gets it with the next poll, and must find it closed.
     fn close_revoked(&mut self) {
         let assigned = self.log.assigned();
-        let report = &mut self.report;
+        let report = &self.report;
         self.partitions.retain(|id, _| {
             let is_kept = assigned.contains(id);
             if !is_kept {
@@ -94,33 +119,40 @@ impl<L: Log> Worker<L> {
             }
             is_kept
         });
+        self.bring_ups.cancel(|id| assigned.contains(&id));
     }
 
-    /// Opens what is assigned and isn't open, before anything is polled from it.
+    /// Lets what is assigned and isn't open be brought up, and takes up what is, before anything is polled from it.
     fn follow(&mut self) -> Result<(), PartitionError> {
         self.close_revoked();
         let mut new = self.log.assigned();
-        new.retain(|id| !self.partitions.contains_key(id));
+        new.retain(|id| !self.partitions.contains_key(id) && !self.bring_ups.contains(*id));
         // All of them first, so that nobody takes the first for the whole.
-        for id in &new {
-            (self.report)(*id, Holding::BringingUp { done: 0, total: 0 });
+        new.iter().for_each(|id| (self.report)(*id, Holding::BringingUp { done: 0, total: 0 }));
+        if !new.is_empty() {
+            self.log.settle()?;
         }
-        for (n, id) in new.iter().enumerate() {
-            if let Err(error) = self.open_partition(*id) {
-                new[n..].iter().for_each(|id| (self.report)(*id, Holding::Closed));
-                return Err(error);
+        for id in new {
+            self.log.pause(id)?;
+            self.bring_ups.add(id);
+        }
+        let mut announcements = Vec::new();
+        for (partition, committed) in self.bring_ups.turn()? {
+            let (id, position) = (partition.id, partition.position());
+            let (ends, holder) = committed.map(|committed| (committed.ends, committed.holder)).unwrap_or_default();
+            self.log.resume(id, position.next, ends)?;
+            let database = partition.store.database().clone();
+            if self.log.announces().is_some_and(|own| holder.as_deref() != Some(own)) {
+                let mut state = WriteBatch::default();
+                write_position(&database, &mut state, position);
+                announcements.push(Commit { partition: id, position, outputs: Vec::new(), state, database: database.clone() });
             }
+            self.partitions.insert(id, partition);
+            (self.report)(id, Holding::Up(database));
         }
-        Ok(())
-    }
-
-    fn open_partition(&mut self, id: u32) -> Result<(), PartitionError> {
-        let database = (self.database)(id)?;
-        let report = &mut self.report;
-        let partition = bring_up(&mut self.log, id, database.clone(), &mut |done, total| report(id, Holding::BringingUp { done, total }))?;
-        self.log.rewind(id, partition.position().next)?;
-        self.partitions.insert(id, partition);
-        (self.report)(id, Holding::Up(database));
+        if !announcements.is_empty() {
+            self.log.commit(announcements)?;
+        }
         Ok(())
     }
 
@@ -128,6 +160,7 @@ impl<L: Log> Worker<L> {
     pub fn turn(&mut self, wait: Duration) -> Result<usize, PartitionError> {
         self.follow()?;
         let due_now = self.partitions.values().any(Partition::has_due_work);
+        let wait = if self.bring_ups.is_empty() { wait } else { wait.min(SHORT_WAIT) };
         let batches = self.log.poll(BATCH, if due_now { Duration::ZERO } else { wait })?;
         self.close_revoked();
         let mut commits = Vec::with_capacity(batches.len());
@@ -163,21 +196,26 @@ impl<L: Log> Worker<L> {
         for (partition, next) in rewinds {
             self.log.rewind(partition, next)?;
         }
-        self.tick()?;
+        self.tick(&batches)?;
         Ok(stepped)
     }
 
-    /// Lets time pass where nothing else does: a partition with due work, or with a deadline that the clock has passed.
-    fn tick(&mut self) -> Result<(), PartitionError> {
+    /// Lets time pass where nothing else does: a partition with due work, or with a deadline that the clock has passed. `batches` is what the poll before gave.
+    fn tick(&mut self, batches: &[Batch]) -> Result<(), PartitionError> {
         let now = (self.clock)();
         for (id, partition) in &self.partitions {
-            let last = self.ticked_at.get(id).copied().unwrap_or(Millis::MIN);
-            let is_wanted = partition.has_due_work() || (partition.is_due(now) && now >= last.saturating_add(TICK_EVERY));
+            let (last, offset) = self.ticked_at.get(id).copied().unwrap_or((Millis::MIN, -1));
+            let is_overdue = now >= last.saturating_add(TICK_EVERY);
+            let is_wanted = partition.has_due_work() || (partition.is_due(now) && is_overdue);
             // Asked last: it may be a question to a broker. One that doesn't answer is asked again by the next turn.
-            if is_wanted && passing(self.log.end(Topic::Events, *id))?.is_some_and(|end| end <= partition.position().next) {
+            let Some(end) = (if is_wanted { passing(self.log.end(Topic::Events, *id))? } else { None }) else { continue };
+            let next = partition.position().next;
+            // What is left before the end may be no record: where somebody has appended in a transaction, its marker is the last that there is.
+            let is_marker = || is_overdue && offset < next && batches.iter().all(|batch| batch.partition != *id);
+            if end <= next || is_marker() {
                 let tick = encode_event(&Event::Tick(Tick { at: now }));
-                if passing(self.log.append(*id, b"", &tick))?.is_some() {
-                    self.ticked_at.insert(*id, now);
+                if let Some(offset) = passing(self.log.append(*id, b"", &tick))? {
+                    self.ticked_at.insert(*id, (now, offset));
                 }
             }
         }
@@ -196,7 +234,8 @@ impl<L: Log> Worker<L> {
 }
 
 impl<L> Worker<L> {
-    /// Drops what is in memory: each partition is brought up anew by the next turn. For after an error of the log.
+    /// Drops what is in memory: each partition is brought up anew by the next turn. For after an error of the log. Those that are being brought up go
+    /// on: what they read was committed before.
     pub fn begin_again(&mut self) {
         // Told first: readers come to none that is about to be closed.
         self.partitions.keys().for_each(|id| (self.report)(*id, Holding::Closed));
@@ -208,6 +247,7 @@ impl<L> Drop for Worker<L> {
     /// The partitions are closed before the log lets go of them.
     fn drop(&mut self) {
         self.begin_again();
+        self.bring_ups.cancel(|_| false);
     }
 }
 

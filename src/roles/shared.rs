@@ -1,8 +1,9 @@
 //! What the handlers of the HTTP interface share.
 
+use super::elsewhere::Others;
 use super::held::{Held, Holding, Readiness};
+use super::ingress::Ingress;
 use super::problem::Problem;
-use super::rate::Rates;
 use crate::event::AccountId;
 use crate::log::embedded::Clock;
 use crate::log::{Appender, Reader, Topic, partition_of};
@@ -16,18 +17,19 @@ use tokio::sync::watch;
 
 /// See the module.
 pub struct Shared {
+    /// The log's end for who can send again.
     pub(super) appender: Arc<dyn Appender>,
+    pub(super) ingress: Arc<Ingress>,
     pub(super) reader: Arc<dyn Reader>,
     /// How many there are, here or elsewhere.
     pub(super) partitions: u32,
     pub(super) held: Arc<Held>,
+    /// The other instances, on Kafka.
+    pub(super) others: Option<Arc<Others>>,
     pub(super) clock: Clock,
     /// True when the service is to end: what would go on for ever ends then.
     pub(super) stop: watch::Receiver<bool>,
-    pub(super) verification_token: Option<String>,
     pub(super) api_token: Option<String>,
-    pub(super) body_limit: usize,
-    pub(super) rates: Rates,
     pub(super) metrics: PrometheusHandle,
 }
 
@@ -41,10 +43,12 @@ impl Shared {
         let partition = self.partition(account);
         match self.held.partition(partition) {
             Holding::Up(database) => Ok(database),
-            Holding::BringingUp { done, total } => Err(behind(done, total)),
+            Holding::BringingUp { done, total } => Err(self.behind(done, total)),
             Holding::Closed => {
                 self.ready()?;
-                let detail = format!("account {account} is in partition {partition}, which this instance doesn't have at the moment; ask the others");
+                let detail = format!(
+                    "account {account} is in partition {partition}, which this instance doesn't have at the moment, nor does another say that it has"
+                );
                 Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).with("partition", json!(partition)).retry_after(1))
             }
         }
@@ -55,7 +59,16 @@ impl Shared {
         match *self.held.readiness().borrow() {
             Readiness::Ready => Ok(()),
             Readiness::Stopped => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service is stopping").retry_after(1)),
-            Readiness::BringingUp { done, total } => Err(behind(done, total)),
+            Readiness::BringingUp { done, total } => Err(self.behind(done, total)),
+        }
+    }
+
+    fn behind(&self, done: u64, total: u64) -> Problem {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the state is being brought up from the log").retry_after(1);
+        let problem = problem.with("records_done", json!(done)).with("records_total", json!(total));
+        match self.held.seconds_left() {
+            Some(seconds) => problem.with("seconds_left", json!(seconds)),
+            None => problem,
         }
     }
 
@@ -70,11 +83,6 @@ impl Shared {
         // A log that is away is asked once.
         self.held.up().into_iter().map_while(lag_of).collect()
     }
-}
-
-fn behind(done: u64, total: u64) -> Problem {
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the state is being brought up from the log").retry_after(1);
-    problem.with("records_done", json!(done)).with("records_total", json!(total))
 }
 
 /// Compares secrets in a time that tells nothing about where they differ.

@@ -466,7 +466,8 @@ impl Store {
     pub fn restore_number(&mut self, account: &AccountId, number: &str, row: Option<CompanyNumber>) -> Result<(), ViewError> {
         let key = (account.clone(), CompactString::new(number));
         let state = self.account(account)?;
-        let removed = state.as_ref().and_then(|state| state.removed_position).unwrap_or(-1);
+        // Positions from before the topics were repartitioned, or of a replay's seed, are below 0.
+        let removed = state.as_ref().and_then(|state| state.removed_position).unwrap_or(i64::MIN);
         let counts = |row: Option<&CompanyNumber>| i64::from(row.is_some_and(|row| row.position > removed));
         let known = self.number(account, number)?;
         let difference = counts(row.as_ref()) - counts(known.as_deref());

@@ -101,6 +101,12 @@ fn expire(partition: &Partition, topic: Topic, now: i64, age: i64) -> Result<Mai
             kept = middle;
         }
     }
+    drop_before(partition, topic, kept)?;
+    Ok(Maintained { removed: u64::try_from(kept - start).unwrap_or(0), more: false })
+}
+
+/// Makes `kept` the first offset of a topic that isn't compacted, between its start and its end.
+pub(super) fn drop_before(partition: &Partition, topic: Topic, kept: i64) -> Result<(), LogError> {
     let family = partition.topic(topic);
     let mut batch = WriteBatch::default();
     batch.put_cf(partition.meta(), start_key(topic), kept.to_be_bytes());
@@ -113,7 +119,7 @@ fn expire(partition: &Partition, topic: Topic, now: i64, age: i64) -> Result<Mai
     // Whole files go at once; the rest of the range goes as RocksDB compacts.
     let (first, last) = (0_i64.to_be_bytes(), (kept - 1).to_be_bytes());
     partition.database.raw().delete_file_in_range_cf(family, first, last).map_err(|e| partition.database.error("dropping old records in", e))?;
-    Ok(Maintained { removed: u64::try_from(kept - start).unwrap_or(0), more: false })
+    Ok(())
 }
 
 fn cleaned_key(topic: Topic) -> Vec<u8> {

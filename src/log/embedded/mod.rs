@@ -18,7 +18,8 @@ pub use cleaner::{Maintained, Retention};
 
 use super::frame::Frame;
 use super::{
-    Appender, Appending, Batch, Commit, Input, Log, LogError, MAX_INPUT_BYTES, MAX_READ_BYTES, Place, Position, Read, Reader, Topic, partition_of,
+    Appender, Appending, Batch, Commit, Committed, Input, Log, LogError, MAX_INPUT_BYTES, MAX_READ_BYTES, OutputEnds, Place, Position, Read, Reader,
+    Topic, partition_of,
 };
 use crate::state::database::{Database, Engine};
 use partition::{Partition, Signal, locked};
@@ -109,7 +110,7 @@ impl EmbeddedLog {
                 return Err(LogError::Taken { partition: number });
             }
             let next = locked(&partition.committed).map_or_else(|| partition.start(Topic::Events), |p: Position| p.next);
-            worker.owned.push(Owned { partition: partition.clone(), next });
+            worker.owned.push(Owned { partition: partition.clone(), next, is_paused: false });
         }
         Ok(worker)
     }
@@ -134,6 +135,14 @@ impl EmbeddedLog {
             done += cleaner::maintain(partition, &self.shared.retention, now)?;
         }
         Ok(done)
+    }
+
+    /// Drops the records before `kept` of a topic that isn't compacted, whatever their age: lastingly, once this returns. For who passes records on
+    /// elsewhere; not for a log with workers.
+    pub fn drop_before(&self, topic: Topic, partition: u32, kept: i64) -> Result<(), LogError> {
+        let partition = self.shared.partition(partition)?;
+        partition.check(topic, kept)?;
+        cleaner::drop_before(partition, topic, kept)
     }
 }
 
@@ -186,6 +195,15 @@ impl Reader for Shared {
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
         Ok(self.partition(partition)?.subscribe_end(topic))
     }
+
+    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
+        let partition = self.partition(partition)?;
+        let position = *locked(&partition.committed);
+        // After the position: they may be further on, but not further back.
+        let mut ends = OutputEnds::default();
+        Topic::ALL.into_iter().for_each(|topic| ends.set(topic, partition.end(topic)));
+        Ok(position.map(|position| Committed { position, ends, holder: None }))
+    }
 }
 
 /// Both of these see the topics in the same way.
@@ -203,6 +221,9 @@ macro_rules! reads_as_shared {
             }
             fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
                 self.shared.subscribe_end(topic, partition)
+            }
+            fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
+                self.shared.committed(partition)
             }
         }
     };
@@ -225,6 +246,7 @@ struct Owned {
     partition: Arc<Partition>,
     /// The next input offset to poll.
     next: i64,
+    is_paused: bool,
 }
 
 impl EmbeddedWorker {
@@ -240,7 +262,7 @@ impl EmbeddedWorker {
         for i in 0..self.owned.len() {
             let at = (self.turn + i) % self.owned.len();
             let owned = &mut self.owned[at];
-            if left == 0 || left_bytes == 0 || owned.next >= owned.partition.end(Topic::Events) {
+            if left == 0 || left_bytes == 0 || owned.is_paused || owned.next >= owned.partition.end(Topic::Events) {
                 continue;
             }
             let read = owned.partition.read(Topic::Events, owned.next, left, left_bytes)?;
@@ -299,8 +321,13 @@ impl Log for EmbeddedWorker {
         results.into_iter().collect()
     }
 
-    fn committed(&mut self, partition: u32) -> Result<Option<Position>, LogError> {
-        Ok(*locked(&self.owned(partition)?.partition.committed))
+    fn settle(&mut self) -> Result<(), LogError> {
+        // A commit has its answer when it returns.
+        Ok(())
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::new(EmbeddedReader { shared: self.shared.clone() })
     }
 
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
@@ -311,6 +338,17 @@ impl Log for EmbeddedWorker {
         let owned = self.owned(partition)?;
         owned.partition.check(Topic::Events, next)?;
         owned.next = next;
+        Ok(())
+    }
+
+    fn pause(&mut self, partition: u32) -> Result<(), LogError> {
+        self.owned(partition)?.is_paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self, partition: u32, next: i64, _: OutputEnds) -> Result<(), LogError> {
+        self.rewind(partition, next)?;
+        self.owned(partition)?.is_paused = false;
         Ok(())
     }
 

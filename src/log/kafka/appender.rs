@@ -7,12 +7,14 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
-use std::sync::Arc;
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
 type Answer = Result<i64, KafkaError>;
+type Producer = Arc<ThreadedProducer<Answers>>;
 
 /// Gives each delivery's outcome to who waits for it.
 struct Answers;
@@ -42,13 +44,17 @@ impl ProducerContext for Answers {
 /// See [`super::Kafka::appender`].
 #[derive(Clone)]
 pub struct KafkaAppender {
-    producer: Arc<ThreadedProducer<Answers>>,
+    /// Replaced when it has failed for good.
+    producer: Arc<RwLock<Producer>>,
     settings: Arc<KafkaSettings>,
     partitions: u32,
 }
 
 /// While the client's buffer is full: how often it is tried again.
 const ROOM: Duration = Duration::from_millis(2);
+
+/// Records that are on their way at once.
+const UNDER_WAY: usize = 10_000;
 
 /// A record on its way.
 pub(super) struct Sent {
@@ -59,8 +65,29 @@ pub(super) struct Sent {
 
 impl KafkaAppender {
     pub(super) fn new(settings: &KafkaSettings, partitions: u32) -> Result<Self, LogError> {
-        let producer = settings.producer().create_with_context(Answers).map_err(super::client::failed("making a producer"))?;
-        Ok(Self { producer: Arc::new(producer), settings: Arc::new(settings.clone()), partitions })
+        let producer = Arc::new(RwLock::new(producer(settings)?));
+        Ok(Self { producer, settings: Arc::new(settings.clone()), partitions })
+    }
+
+    fn producer(&self) -> Producer {
+        self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another in the place of a producer that failed for good: it would refuse everything from now on.
+    fn replace(&self, failed: &Producer) -> Result<(), LogError> {
+        let mut current = self.producer.write().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&current, failed) {
+            return Ok(());
+        }
+        let why = failed.client().fatal_error().map_or_else(String::new, |(_, why)| why);
+        tracing::warn!(why, "the producer failed for good; another takes its place");
+        let old = std::mem::replace(&mut *current, producer(&self.settings)?);
+        drop(current);
+        // Its end waits for what is on its way, which must not hold up an async runtime.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(old));
+        }
+        Ok(())
     }
 
     /// Hands a record to the client, which keeps the order within a partition; `None` while there is no room.
@@ -71,14 +98,43 @@ impl KafkaAppender {
         }
         let name = self.settings.topic(topic);
         let value = self.settings.framing.written(topic, value);
-        let (answer, answered) = oneshot::channel();
-        let record: BaseRecord<'_, [u8], [u8], _> =
-            BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition)).payload(value.as_ref());
-        match self.producer.send(with(record, key, headers)) {
-            Ok(()) => Ok(Some(Sent { topic, bytes, answered })),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(None),
-            Err((error, _)) => Err(refused(topic, bytes, &error)),
+        loop {
+            let (answer, answered) = oneshot::channel();
+            let record: BaseRecord<'_, [u8], [u8], _> =
+                BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition)).payload(value.as_ref());
+            let producer = self.producer();
+            match producer.send(with(record, key, headers)) {
+                Ok(()) => return Ok(Some(Sent { topic, bytes, answered })),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => return Ok(None),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::Fatal), _)) => self.replace(&producer)?,
+                Err((error, _)) => return Err(refused(topic, bytes, &error)),
+            }
         }
+    }
+
+    /// Appends to a partition of a topic what belongs there, in this order, and returns where it ends when all of it is durable; `None` for nothing. Waits on
+    /// this thread, which is none of an async runtime's.
+    ///
+    /// # Errors
+    /// If it could not be appended; some may be there.
+    pub fn put(&self, topic: Topic, partition: u32, records: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Option<i64>, LogError> {
+        let (mut under_way, mut end) = (VecDeque::new(), None);
+        for (key, value) in records {
+            let sent = loop {
+                if let Some(sent) = self.send(topic, partition, &key, &value, &Headers::new())? {
+                    break sent;
+                }
+                std::thread::sleep(ROOM);
+            };
+            under_way.push_back(sent);
+            if under_way.len() >= UNDER_WAY {
+                end = under_way.pop_front().map(Sent::blocking_offset).transpose()?;
+            }
+        }
+        for sent in under_way {
+            end = Some(sent.blocking_offset()?);
+        }
+        Ok(end.map(|offset| offset + 1))
     }
 
     async fn sent(&self, topic: Topic, input: &Input) -> Result<(u32, Sent), LogError> {
@@ -107,6 +163,10 @@ impl KafkaAppender {
         }
         Ok(places)
     }
+}
+
+fn producer(settings: &KafkaSettings) -> Result<Producer, LogError> {
+    settings.producer().create_with_context(Answers).map(Arc::new).map_err(super::client::failed("making a producer"))
 }
 
 impl Sent {
@@ -161,5 +221,30 @@ impl Appender for KafkaAppender {
 
     fn append_dead_letter(&self, letter: Input) -> Appending<'_, Place> {
         Box::pin(self.append_one(Topic::DeadLetters, letter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::kafka::native;
+    use std::collections::BTreeMap;
+
+    #[tokio::test]
+    async fn a_producer_that_failed_for_good_is_replaced() {
+        // Nobody listens there, so what can be sent ends with its time.
+        let passed = BTreeMap::from([("message.timeout.ms".to_owned(), "100".to_owned())]);
+        let settings = KafkaSettings { brokers: "127.0.0.1:1".into(), passed, ..KafkaSettings::default() };
+        let appender = KafkaAppender::new(&settings, 1).unwrap();
+        let append = async || {
+            let input = Input { account: "1".into(), value: b"x".to_vec(), headers: Headers::new() };
+            appender.append(input).await.unwrap_err().to_string()
+        };
+        assert!(append().await.contains("timed out"));
+        let failed = appender.producer();
+        native::fail_for_good(failed.client());
+        let said = append().await;
+        assert!(said.contains("timed out"), "{said}");
+        assert!(!Arc::ptr_eq(&failed, &appender.producer()));
     }
 }

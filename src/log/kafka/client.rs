@@ -4,7 +4,7 @@ use crate::log::LogError;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// How long a request to Kafka may take before it counts as failed.
 pub(super) const REQUEST: std::time::Duration = std::time::Duration::from_secs(10);
@@ -34,7 +34,29 @@ impl ConsumerContext for Told {}
 /// An error of Kafka's, with what was tried.
 pub(super) fn failed(operation: impl Into<String>) -> impl FnOnce(KafkaError) -> LogError {
     let operation = operation.into();
-    move |error| LogError::Kafka { operation, why: words(&error) }
+    move |error| {
+        let why = words(&error);
+        if is_refusal(&error) { LogError::Refused { operation, why } } else { LogError::Kafka { operation, why } }
+    }
+}
+
+/// Whether trying again will end in the same way until somebody changes something.
+fn is_refusal(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => true,
+        other => matches!(
+            other.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::Authentication
+                    | RDKafkaErrorCode::SaslAuthenticationFailed
+                    | RDKafkaErrorCode::UnsupportedSASLMechanism
+                    | RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::GroupAuthorizationFailed
+                    | RDKafkaErrorCode::ClusterAuthorizationFailed
+                    | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+            )
+        ),
+    }
 }
 
 /// The client's words, without its type's name.

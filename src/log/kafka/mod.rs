@@ -8,9 +8,11 @@
 
 mod appender;
 mod client;
-mod committed;
+mod cluster;
+mod copier;
 mod framing;
 mod native;
+mod offsets;
 mod reader;
 mod settings;
 mod topics;
@@ -21,10 +23,13 @@ mod worker;
 mod tests;
 
 pub use appender::KafkaAppender;
+pub use cluster::{Age, Broker, age_of, reach};
+pub use copier::{Copied, Copier, Done, has_members};
 pub use framing::{Framed, Framing};
+pub use offsets::remove_group;
 pub use reader::KafkaReader;
 pub use settings::{FIXED, KafkaSettings};
-pub use topics::{Described, Finding, TopicSettings, create, describe, findings};
+pub use topics::{Described, Finding, TopicSettings, create, create_some, describe, findings, names, remove};
 pub use worker::KafkaLog;
 
 use super::{LogError, Topic};
@@ -35,6 +40,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 pub struct Kafka {
     settings: KafkaSettings,
     partitions: u32,
+    /// What workers announce.
+    holder: Option<String>,
     reader: KafkaReader,
     appender: KafkaAppender,
 }
@@ -44,15 +51,29 @@ impl Kafka {
     ///
     /// # Errors
     /// For settings that can't be, a cluster or a framing's registry that can't be reached, and topics that are missing or differ in their number of partitions.
-    pub fn connect(mut settings: KafkaSettings) -> Result<Self, LogError> {
+    pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
         if let Some(name) = settings.refused() {
-            return Err(LogError::Kafka { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
+            return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
         }
         let partitions = count_partitions(&settings)?;
+        Self::with(settings, partitions)
+    }
+
+    /// As [`Kafka::connect`], where not all topics are there yet; they are to have so many partitions.
+    ///
+    /// # Errors
+    /// For settings that can't be, and a framing's registry that can't be reached.
+    pub fn with(mut settings: KafkaSettings, partitions: u32) -> Result<Self, LogError> {
         settings.framing.prepare(&settings.topic_prefix)?;
         let reader = KafkaReader::new(&settings, partitions)?;
         let appender = KafkaAppender::new(&settings, partitions)?;
-        Ok(Self { settings, partitions, reader, appender })
+        Ok(Self { settings, partitions, holder: None, reader, appender })
+    }
+
+    /// Lets the workers say with what they commit that they are reached at `address`, a base URL without spaces.
+    #[must_use]
+    pub fn announcing(self, address: Option<String>) -> Self {
+        Self { holder: address, ..self }
     }
 
     /// How many partitions each topic has.
@@ -77,7 +98,7 @@ impl Kafka {
     /// # Errors
     /// If the cluster refuses it, or can't be reached.
     pub fn worker(&self, member: Option<&str>) -> Result<KafkaLog, LogError> {
-        KafkaLog::join(&self.settings, member, self.reader.clone(), self.appender.clone())
+        KafkaLog::join(&self.settings, member, self.holder.clone(), self.reader.clone(), self.appender.clone())
     }
 
     /// The ingress's end.

@@ -16,6 +16,16 @@ fn millis(time: Duration) -> c_int {
     c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX)
 }
 
+/// Lets a producer fail as it does when it can't keep its promise of order any more.
+#[cfg(test)]
+pub(super) fn fail_for_good<C: ClientContext>(client: &rdkafka::client::Client<C>) {
+    // SAFETY: the client lives as long as the borrow, and so does its handle; the text ends with 0.
+    unsafe {
+        let code = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        sys::rd_kafka_test_fatal_error(client.native_ptr(), code, c"a test".as_ptr());
+    }
+}
+
 /// What a consumer got.
 pub(super) enum Fetched {
     /// A record.
@@ -50,7 +60,7 @@ impl<C: ClientContext + ConsumerContext> Queue<C> {
         &self.consumer
     }
 
-    /// At most `max` of what there is of a partition; waits at most for `wait` until there is any. What is left of another partition, from before
+    /// At most `max` of what there is of a partition; waits for `wait` until there are as many. What is left of another partition, from before
     /// this one was assigned, is dropped.
     pub(super) fn take(&mut self, topic: &str, partition: i32, max: usize, wait: Duration) -> Vec<Fetched> {
         let room = max.clamp(1, self.messages.len());

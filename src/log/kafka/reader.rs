@@ -6,10 +6,10 @@
 use super::client::{REQUEST, Told, failed, number};
 use super::native::{Fetched, Queue};
 use super::settings::KafkaSettings;
-use crate::log::{LogError, MAX_READ_BYTES, Read, Record, Topic};
+use crate::log::{Committed, LogError, MAX_READ_BYTES, Read, Record, Topic};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -18,6 +18,8 @@ use tokio::sync::watch;
 const CURSORS: usize = 4;
 /// How long a read waits for a transaction under way. A worker that died with one is found out after the transaction's timeout.
 const TRANSACTION: Duration = Duration::from_secs(60);
+/// How long a cursor waits for its batch to be full: also where all that there is has come.
+const FULL: Duration = Duration::from_millis(2);
 /// How often the end of a transaction under way is looked for, and the growth of topics that somebody follows.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const FOLLOW_EVERY: Duration = Duration::from_millis(20);
@@ -58,6 +60,15 @@ impl KafkaReader {
             followed: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What is committed of each partition, by partition, without waiting for commits under way.
+    ///
+    /// # Errors
+    /// If Kafka gives no answer.
+    pub fn committed_so_far(&self) -> Result<Vec<Option<Committed>>, LogError> {
+        let all: Vec<u32> = (0..self.shared.partitions).collect();
+        committed(&self.shared.written, &self.shared.settings.topic(Topic::Events), &all, REQUEST)
     }
 
     pub(super) fn cluster_id(&self) -> Option<String> {
@@ -148,7 +159,45 @@ impl Shared {
     }
 }
 
+/// What Kafka says of committed offsets, in the order of the partitions.
+fn committed(client: &Client, events: &str, partitions: &[u32], wait: Duration) -> Result<Vec<Option<Committed>>, LogError> {
+    let asking = || "asking what is committed";
+    let mut asked = TopicPartitionList::new();
+    for partition in partitions {
+        asked.add_partition_offset(events, number(*partition), Offset::Invalid).map_err(failed(asking()))?;
+    }
+    let list = client.committed_offsets(asked, wait).map_err(failed(asking()))?;
+    let of = |partition: &u32| {
+        let Some(element) = list.find_partition(events, number(*partition)) else { return Ok(None) };
+        element.error().map_err(failed(format!("asking what is committed of partition {partition}")))?;
+        let Offset::Offset(offset) = element.offset() else { return Ok(None) };
+        let corrupt = |why: String| LogError::Corrupt { partition: *partition, what: "the committed position".into(), why };
+        let committed: Committed = element.metadata().parse().map_err(corrupt)?;
+        if committed.position.next != offset {
+            return Err(corrupt(format!("its offset is {offset}, but its text says {}", committed.position.next)));
+        }
+        Ok(Some(committed))
+    };
+    partitions.iter().map(of).collect()
+}
+
 impl crate::log::Reader for KafkaReader {
+    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
+        self.check(partition)?;
+        let events = self.shared.settings.topic(Topic::Events);
+        let until = Instant::now() + REQUEST;
+        loop {
+            // Offsets of a transaction under way aren't stable yet.
+            match committed(&self.shared.committed, &events, &[partition], REQUEST) {
+                Err(error @ LogError::Kafka { .. }) if Instant::now() < until => {
+                    tracing::debug!("{error}");
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                answer => return answer.map(|mut all| all.pop().flatten()),
+            }
+        }
+    }
+
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
         Ok(self.shared.ends(&self.shared.written, topic, partition)?.0)
     }
@@ -211,13 +260,15 @@ struct Cursor {
     queue: Queue<Told>,
     /// Topic, partition, and the offset of what it gives next; `None` when it reads nothing.
     place: Option<(Topic, u32, i64)>,
+    /// Topics whose leaders were looked for.
+    known: BTreeSet<Topic>,
 }
 
 impl Cursor {
     fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
         let consumer: Client = settings.reader(true).create_with_context(Told).map_err(failed("making a consumer"))?;
         let no_queue = || LogError::Kafka { operation: "making a consumer".into(), why: "it has no queue".into() };
-        Ok(Self { queue: Queue::of(Arc::new(consumer)).ok_or_else(no_queue)?, place: None })
+        Ok(Self { queue: Queue::of(Arc::new(consumer)).ok_or_else(no_queue)?, place: None, known: BTreeSet::new() })
     }
 
     /// Adds records to `read`, up to `end`, which is committed, and no more than `max`.
@@ -228,12 +279,16 @@ impl Cursor {
             self.place = None;
             let mut one = TopicPartitionList::new();
             one.add_partition_offset(&name, number(partition), Offset::Offset(read.next)).map_err(failed(operation()))?;
+            if self.known.insert(topic) {
+                // By itself a client looks for the leader of a topic that is new to it once a second.
+                self.queue.consumer().fetch_metadata(Some(&name), REQUEST).map_err(failed(operation()))?;
+            }
             self.queue.consumer().assign(&one).map_err(failed(operation()))?;
         }
         let until = Instant::now() + TRANSACTION;
         let mut bytes = 0;
         while read.next < end && read.records.len() < max && bytes < MAX_READ_BYTES {
-            let mut fetched = self.queue.take(&name, number(partition), max - read.records.len(), Duration::from_millis(100));
+            let mut fetched = self.queue.take(&name, number(partition), max - read.records.len(), FULL);
             if fetched.is_empty() && Instant::now() >= until {
                 self.place = None;
                 return Err(LogError::Kafka { operation: operation(), why: format!("nothing came within {} s", TRANSACTION.as_secs()) });

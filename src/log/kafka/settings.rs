@@ -12,6 +12,8 @@ pub struct KafkaSettings {
     pub brokers: String,
     /// What every topic's name begins with: `callsieve.` gives `callsieve.events`.
     pub topic_prefix: String,
+    /// The same of the topics that outputs go to, where they are others than beside the input.
+    pub output_prefix: Option<String>,
     /// The consumer group of the processor's workers.
     pub group: String,
     /// Any of librdkafka's settings by its own name (`security.protocol`, `sasl.username`, …). They are given to every client, over what is set here;
@@ -26,6 +28,7 @@ impl Default for KafkaSettings {
         Self {
             brokers: "127.0.0.1:9092".into(),
             topic_prefix: "callsieve.".into(),
+            output_prefix: None,
             group: "callsieve".into(),
             passed: BTreeMap::new(),
             framing: Framed::default(),
@@ -57,7 +60,8 @@ impl KafkaSettings {
     /// A topic's full name.
     #[must_use]
     pub fn topic(&self, topic: Topic) -> String {
-        format!("{}{}", self.topic_prefix, topic.name())
+        let prefix = self.output_prefix.as_ref().filter(|_| topic != Topic::Events).unwrap_or(&self.topic_prefix);
+        format!("{prefix}{}", topic.name())
     }
 
     /// Settings to pass, `NAME=VALUE`, one a line; the name may begin with `kafka.`.
@@ -80,9 +84,22 @@ impl KafkaSettings {
         self.passed.keys().map(String::as_str).find(|name| FIXED.contains(name))
     }
 
+    /// Goes over to the classic group protocol, with cooperative rebalances; false where a protocol was passed, which is kept.
+    pub fn fall_back_to_classic(&mut self) -> bool {
+        if self.passed.contains_key("group.protocol") {
+            return false;
+        }
+        self.passed.insert("group.protocol".into(), "classic".into());
+        true
+    }
+
     /// What all clients have.
     pub(super) fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
+        self.over(ClientConfig::new())
+    }
+
+    /// What all clients have, over what some have besides. (The map of a `ClientConfig` can't be copied from: it hides passwords.)
+    fn over(&self, mut config: ClientConfig) -> ClientConfig {
         config
             .set("client.id", "callsieve")
             // A broker that went away is looked for again at once, and then at most once a second.
@@ -121,15 +138,10 @@ impl KafkaSettings {
         let mut config = ClientConfig::new();
         config
             .set("group.protocol", "consumer")
-            // A partition that is brought up from nothing may take its worker this long between two polls. A worker that has died is noticed by
-            // its heartbeats.
-            .set("max.poll.interval.ms", "1800000")
             // Its default of a second is how long a full queue would stand still after it was drained.
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.wait.max.ms", "500");
-        for (name, value) in self.client().config_map() {
-            config.set(name, value);
-        }
+        let mut config = self.over(config);
         if config.get("group.protocol") != Some("consumer") && config.get("partition.assignment.strategy").is_none() {
             config.set("partition.assignment.strategy", "cooperative-sticky");
         }
@@ -167,11 +179,10 @@ impl KafkaSettings {
             .set("batch.size", "500000")
             .set("queue.buffering.max.messages", "200000")
             .set("message.max.bytes", CLIENT_MESSAGE_BYTES.to_string());
-        for (name, value) in self.client().config_map() {
-            // Settings of consumers would be warned of.
-            if !name.starts_with("group.") {
-                config.set(name, value);
-            }
+        let mut config = self.over(config);
+        // Settings of consumers would be warned of.
+        for name in self.passed.keys().filter(|name| name.starts_with("group.")) {
+            config.remove(name);
         }
         config.set("enable.idempotence", "true").set("acks", "all");
         config
@@ -188,10 +199,14 @@ mod tests {
 
     #[test]
     fn what_is_passed_reaches_every_client() {
-        let settings = passing("security.protocol", "ssl");
-        for config in [settings.client(), settings.reader(true), settings.member(None), settings.producer(), settings.transactional("t")] {
-            assert_eq!(config.get("security.protocol"), Some("ssl"));
+        // Passwords too, which must not be copied from what is meant to be shown.
+        for (name, value) in [("security.protocol", "ssl"), ("sasl.password", "secret")] {
+            let settings = passing(name, value);
+            for config in [settings.client(), settings.reader(true), settings.member(None), settings.producer(), settings.transactional("t")] {
+                assert_eq!(config.get(name), Some(value), "{name}");
+            }
         }
+        assert_eq!(passing("group.protocol", "classic").producer().get("group.protocol"), None);
     }
 
     #[test]
@@ -215,12 +230,19 @@ mod tests {
     #[test]
     fn an_older_brokers_protocol_has_cooperative_rebalances() {
         assert_eq!(passing("group.protocol", "classic").member(None).get("partition.assignment.strategy"), Some("cooperative-sticky"));
-        assert_eq!(passing("linger.ms", "7").member(None).get("partition.assignment.strategy"), None);
+        let mut settings = passing("linger.ms", "7");
+        let strategy = |settings: &KafkaSettings| settings.member(None).get("partition.assignment.strategy").map(str::to_owned);
+        assert_eq!(strategy(&settings), None);
+        assert!(settings.fall_back_to_classic());
+        assert_eq!(strategy(&settings).as_deref(), Some("cooperative-sticky"));
+        assert!(!passing("group.protocol", "consumer").fall_back_to_classic(), "what was asked for is kept");
     }
 
     #[test]
     fn topics_have_a_prefix() {
         let settings = KafkaSettings { topic_prefix: "test.".into(), ..KafkaSettings::default() };
         assert_eq!(settings.topic(Topic::CallVerdicts), "test.call-verdicts");
+        let apart = KafkaSettings { output_prefix: Some("test.replay-r.".into()), ..settings };
+        assert_eq!([Topic::Events, Topic::CallVerdicts].map(|topic| apart.topic(topic)), ["test.events", "test.replay-r.call-verdicts"]);
     }
 }

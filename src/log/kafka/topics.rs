@@ -4,7 +4,7 @@ use super::client::{REQUEST, Told, failed};
 use super::settings::KafkaSettings;
 use crate::log::{LogError, Reader, Topic};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -64,9 +64,17 @@ impl TopicSettings {
 /// # Errors
 /// If Kafka refuses a topic, or doesn't serve it in time.
 pub fn create(settings: &KafkaSettings, topics: &TopicSettings) -> Result<(), LogError> {
+    create_some(settings, topics, &Topic::ALL)
+}
+
+/// The same of these topics alone.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Topic]) -> Result<(), LogError> {
     let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
-    let names = Topic::ALL.map(|topic| settings.topic(topic));
-    let configured = Topic::ALL.map(|topic| topics.of(topic));
+    let names: Vec<String> = some.iter().map(|topic| settings.topic(*topic)).collect();
+    let configured: Vec<Vec<(String, String)>> = some.iter().map(|topic| topics.of(*topic)).collect();
     // -1 is Kafka's way of saying "as the cluster does".
     let copies = topics.replication.map_or(-1, |copies| i32::try_from(copies).unwrap_or(i32::MAX));
     let wanted: Vec<NewTopic<'_>> = names
@@ -84,27 +92,71 @@ pub fn create(settings: &KafkaSettings, topics: &TopicSettings) -> Result<(), Lo
             Err((name, code)) => return Err(LogError::Kafka { operation: format!("making the topic {name}"), why: code.to_string() }),
         }
     }
-    served(settings, topics.partitions)
+    served(settings, topics.partitions, some)
 }
 
 /// Waits on this thread.
-fn answered<T>(asked: impl Future<Output = T>) -> Result<T, LogError> {
+pub(super) fn answered<T>(asked: impl Future<Output = T>) -> Result<T, LogError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| LogError::Kafka { operation: "asking the cluster".into(), why: error.to_string() })?.block_on(asked))
 }
 
-fn served(settings: &KafkaSettings, partitions: u32) -> Result<(), LogError> {
+fn served(settings: &KafkaSettings, partitions: u32, topics: &[Topic]) -> Result<(), LogError> {
     let reader = super::reader::KafkaReader::new(settings, partitions)?;
     let until = Instant::now() + SERVED;
-    for topic in Topic::ALL {
+    for topic in topics {
         for partition in 0..partitions {
-            while let Err(error) = reader.end(topic, partition) {
+            while let Err(error) = reader.end(*topic, partition) {
                 if Instant::now() >= until {
                     return Err(error);
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
+    }
+    Ok(())
+}
+
+/// The names of the cluster's topics that begin with `prefix`, sorted.
+///
+/// # Errors
+/// If the cluster can't be reached.
+pub fn names(settings: &KafkaSettings, prefix: &str) -> Result<Vec<String>, LogError> {
+    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let metadata = admin.inner().fetch_metadata(None, REQUEST).map_err(failed("listing the topics"))?;
+    let mut names: Vec<String> = metadata.topics().iter().map(|topic| topic.name().to_owned()).filter(|name| name.starts_with(prefix)).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Deletes those of the topics that are there, with all they hold, and waits until they are gone. Not for threads of an async runtime.
+///
+/// # Errors
+/// If Kafka refuses, or doesn't get rid of them in time.
+pub fn remove(settings: &KafkaSettings) -> Result<(), LogError> {
+    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let all = Topic::ALL.map(|topic| settings.topic(topic));
+    let there =
+        || -> Result<Vec<String>, LogError> { Ok(names(settings, &settings.topic_prefix)?.into_iter().filter(|name| all.contains(name)).collect()) };
+    let doomed = there()?;
+    if doomed.is_empty() {
+        return Ok(());
+    }
+    let doomed: Vec<&str> = doomed.iter().map(String::as_str).collect();
+    let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
+    for answer in answered(admin.delete_topics(&doomed, &options))?.map_err(failed("deleting topics"))? {
+        match answer {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+            Err((name, code)) => return Err(LogError::Kafka { operation: format!("deleting the topic {name}"), why: code.to_string() }),
+        }
+    }
+    let until = Instant::now() + SERVED;
+    while !there()?.is_empty() {
+        if Instant::now() >= until {
+            let why = format!("they are still there after {} s", SERVED.as_secs());
+            return Err(LogError::Kafka { operation: format!("deleting the topics {}*", settings.topic_prefix), why });
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
@@ -135,7 +187,13 @@ pub fn describe(settings: &KafkaSettings) -> Result<Vec<Described>, LogError> {
         let name = settings.topic(topic);
         let operation = format!("looking at the topic {name}");
         let metadata = admin.inner().fetch_metadata(Some(&name), REQUEST).map_err(failed(operation.clone()))?;
-        let found = metadata.topics().iter().find(|found| found.name() == name && found.error().is_none());
+        let found = metadata.topics().iter().find(|found| found.name() == name);
+        // A topic that has an error of another kind is there, and can't be looked at for now, or not by us.
+        let found = match found.and_then(rdkafka::metadata::MetadataTopic::error).map(RDKafkaErrorCode::from) {
+            None => found,
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition) => None,
+            Some(code) => return Err(failed(operation)(KafkaError::MetadataFetch(code))),
+        };
         let partitions = found.map_or(0, |found| found.partitions().len());
         let replicas = found.and_then(|found| found.partitions().iter().map(|partition| partition.replicas().len()).min()).unwrap_or(0);
         described.push(Described { topic, name, partitions, replicas, settings: BTreeMap::new() });

@@ -6,10 +6,10 @@
 
 use super::appender::with;
 use super::client::{REQUEST, Told, number, words};
-use super::committed::{Committed, OutputEnds};
+use super::copier::Copied;
 use super::framing::Framed;
 use super::settings::KafkaSettings;
-use crate::log::{LogError, Output, Position, Topic};
+use crate::log::{Committed, LogError, Output, OutputEnds, Position, Topic};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -71,6 +71,8 @@ impl ProducerContext for Sending {
 pub(super) struct Transactions {
     settings: KafkaSettings,
     id: String,
+    /// Where the committer answers.
+    holder: Option<String>,
     /// `None` until it is needed, and after it was fenced or gave no answer.
     producing: Option<Producing>,
 }
@@ -84,24 +86,32 @@ pub(super) struct Publication {
     pub(super) outputs: Vec<Output>,
 }
 
+/// What a transaction holds.
+enum Transaction {
+    /// Outputs and positions of a worker.
+    Commit(Vec<Publication>),
+    /// Copies, and how far their originals are copied with them.
+    Copy(Vec<Copied>, TopicPartitionList),
+}
+
 /// Where outputs end now, by partition.
 type Ends = BTreeMap<u32, OutputEnds>;
 
 /// The thread of a producer.
 struct Producing {
     /// `None` once it is to end.
-    transactions: Option<SyncSender<(Vec<Publication>, Arc<ConsumerGroupMetadata>)>>,
+    transactions: Option<SyncSender<(Transaction, Arc<ConsumerGroupMetadata>)>>,
     /// First that it is ready, then one for each transaction.
     answers: Mutex<Receiver<Result<Ends, Failure>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Producing {
-    fn start(settings: &KafkaSettings, id: &str) -> Result<Self, LogError> {
+    fn start(settings: &KafkaSettings, id: &str, holder: Option<&str>) -> Result<Self, LogError> {
         let (transactions, taken) = sync_channel(1);
         let (told, answers) = sync_channel(1);
-        let (settings, id) = (settings.clone(), id.to_owned());
-        let thread = std::thread::Builder::new().name("transactions".into()).spawn(move || produce(&settings, &id, &taken, &told));
+        let (settings, id, holder) = (settings.clone(), id.to_owned(), holder.map(str::to_owned));
+        let thread = std::thread::Builder::new().name("transactions".into()).spawn(move || produce(&settings, &id, holder.as_deref(), &taken, &told));
         let thread = thread.map_err(|error| LogError::Kafka { operation: "starting a producer".into(), why: error.to_string() })?;
         Ok(Self { transactions: Some(transactions), answers: Mutex::new(answers), thread: Some(thread) })
     }
@@ -127,7 +137,8 @@ impl Drop for Producing {
 fn produce(
     settings: &KafkaSettings,
     id: &str,
-    transactions: &Receiver<(Vec<Publication>, Arc<ConsumerGroupMetadata>)>,
+    holder: Option<&str>,
+    transactions: &Receiver<(Transaction, Arc<ConsumerGroupMetadata>)>,
     answers: &SyncSender<Result<Ends, Failure>>,
 ) {
     let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), framing: settings.framing.clone(), ends: Mutex::default() };
@@ -143,8 +154,11 @@ fn produce(
         if answers.send(answer).is_err() || is_over {
             return;
         }
-        let (Some(producer), Ok((publications, group))) = (&producer, transactions.recv()) else { return };
-        answer = publish(producer, &publications, &group);
+        let (Some(producer), Ok((transaction, group))) = (&producer, transactions.recv()) else { return };
+        answer = match transaction {
+            Transaction::Commit(publications) => publish(producer, &publications, holder, &group),
+            Transaction::Copy(copies, done) => copy(producer, &copies, &done, &group).map(|()| Ends::new()),
+        };
         if let Err(Failure::Abort(_)) = answer
             && let Err(error) = abort(producer)
         {
@@ -177,14 +191,14 @@ impl Failure {
 }
 
 impl Transactions {
-    pub(super) fn new(settings: &KafkaSettings, id: String) -> Self {
-        Self { settings: settings.clone(), id, producing: None }
+    pub(super) fn new(settings: &KafkaSettings, id: String, holder: Option<String>) -> Self {
+        Self { settings: settings.clone(), id, holder, producing: None }
     }
 
     /// A producer whose predecessor's transactions have all ended, one way or the other.
     pub(super) fn ready(&mut self) -> Result<(), LogError> {
         if self.producing.is_none() {
-            let mut producing = Producing::start(&self.settings, &self.id)?;
+            let mut producing = Producing::start(&self.settings, &self.id, self.holder.as_deref())?;
             let not_ready = |why| LogError::Kafka { operation: "taking up the transactions of this worker's predecessor".into(), why };
             producing.answer().map_err(|failure| not_ready(failure.why()))?;
             self.producing = Some(producing);
@@ -192,12 +206,26 @@ impl Transactions {
         Ok(())
     }
 
+    /// Where this instance answers, as it is committed.
+    pub(super) fn holder(&self) -> Option<&str> {
+        self.holder.as_deref()
+    }
+
     /// Publishes all outputs and positions, or nothing; returns where the outputs end now. After an error the worker begins again from what is committed,
     /// which is definite once [`Transactions::ready`] has returned.
     pub(super) fn commit(&mut self, publications: Vec<Publication>, group: Arc<ConsumerGroupMetadata>) -> Result<Ends, LogError> {
+        self.run(Transaction::Commit(publications), group)
+    }
+
+    /// Appends copies, and says how far the group has copied, or nothing. After an error, what is committed says which, as for [`Transactions::commit`].
+    pub(super) fn copy(&mut self, copies: Vec<Copied>, done: TopicPartitionList, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
+        self.run(Transaction::Copy(copies, done), group).map(|_| ())
+    }
+
+    fn run(&mut self, transaction: Transaction, group: Arc<ConsumerGroupMetadata>) -> Result<Ends, LogError> {
         self.ready()?;
         let Some(producing) = &mut self.producing else { return Err(LogError::Closed) };
-        let is_taken = producing.transactions.as_ref().is_some_and(|transactions| transactions.send((publications, group)).is_ok());
+        let is_taken = producing.transactions.as_ref().is_some_and(|transactions| transactions.send((transaction, group)).is_ok());
         let answer = if is_taken { producing.answer() } else { Err(Failure::GiveUp("its producer is gone".into())) };
         answer.map_err(|failure| {
             if matches!(failure, Failure::GiveUp(_)) {
@@ -208,7 +236,12 @@ impl Transactions {
     }
 }
 
-fn publish(producer: &BaseProducer<Sending>, publications: &[Publication], group: &ConsumerGroupMetadata) -> Result<Ends, Failure> {
+fn publish(
+    producer: &BaseProducer<Sending>,
+    publications: &[Publication],
+    holder: Option<&str>,
+    group: &ConsumerGroupMetadata,
+) -> Result<Ends, Failure> {
     let failure = |error: KafkaError| Failure::of(&error);
     let Sending { names, framing, ends: delivered } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -224,13 +257,7 @@ fn publish(producer: &BaseProducer<Sending>, publications: &[Publication], group
         }
     }
     // Where they came to stand is part of what is committed.
-    let until = Instant::now() + PATIENCE;
-    while producer.in_flight_count() > 0 {
-        if Instant::now() >= until {
-            return Err(Failure::Abort(format!("outputs could not be delivered within {} s", PATIENCE.as_secs())));
-        }
-        producer.poll(Duration::from_millis(100));
-    }
+    deliver(producer)?;
     let mut moved = Ends::new();
     let mut positions = TopicPartitionList::with_capacity(publications.len());
     for Publication { partition, position, ends, .. } in publications {
@@ -242,16 +269,47 @@ fn publish(producer: &BaseProducer<Sending>, publications: &[Publication], group
         }
         let mut element = positions.add_partition(&names[Topic::Events.index()], number(*partition));
         element.set_offset(Offset::Offset(position.next)).map_err(failure)?;
-        element.set_metadata(Committed { position: *position, ends }.to_string());
+        element.set_metadata(Committed { position: *position, ends, holder: holder.map(str::to_owned) }.to_string());
         moved.insert(*partition, ends);
     }
-    insist(|| producer.send_offsets_to_transaction(&positions, group, REQUEST)).map_err(failure)?;
+    end(producer, &positions, group)?;
+    Ok(moved)
+}
+
+fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    let Sending { names, framing, .. } = &**producer.context();
+    producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
+    for copied in copies {
+        let mut record = BaseRecord::to(&names[copied.topic.index()]).partition(number(copied.partition)).timestamp(copied.timestamp);
+        let value = copied.value.as_ref().map(|value| framing.written(copied.topic, value));
+        if let Some(value) = &value {
+            record = record.payload(value.as_ref());
+        }
+        send(producer, with(record, &copied.key, &copied.headers))?;
+    }
+    deliver(producer)?;
+    end(producer, done, group)
+}
+
+/// Waits until all that was sent is delivered, or has failed.
+fn deliver(producer: &BaseProducer<Sending>) -> Result<(), Failure> {
+    let until = Instant::now() + PATIENCE;
+    while producer.in_flight_count() > 0 {
+        if Instant::now() >= until {
+            return Err(Failure::Abort(format!("outputs could not be delivered within {} s", PATIENCE.as_secs())));
+        }
+        producer.poll(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+fn end(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    insist(|| producer.send_offsets_to_transaction(positions, group, REQUEST)).map_err(|error| Failure::of(&error))?;
     // From here on the outcome may be unknown; only Kafka's own answer ends that.
     insist(|| producer.commit_transaction(REQUEST)).map_err(|error| match error {
         KafkaError::Transaction(error) if error.txn_requires_abort() => Failure::Abort(error.string()),
         other => Failure::GiveUp(words(&other)),
-    })?;
-    Ok(moved)
+    })
 }
 
 /// Aborting waits until every output was reported as delivered or dropped, and reports are only seen by polling.

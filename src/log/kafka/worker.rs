@@ -6,12 +6,11 @@
 
 use super::appender::KafkaAppender;
 use super::client::{REQUEST, Told, failed, number, words};
-use super::committed::{Committed, OutputEnds};
 use super::framing::copied;
 use super::reader::KafkaReader;
 use super::settings::KafkaSettings;
 use super::transaction::{Publication, Transactions};
-use crate::log::{Batch, Came, Commit, Headers, Log, LogError, MAX_READ_BYTES, Position, Read, Reader, Record, Topic};
+use crate::log::{Batch, Came, Commit, Committed, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Read, Reader, Record, Topic};
 use rdkafka::bindings::rd_kafka_resp_err_t;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -25,9 +24,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How long what Kafka can't answer yet is asked again: positions whose transaction is under way, a partition that is not yet fetched.
-const PATIENCE: Duration = Duration::from_secs(60);
-
+/// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
+const REFUSALS: u32 = 3;
 /// How long it may take until a partition that was taken up is fetched.
 const TAKEN_UP: Duration = Duration::from_secs(1);
 /// How long a partition gives nothing before it is looked whether there is something. Longer than leaders take to change, and clients to find them.
@@ -101,6 +99,12 @@ pub struct KafkaLog {
     reader: KafkaReader,
     appender: KafkaAppender,
     owned: BTreeSet<u32>,
+    /// Commits in a row that came to nothing.
+    refused: u32,
+    /// Whether the group ever gave it anything, be it nothing.
+    was_assigned: bool,
+    /// Of those, the ones that aren't to be fetched.
+    paused: BTreeSet<u32>,
     /// Of partitions that are fetched: the offset of the next record, and since when none has come.
     fetched: BTreeMap<u32, (i64, Instant)>,
     /// Where the outputs end that are committed, of owned partitions whose position was asked for.
@@ -114,13 +118,19 @@ pub struct KafkaLog {
 }
 
 impl KafkaLog {
-    pub(super) fn join(settings: &KafkaSettings, member: Option<&str>, reader: KafkaReader, appender: KafkaAppender) -> Result<Self, LogError> {
+    pub(super) fn join(
+        settings: &KafkaSettings,
+        member: Option<&str>,
+        holder: Option<String>,
+        reader: KafkaReader,
+        appender: KafkaAppender,
+    ) -> Result<Self, LogError> {
         // Without a name of its own a worker is a new one each time.
         let name = member.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned);
         let consumer = consumer(settings, member)?;
         let events = settings.topic(Topic::Events);
         // Before it joins: a predecessor of the same name may have left a transaction, and can commit nothing from now on.
-        let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group));
+        let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group), holder);
         transactions.ready()?;
         consumer.subscribe(&[&events]).map_err(failed(format!("joining the group {}", settings.group)))?;
         Ok(Self {
@@ -133,6 +143,9 @@ impl KafkaLog {
             reader,
             appender,
             owned: BTreeSet::new(),
+            refused: 0,
+            was_assigned: false,
+            paused: BTreeSet::new(),
             fetched: BTreeMap::new(),
             ends: BTreeMap::new(),
             noted: 0,
@@ -159,12 +172,21 @@ impl KafkaLog {
             let Some(change) = self.consumer.context().first() else { break };
             match change {
                 Change::Assigned(partitions) => {
-                    let mut from = Vec::with_capacity(partitions.len());
-                    for partition in partitions {
+                    let (paused, fetched): (Vec<u32>, Vec<u32>) = partitions.into_iter().partition(|partition| self.paused.contains(partition));
+                    let mut from = Vec::with_capacity(fetched.len());
+                    for partition in fetched {
                         from.push((partition, self.starting_point(partition)?));
                     }
-                    let list = self.list(from.iter().map(|(partition, next)| (*partition, Offset::Offset(*next))))?;
+                    let mut places: Vec<(u32, Offset)> = from.iter().map(|(partition, next)| (*partition, Offset::Offset(*next))).collect();
+                    for partition in &paused {
+                        // Where it will begin isn't known yet; it is told when it is resumed. No logical offset: the look-up might end after that.
+                        places.push((*partition, Offset::Offset(self.reader.start(Topic::Events, *partition)?)));
+                    }
+                    let list = self.list(places)?;
                     self.consumer.incremental_assign(&list).map_err(failed("taking partitions up"))?;
+                    self.consumer
+                        .pause(&self.list(paused.iter().map(|partition| (*partition, Offset::Invalid)))?)
+                        .map_err(failed("pausing partitions"))?;
                     self.fetched.extend(from.into_iter().map(|(partition, next)| (partition, (next, Instant::now()))));
                 }
                 Change::Revoked(partitions) => {
@@ -184,7 +206,10 @@ impl KafkaLog {
             return Ok(*next);
         }
         let start = self.reader.start(Topic::Events, partition)?;
-        Ok(self.committed(partition)?.map_or(start, |position| position.next.max(start)))
+        self.settle()?;
+        let committed = self.reader.committed(partition)?;
+        self.ends.insert(partition, committed.as_ref().map(|committed| committed.ends).unwrap_or_default());
+        Ok(committed.map_or(start, |committed| committed.position.next.max(start)))
     }
 
     /// Takes notice of the rebalances that have come; drops what was polled of partitions that are gone.
@@ -194,10 +219,14 @@ impl KafkaLog {
         for change in &changes {
             tracing::info!(member = self.member, ?change, "rebalance");
             match change {
-                Change::Assigned(partitions) => self.owned.extend(partitions),
+                Change::Assigned(partitions) => {
+                    self.was_assigned = true;
+                    self.owned.extend(partitions);
+                }
                 Change::Revoked(partitions) => {
                     for partition in partitions {
                         self.owned.remove(partition);
+                        self.paused.remove(partition);
                         self.starts.remove(partition);
                         self.fetched.remove(partition);
                         self.ends.remove(partition);
@@ -216,6 +245,21 @@ impl KafkaLog {
         match error {
             KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => {
                 Some(LogError::Fenced { member: self.member.clone(), why: words(error) })
+            }
+            // The group protocol of KIP-848 is asked for first, and only this answer tells for sure that the brokers don't have it, or have it switched off.
+            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature)
+                if self.settings.fall_back_to_classic() =>
+            {
+                tracing::info!(member = self.member, "the brokers don't have the group protocol of KIP-848: joining by the classic one");
+                Some(self.rejoin(words(error)))
+            }
+            // A predecessor of its name died. By KIP-848 its session is waited out; by the classic protocol, in the same group, its place is taken at once. Who had
+            // the place before, and lost it, waits.
+            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::UnreleasedInstanceId)
+                if !self.was_assigned && self.settings.fall_back_to_classic() =>
+            {
+                tracing::info!(member = self.member, "a worker of this name has not left the group: taking its place by the classic group protocol");
+                Some(self.rejoin(words(error)))
             }
             // Also where another holds this one's static id: its predecessor, until the group has found out that it died.
             KafkaError::MessageConsumptionFatal(_) => Some(self.rejoin(words(error))),
@@ -240,6 +284,7 @@ impl KafkaLog {
         match joined {
             Ok(consumer) => {
                 self.leave();
+                self.refused = 0;
                 self.consumer = consumer;
                 LogError::Kafka { operation, why: cause }
             }
@@ -264,6 +309,7 @@ impl KafkaLog {
             rebalances.answered();
         }
         self.owned.clear();
+        self.paused.clear();
         self.starts.clear();
         self.fetched.clear();
         self.ends.clear();
@@ -286,6 +332,25 @@ impl KafkaLog {
                 None
             }
         }
+    }
+
+    /// Whether a partition is assigned, but the group has no answer to that yet.
+    fn is_unanswered(&self, partition: u32) -> bool {
+        let changes = self.consumer.context().changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.iter().any(|change| matches!(change, Change::Assigned(partitions) if partitions.contains(&partition)))
+    }
+
+    /// Lets the next poll begin at `next`.
+    fn go_on(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
+        if self.is_unanswered(partition) {
+            self.starts.insert(partition, next);
+            return Ok(());
+        }
+        self.seek(partition, next)?;
+        if !self.paused.contains(&partition) {
+            self.fetched.insert(partition, (next, Instant::now()));
+        }
+        Ok(())
     }
 
     /// Lets a partition that is being fetched go on elsewhere.
@@ -389,7 +454,14 @@ impl Log for KafkaLog {
             publications.push(Publication { partition, position, ends, outputs });
             states.push((database, state));
         }
-        let ends = self.transactions.commit(publications, group.clone())?;
+        let ends = match self.transactions.commit(publications, group.clone()) {
+            Err(LogError::Aborted { why }) => {
+                self.refused += 1;
+                return Err(if self.refused < REFUSALS { LogError::Aborted { why } } else { self.rejoin(why) });
+            }
+            answer => answer?,
+        };
+        self.refused = 0;
         self.ends.extend(ends);
         for (database, state) in states {
             database.write(state)?;
@@ -397,33 +469,16 @@ impl Log for KafkaLog {
         Ok(())
     }
 
-    fn committed(&mut self, partition: u32) -> Result<Option<Position>, LogError> {
-        self.check_owned(partition)?;
-        // What the last producer left behind is decided first.
-        self.transactions.ready()?;
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let asked = self.list([(partition, Offset::Invalid)])?;
-            let answer = self.consumer.committed_offsets(asked, REQUEST).and_then(|list| {
-                list.elements().first().map_or(Ok(None), |element| element.error().map(|()| Some((element.offset(), element.metadata().to_owned()))))
-            });
-            match answer {
-                Ok(Some((Offset::Offset(offset), text))) => {
-                    let committed = committed(partition, offset, &text)?;
-                    self.ends.insert(partition, committed.ends);
-                    return Ok(Some(committed.position));
-                }
-                Ok(_) => return Ok(None),
-                // Offsets of a transaction under way aren't stable yet; a membership that is changing isn't known yet.
-                Err(error) if Instant::now() >= until => {
-                    return Err(failed(format!("asking for the committed position of partition {partition}"))(error));
-                }
-                Err(error) => {
-                    tracing::debug!("asking for the committed position of partition {partition}: {error}");
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-            }
-        }
+    fn settle(&mut self) -> Result<(), LogError> {
+        self.transactions.ready()
+    }
+
+    fn announces(&self) -> Option<&str> {
+        self.transactions.holder()
+    }
+
+    fn reader(&self) -> std::sync::Arc<dyn Reader> {
+        std::sync::Arc::new(self.reader.clone())
     }
 
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
@@ -434,17 +489,31 @@ impl Log for KafkaLog {
     fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
         self.check_owned(partition)?;
         self.reader.check_offset(Topic::Events, partition, next)?;
-        let is_new = {
-            let changes = self.consumer.context().changes.lock().unwrap_or_else(PoisonError::into_inner);
-            changes.iter().any(|change| matches!(change, Change::Assigned(partitions) if partitions.contains(&partition)))
-        };
-        if is_new {
-            self.starts.insert(partition, next);
+        self.go_on(partition, next)
+    }
+
+    fn pause(&mut self, partition: u32) -> Result<(), LogError> {
+        self.check_owned(partition)?;
+        self.paused.insert(partition);
+        self.fetched.remove(&partition);
+        if self.is_unanswered(partition) {
             return Ok(());
         }
-        self.seek(partition, next)?;
-        self.fetched.insert(partition, (next, Instant::now()));
-        Ok(())
+        let list = self.list([(partition, Offset::Invalid)])?;
+        self.consumer.pause(&list).map_err(failed(format!("pausing partition {partition}")))
+    }
+
+    fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError> {
+        self.check_owned(partition)?;
+        self.paused.remove(&partition);
+        self.ends.insert(partition, ends);
+        // First, since it is answered: resuming does nothing where the pause hasn't been carried out yet.
+        self.go_on(partition, next)?;
+        if self.is_unanswered(partition) {
+            return Ok(());
+        }
+        let list = self.list([(partition, Offset::Invalid)])?;
+        self.consumer.resume(&list).map_err(failed(format!("resuming partition {partition}")))
     }
 
     fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError> {
@@ -474,6 +543,10 @@ impl Reader for KafkaLog {
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
         self.reader.subscribe_end(topic, partition)
     }
+
+    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
+        self.reader.committed(partition)
+    }
 }
 
 impl Drop for KafkaLog {
@@ -485,15 +558,6 @@ impl Drop for KafkaLog {
 /// A consumer that isn't a member yet.
 fn consumer(settings: &KafkaSettings, instance: Option<&str>) -> Result<BaseConsumer<Rebalances>, LogError> {
     settings.member(instance).create_with_context(Rebalances::default()).map_err(failed("making a worker's consumer"))
-}
-
-fn committed(partition: u32, offset: i64, text: &str) -> Result<Committed, LogError> {
-    let corrupt = |why: String| LogError::Corrupt { partition, what: "the committed position".into(), why };
-    let committed: Committed = text.parse().map_err(corrupt)?;
-    if committed.position.next != offset {
-        return Err(corrupt(format!("its offset is {offset}, but its text says {}", committed.position.next)));
-    }
-    Ok(committed)
 }
 
 fn record(message: &BorrowedMessage<'_>) -> Record {

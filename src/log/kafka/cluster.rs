@@ -1,0 +1,186 @@
+//! Whether a cluster is there, lets us in, and is new enough.
+
+use super::client::{REQUEST, Told, failed};
+use super::settings::KafkaSettings;
+use crate::log::{LogError, Topic};
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long a cluster has to answer before it counts as away.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Settings that Kafka 4.0 removed. A broker that has one of them is older.
+const REMOVED_IN_4: [&str; 2] = ["inter.broker.protocol.version", "zookeeper.connect"];
+
+/// A broker of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broker {
+    /// Its id.
+    pub id: i32,
+    /// Where it serves clients: `host:port`.
+    pub address: String,
+}
+
+/// Keeps what the client says about its connections: requests that fail say only that they did.
+#[derive(Default)]
+struct Listening {
+    refused: Mutex<Option<String>>,
+    failed: Mutex<Option<String>>,
+}
+
+impl ClientContext for Listening {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // What matters of it is told once for all attempts.
+        tracing::debug!(?level, facility, "kafka: {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let kept = if is_refusal(error.rdkafka_error_code(), reason) { &self.refused } else { &self.failed };
+        // That all brokers are down says less than what was said of one.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Listening {}
+
+impl Listening {
+    fn take(kept: &Mutex<Option<String>>) -> Option<String> {
+        kept.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Whether a connection failed for a reason that stays until somebody changes something.
+fn is_refusal(code: Option<RDKafkaErrorCode>, reason: &str) -> bool {
+    code == Some(RDKafkaErrorCode::Authentication) || code == Some(RDKafkaErrorCode::SSL) && reason.contains("certificate verify failed")
+}
+
+/// The brokers of the cluster. Waits for the network, for some seconds at most.
+///
+/// # Errors
+/// [`LogError::Refused`] for settings that the client refuses, and for a cluster that lets us not in. Any other error: it is away.
+pub fn reach(settings: &KafkaSettings) -> Result<Vec<Broker>, LogError> {
+    if let Some(name) = settings.refused() {
+        return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
+    }
+    let operation = format!("reaching Kafka at {}", settings.brokers);
+    let client: BaseConsumer<Listening> = settings.reader(true).create_with_context(Listening::default()).map_err(failed(operation.clone()))?;
+    match client.fetch_metadata(Some(&settings.topic(Topic::Events)), ANSWER) {
+        Ok(metadata) => {
+            let broker = |of: &rdkafka::metadata::MetadataBroker| Broker { id: of.id(), address: format!("{}:{}", of.host(), of.port()) };
+            Ok(metadata.brokers().iter().map(broker).collect())
+        }
+        Err(error) => {
+            // What was said meanwhile is waiting to be heard.
+            for _ in 0..100 {
+                drop(client.poll(Duration::ZERO));
+            }
+            let said = client.context();
+            if let Some(why) = Listening::take(&said.refused) {
+                return Err(LogError::Refused { operation, why });
+            }
+            match Listening::take(&said.failed) {
+                Some(why) => Err(LogError::Kafka { operation, why }),
+                None => Err(failed(operation)(error)),
+            }
+        }
+    }
+}
+
+/// What a broker lets us know of its age.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Age {
+    /// Older than Kafka 4.0: it has this setting.
+    Before4 {
+        /// The setting's name.
+        has: String,
+    },
+    /// Kafka 4.0 or newer.
+    Since4,
+    /// It doesn't say.
+    Unknown {
+        /// Why not.
+        why: String,
+    },
+}
+
+/// How old a broker is, by the settings that it has: the client doesn't tell which versions of requests it speaks. Waits for the network.
+///
+/// # Errors
+/// If no client can be made.
+pub fn age_of(settings: &KafkaSettings, broker: &Broker) -> Result<Age, LogError> {
+    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let options = AdminOptions::new().request_timeout(Some(REQUEST));
+    let asked = super::topics::answered(admin.describe_configs([&ResourceSpecifier::Broker(broker.id)], &options))?;
+    let answer = asked.map_err(|error| super::client::words(&error)).and_then(|answers| match answers.into_iter().next() {
+        Some(Ok(resource)) => Ok(resource),
+        Some(Err(code)) => Err(code.to_string()),
+        None => Err("no answer".to_owned()),
+    });
+    Ok(match answer {
+        Ok(resource) => age_by(resource.entries.iter().map(|entry| entry.name.as_str())),
+        Err(why) => Age::Unknown { why },
+    })
+}
+
+fn age_by<'a>(settings: impl IntoIterator<Item = &'a str>) -> Age {
+    let mut any = false;
+    for name in settings {
+        if REMOVED_IN_4.contains(&name) {
+            return Age::Before4 { has: name.to_owned() };
+        }
+        any = true;
+    }
+    if any { Age::Since4 } else { Age::Unknown { why: "it shows no settings".into() } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_is_as_old_as_the_settings_that_it_has() {
+        for (settings, age) in [
+            (&["node.id", "inter.broker.protocol.version"][..], Age::Before4 { has: "inter.broker.protocol.version".into() }),
+            (&["broker.id", "zookeeper.connect"], Age::Before4 { has: "zookeeper.connect".into() }),
+            (&["node.id", "group.coordinator.rebalance.protocols"], Age::Since4),
+            (&[], Age::Unknown { why: "it shows no settings".into() }),
+        ] {
+            assert_eq!(age_by(settings.iter().copied()), age, "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_a_refusal_and_a_closed_port_is_not() {
+        for (code, reason, is) in [
+            (RDKafkaErrorCode::Authentication, "SASL authentication error: invalid credentials", true),
+            (
+                RDKafkaErrorCode::SSL,
+                "SSL handshake failed: error:0A000086: certificate verify failed: broker certificate could not be verified",
+                true,
+            ),
+            (RDKafkaErrorCode::SSL, "SSL handshake failed: Disconnected", false),
+            (RDKafkaErrorCode::BrokerTransportFailure, "Connect to ipv4#127.0.0.1:1 failed: Connection refused", false),
+            (RDKafkaErrorCode::Resolve, "Failed to resolve 'kafka:9092'", false),
+        ] {
+            assert_eq!(is_refusal(Some(code), reason), is, "{reason}");
+        }
+    }
+
+    #[test]
+    fn nobody_at_the_address_is_away_and_a_setting_that_is_none_is_refused() {
+        let nobody = KafkaSettings { brokers: "127.0.0.1:1".into(), ..KafkaSettings::default() };
+        let away = reach(&nobody).unwrap_err();
+        assert!(matches!(&away, LogError::Kafka { why, .. } if why.contains("Connection refused")), "{away}");
+        for name in ["no.such.setting", "acks"] {
+            let wrong = KafkaSettings { passed: [(name.to_owned(), "1".to_owned())].into(), ..nobody.clone() };
+            let refused = reach(&wrong).unwrap_err();
+            assert!(matches!(&refused, LogError::Refused { .. }) && refused.to_string().contains(name), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A group's positions, seen and set from outside the group.
+
+use super::Kafka;
+use super::client::{REQUEST, Told, failed, number};
+use super::settings::KafkaSettings;
+use super::topics::answered;
+use crate::log::{Committed, LogError, OutputEnds, Position, Topic};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+use std::time::{Duration, Instant};
+
+/// How long an answer is asked for that the brokers can't give yet.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Kafka {
+    /// The positions that the group has committed, by partition; `None` where there is none. Waits for the network, and for a transaction under way that would
+    /// move one.
+    ///
+    /// # Errors
+    /// If the cluster can't be reached, or what is committed is no position.
+    pub fn positions(&self) -> Result<Vec<Option<Position>>, LogError> {
+        let client: BaseConsumer<Told> = self.settings.reader(true).create_with_context(Told).map_err(failed("making a client"))?;
+        let operation = format!("asking for the positions of the group {}", self.settings.group);
+        let events = self.settings.topic(Topic::Events);
+        let until = Instant::now() + PATIENCE;
+        let answer = loop {
+            let mut asked = TopicPartitionList::new();
+            for partition in 0..self.partitions {
+                asked.add_partition(&events, number(partition));
+            }
+            let answer = client.committed_offsets(asked, REQUEST).and_then(|list| {
+                list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
+                Ok(list)
+            });
+            match answer {
+                Ok(answer) => break answer,
+                Err(error) if Instant::now() >= until => return Err(failed(operation)(error)),
+                // Offsets of a transaction that a dead worker left aren't stable until it has run into its timeout.
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        };
+        let mut positions = vec![None; self.partitions as usize];
+        for element in answer.elements() {
+            let (Offset::Offset(_), Ok(partition)) = (element.offset(), usize::try_from(element.partition())) else { continue };
+            let committed: Committed = element.metadata().parse().map_err(|why| LogError::Kafka { operation: operation.clone(), why })?;
+            if let Some(position) = positions.get_mut(partition) {
+                *position = Some(committed.position);
+            }
+        }
+        Ok(positions)
+    }
+
+    /// Commits where the group is to begin with a partition; `ends` says where the output topics end that belong to it. For a group without members.
+    ///
+    /// # Errors
+    /// If the group has members, or the cluster can't be reached.
+    pub fn begin(&self, partition: u32, position: Position, ends: &[(Topic, i64)]) -> Result<(), LogError> {
+        let client: BaseConsumer<Told> = self.settings.reader(true).create_with_context(Told).map_err(failed("making a client"))?;
+        let operation = format!("committing where the group {} begins with partition {partition}", self.settings.group);
+        let mut known = OutputEnds::default();
+        for (topic, end) in ends {
+            known.set(*topic, *end);
+        }
+        let mut list = TopicPartitionList::new();
+        let mut element = list.add_partition(&self.settings.topic(Topic::Events), number(partition));
+        element.set_offset(Offset::Offset(position.next)).map_err(failed(operation.clone()))?;
+        element.set_metadata(Committed { position, ends: known, holder: None }.to_string());
+        client.commit(&list, CommitMode::Sync).map_err(failed(operation))
+    }
+}
+
+/// Deletes the group with its positions, if there is one. Not for threads of an async runtime.
+///
+/// # Errors
+/// If it has members, or the cluster can't be reached.
+pub fn remove_group(settings: &KafkaSettings) -> Result<(), LogError> {
+    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let operation = format!("deleting the group {}", settings.group);
+    let options = AdminOptions::new().request_timeout(Some(REQUEST));
+    for answer in answered(admin.delete_groups(&[&settings.group], &options))?.map_err(failed(operation.clone()))? {
+        match answer {
+            Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound)) => {}
+            Err((_, RDKafkaErrorCode::NonEmptyGroup)) => {
+                let why = "it has a member; stop it first, or wait until the brokers have missed one that was killed".to_owned();
+                return Err(LogError::Kafka { operation, why });
+            }
+            Err((_, code)) => return Err(LogError::Kafka { operation, why: code.to_string() }),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! Replays: the past of the log judged anew, beside the live processor, by the present rules, settings and numbers (design §4).
+//!
+//! A replay is a group of its own that steps the live log's input into topics of its own; everything that makes the live processor exactly once and
+//! restartable is the same. What is its own: how it is begun (`seed.rs`), how it sees the log (`past.rs`), and what is made of its verdicts (`compare.rs`,
+//! `promote.rs`). It writes nothing to the live topics but `Tick`s, and `Rejudge`s once it is promoted.
+
+mod compare;
+mod past;
+mod promote;
+mod run;
+mod seed;
+
+pub use compare::{Changed, Counts, Difference, Kind};
+pub use promote::Promoted;
+pub(super) use run::until_interrupted;
+pub use run::{Ended, StartArgs};
+
+use crate::event::Millis;
+use crate::log::kafka::{self, Kafka, KafkaReader, KafkaSettings};
+use crate::log::{Position, Reader, Topic};
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// What the names of its topics have after the deployment's prefix.
+const PREFIX: &str = "replay-";
+/// Keys of its topic `events`, which tells of the replay itself.
+const BEGUN: &[u8] = b"begun";
+const DONE: &str = "done-";
+/// Records that are read at once.
+const CHUNK: usize = 10_000;
+
+/// A replay by its name, and the log that it judges anew.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    name: String,
+    live: KafkaSettings,
+}
+
+/// How a replay was begun; fixed from then on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Its id, which no other replay has, also of the same name.
+    pub id: String,
+    /// The rules that it judges by.
+    pub rules: String,
+    /// When, by our clock.
+    pub started_at: Millis,
+    /// What of the log it judges anew, by partition.
+    pub parts: Vec<Part>,
+}
+
+/// The part of a partition's log that is judged anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The first offset that was kept when the replay was begun.
+    pub start: i64,
+    /// The offset that the live processor was about to step then.
+    pub end: i64,
+    /// The partition's time there.
+    pub time: Millis,
+}
+
+/// How far a replay is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// How it was begun.
+    pub begun: Begun,
+    /// How far each partition is; `None`: it is still to be seeded.
+    pub positions: Vec<Option<Position>>,
+    /// Partitions of which everything is judged.
+    pub done: BTreeSet<u32>,
+}
+
+impl Progress {
+    /// Everything is judged.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.done.len() == self.begun.parts.len()
+    }
+
+    /// Records of a partition that are judged anew, and those that there are.
+    #[must_use]
+    pub fn of(&self, partition: usize) -> (u64, u64) {
+        let Some(part) = self.begun.parts.get(partition) else { return (0, 0) };
+        let next = self.positions.get(partition).copied().flatten().map_or(part.start, |position| position.next);
+        let records = |until: i64| u64::try_from(until - part.start).unwrap_or(0);
+        (records(next.clamp(part.start, part.end.max(part.start))), records(part.end))
+    }
+
+    /// The same over all partitions.
+    #[must_use]
+    pub fn total(&self) -> (u64, u64) {
+        (0..self.begun.parts.len()).map(|n| self.of(n)).fold((0, 0), |(done, total), (d, t)| (done + d, total + t))
+    }
+}
+
+impl Replay {
+    /// The replay of this name on the log that `live` reaches, whether it exists or not.
+    ///
+    /// # Errors
+    /// For a name that topics can't have.
+    pub fn named(name: &str, live: KafkaSettings) -> anyhow::Result<Self> {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > 60 || !name.chars().all(fits) {
+            bail!("{name:?} can't name a replay: at most 60 of a to z, 0 to 9 and -");
+        }
+        Ok(Self { name: name.to_owned(), live })
+    }
+
+    /// The names of all replays on that log. Waits for the network, as all of this does.
+    ///
+    /// # Errors
+    /// If the cluster can't be reached.
+    pub fn all(live: &KafkaSettings) -> anyhow::Result<Vec<Self>> {
+        let prefix = format!("{}{PREFIX}", live.topic_prefix);
+        let names = kafka::names(live, &prefix).with_context(|| format!("reaching Kafka at {}", live.brokers))?;
+        let suffix = format!(".{}", Topic::Events);
+        let named = names.iter().filter_map(|name| name.strip_prefix(&prefix)?.strip_suffix(&suffix));
+        Ok(named.filter_map(|name| Self::named(name, live.clone()).ok()).collect())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What its topics' names begin with.
+    fn prefix(&self) -> String {
+        format!("{}{PREFIX}{}.", self.live.topic_prefix, self.name)
+    }
+
+    fn group(&self) -> String {
+        format!("{}-{PREFIX}{}", self.live.group, self.name)
+    }
+
+    /// Its six topics alone. The one named `events` isn't stepped: it tells of the replay itself.
+    fn own(&self) -> KafkaSettings {
+        KafkaSettings { topic_prefix: self.prefix(), group: self.group(), ..self.live.clone() }
+    }
+
+    /// The live log's input, and its own topics for what comes of it.
+    fn working(&self) -> KafkaSettings {
+        KafkaSettings { output_prefix: Some(self.prefix()), group: self.group(), ..self.live.clone() }
+    }
+
+    /// Where its state is, below the data directory.
+    fn state_dir(&self, data_dir: &Path) -> PathBuf {
+        data_dir.join("replay").join(&self.name)
+    }
+
+    fn is_there(&self) -> anyhow::Result<bool> {
+        let name = self.own().topic(Topic::Events);
+        Ok(kafka::names(&self.live, &name).with_context(|| format!("reaching Kafka at {}", self.live.brokers))?.contains(&name))
+    }
+
+    /// How far it is; `None` if there is no such replay.
+    ///
+    /// # Errors
+    /// If the cluster can't be reached, or what stands there can't be read.
+    pub fn progress(&self) -> anyhow::Result<Option<Progress>> {
+        let Some((_, begun, done)) = self.opened()? else { return Ok(None) };
+        let positions = Kafka::connect(self.working())?.positions()?;
+        Ok(Some(Progress { begun, positions, done }))
+    }
+
+    /// Its topics, how it was begun, and which partitions are done; `None` if there is no such replay.
+    fn opened(&self) -> anyhow::Result<Option<(Kafka, Begun, BTreeSet<u32>)>> {
+        if !self.is_there()? {
+            return Ok(None);
+        }
+        let own = Kafka::connect(self.own())?;
+        Ok(told(&own.reader())?.map(|(begun, done)| (own, begun, done)))
+    }
+
+    /// The same of one that has finished: nothing can be said of half a replay.
+    fn finished(&self) -> anyhow::Result<(Kafka, Begun)> {
+        let name = &self.name;
+        match self.opened()? {
+            None => bail!("there is no replay {name}; `callsieve replay start {name}` begins one"),
+            Some((_, begun, done)) if done.len() < begun.parts.len() => {
+                bail!("the replay {name} has not finished; `callsieve replay start {name}` goes on with it")
+            }
+            Some((own, begun, _)) => Ok((own, begun)),
+        }
+    }
+
+    /// Deletes its topics, its group and its state.
+    ///
+    /// # Errors
+    /// If it is running, or the cluster can't be reached.
+    pub fn drop_all(&self, data_dir: &Path) -> anyhow::Result<()> {
+        // Who runs it is refused here, before anything is gone.
+        kafka::remove_group(&self.own())?;
+        kafka::remove(&self.own())?;
+        let dir = self.state_dir(data_dir);
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("deleting {}", dir.display())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a replay's own topic says of it: how it was begun, and which partitions are done. `None` before it was begun.
+fn told(own: &KafkaReader) -> anyhow::Result<Option<(Begun, BTreeSet<u32>)>> {
+    let told = newest(own, Topic::Events, 0)?;
+    let Some(begun) = told.get(BEGUN) else { return Ok(None) };
+    let begun = serde_json::from_slice(begun).context("reading how the replay was begun")?;
+    let done = told.keys().filter_map(|key| std::str::from_utf8(key).ok()?.strip_prefix(DONE)?.parse().ok()).collect();
+    Ok(Some((begun, done)))
+}
+
+/// The newest value of each key, as it stands; keys that are gone are left out. Holds them in memory: of verdicts about a kilobyte each.
+fn newest(reader: &dyn Reader, topic: Topic, partition: u32) -> anyhow::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let (mut next, end) = (reader.start(topic, partition)?, reader.end(topic, partition)?);
+    let mut newest = BTreeMap::new();
+    while next < end {
+        let read = reader.read(topic, partition, next, CHUNK)?;
+        for record in read.records {
+            match record.value {
+                Some(value) => newest.insert(record.key, value),
+                None => newest.remove(&record.key),
+            };
+        }
+        next = read.next;
+    }
+    Ok(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_part_of_a_topics_name() {
+        let live = KafkaSettings::default();
+        let replay = Replay::named("new-rules-2", live.clone()).unwrap();
+        assert_eq!(replay.working().topic(Topic::Events), "callsieve.events");
+        assert_eq!(replay.working().topic(Topic::CallVerdicts), "callsieve.replay-new-rules-2.call-verdicts");
+        assert_eq!(replay.own().topic(Topic::Events), "callsieve.replay-new-rules-2.events");
+        assert_eq!(replay.own().group, "callsieve-replay-new-rules-2");
+        for bad in ["", "a.b", "A", "a/b", "..", &"a".repeat(61)] {
+            assert!(Replay::named(bad, live.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn progress_counts_what_is_judged_anew_and_nothing_beyond() {
+        let part = |start, end| Part { start, end, time: 0 };
+        let at = |next| Some(Position { next, partition_time: 0, low_water: 0, low_water_time: 0 });
+        let begun = Begun { id: "r-1".into(), rules: "1".into(), started_at: 1, parts: vec![part(10, 30), part(5, 5), part(0, 7), part(0, 9)] };
+        let positions = vec![at(15), at(5), at(12), None];
+        let mut progress = Progress { begun, positions, done: [1, 2].into() };
+        assert_eq!((0..4).map(|n| progress.of(n)).collect::<Vec<_>>(), [(5, 20), (0, 0), (7, 7), (0, 9)]);
+        assert_eq!((progress.total(), progress.is_finished()), ((12, 36), false));
+        progress.done.extend([0, 3]);
+        assert!(progress.is_finished());
+    }
+}
