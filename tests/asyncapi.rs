@@ -65,7 +65,7 @@ fn each_record_stands_on_its_topic_and_may_have_either_encoding() {
         assert!(found, "{record:?}");
     }
     let description = document["info"]["description"].as_str().expect("a description");
-    let verdicts = subject("callsieve.", Topic::CallVerdicts, Record::CallVerdict);
+    let verdicts = subject("callsieve.call-verdicts", Record::CallVerdict);
     for part in ["`C3 01`", "8 bytes, little endian", "`00`", "4 bytes, big", "--schema-registry", &verdicts, COMPATIBILITY] {
         assert!(description.contains(part), "{part}");
     }

@@ -58,6 +58,15 @@ fn newer(kind: Kind) -> String {
     schema.to_string()
 }
 
+/// What a command of callsieve's prints, which succeeds.
+async fn ask(arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve"));
+    command.args(arguments);
+    let done = apart(move || command.output().unwrap()).await;
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
 /// A registry of a test's own, which it may stop.
 struct Apicurio {
     dir: tempfile::TempDir,
@@ -124,7 +133,7 @@ async fn kafka_with_a_registry_verdicts_are_true_and_framed() {
     assert_eq!(outputs.iter().filter(is_wire).count(), outputs.len());
     let prefix = settings.topic_prefix.clone();
     let (id, later, level) = apart(move || {
-        let (registry, subject): (Registry, _) = (of.parse().unwrap(), subject(&prefix, Topic::CallVerdicts, Kind::CallVerdict));
+        let (registry, subject): (Registry, _) = (of.parse().unwrap(), subject(&format!("{prefix}{}", Topic::CallVerdicts), Kind::CallVerdict));
         let id = registry.find(&subject, Kind::CallVerdict.schema_json()).unwrap().id;
         (id, registry.register(&subject, &newer(Kind::CallVerdict)).unwrap().id, registry.compatibility(&subject).unwrap())
     })
@@ -134,6 +143,16 @@ async fn kafka_with_a_registry_verdicts_are_true_and_framed() {
         assert!(std::str::from_utf8(&record.key).unwrap().starts_with(&format!("{}/", calls.account)), "keys are plain text");
         assert_eq!(record.value.as_ref().unwrap()[1..5], id.to_be_bytes());
     }
+
+    // A replay reads the log, and registers nothing for topics of its own.
+    let data = folder.path().join("replay");
+    let command = async |arguments: &[&str]| ask(&[arguments, &with].concat()).await;
+    let dir = ["--data-dir", data.to_str().unwrap()];
+    command(&[&["replay", "start", "again"][..], &dir].concat()).await;
+    let told = command(&["replay", "diff", "again", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["counts"]["SAME"], json!(calls.truth.len()), "{told}");
+    let subjects = reqwest::get(format!("{registry}/subjects")).await.unwrap().json::<Vec<String>>().await.unwrap();
+    assert_eq!(subjects.iter().filter(|subject| subject.starts_with(&settings.topic_prefix)).count(), 12);
 
     // A newer version has written a verdict, with a field that this one doesn't know, and the disk is lost.
     let (key, verdict) = verdicts.last_key_value().unwrap();
@@ -162,7 +181,8 @@ async fn kafka_a_registry_that_is_away_is_waited_for_and_a_schema_that_it_does_n
     let (newer_settings, other) = apart({
         let (registry, prefix) = (registry.clone(), settings.topic_prefix.clone());
         move || {
-            let newer = registry.register(&subject(&prefix, Topic::Events, Kind::AccountSettings), &newer(Kind::AccountSettings)).unwrap().id;
+            let newer =
+                registry.register(&subject(&format!("{prefix}{}", Topic::Events), Kind::AccountSettings), &newer(Kind::AccountSettings)).unwrap().id;
             (newer, registry.register("other-value", r#"{"type":"record","name":"other.Tick","fields":[]}"#).unwrap().id)
         }
     })
@@ -187,12 +207,12 @@ async fn kafka_a_registry_that_is_away_is_waited_for_and_a_schema_that_it_does_n
     produce(&settings, Topic::Events, waits, waits, &encode_event(&Event::Tick(Tick { at: 1 })));
     produce(&settings, Topic::Events, &goes_on, &goes_on, &settings_of(&goes_on, "FR"));
 
-    let country = async |account: &str| {
-        let (_, accounts) = get(&format!("{}/api/v1/accounts", service.base)).await;
+    let country = async |base: &str, account: &str| {
+        let (_, accounts) = get(&format!("{base}/api/v1/accounts")).await;
         let found = accounts["accounts"].as_array().and_then(|all| all.iter().find(|one| one["account_id"] == account).cloned());
         found.map_or(Value::Null, |found| found["settings"]["country"].clone())
     };
-    until("the other partition goes on", async || country(&goes_on).await == "FR").await;
+    until("the other partition goes on", async || country(&service.base, &goes_on).await == "FR").await;
     let metrics = async || reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap();
     let waiting = format!("callsieve_lag_records{{partition=\"{}\"}} 4", partition_of(waits, PARTITIONS));
     until("the partition waits, and says so", async || {
@@ -201,11 +221,11 @@ async fn kafka_a_registry_that_is_away_is_waited_for_and_a_schema_that_it_does_n
     })
     .await;
     assert_eq!(get(&format!("{}/healthz", service.base)).await.0, 200);
-    assert!(country(waits).await.is_null());
+    assert!(country(&service.base, waits).await.is_null());
 
     let started = own.clone();
     apart(move || started.start_again()).await;
-    until("the partition goes on", async || country(waits).await == "DE").await;
+    until("the partition goes on", async || country(&service.base, waits).await == "DE").await;
     let plain = connected(&settings).await;
     let mut letters = Vec::new();
     until("what can't be read is a dead letter", async || {
@@ -223,7 +243,8 @@ async fn kafka_a_registry_that_is_away_is_waited_for_and_a_schema_that_it_does_n
     assert_eq!((header(&letters[0], "callsieve.offset"), header(&letters[1], "callsieve.offset")), ("1".to_owned(), "2".to_owned()));
     assert_eq!(service.terminate(), Some(0));
 
-    // Without a registry such values are dead letters that say what is needed.
+    // Without a registry such values are dead letters that say what is needed, and can be given back when there is one.
+    let written = [&wire(newer_settings, &settings_of(waits, "ES")[HEADER..])[..], b"\x06new"].concat();
     let service = Running::start(folder.path(), &arguments(&settings, &[]));
     produce(&settings, Topic::Events, waits, waits, &written);
     until("it is a dead letter", async || {
@@ -235,6 +256,13 @@ async fn kafka_a_registry_that_is_away_is_waited_for_and_a_schema_that_it_does_n
     let last = letters.last().unwrap();
     assert!(header(last, "callsieve.cause").contains("--schema-registry"), "{letters:?}");
     assert_eq!((last.value.as_ref(), &last.came), (Some(&written), &Came::AsItIs));
+    assert_eq!(service.terminate(), Some(0));
+    let with = arguments(&settings, &["--schema-registry", &own.url]);
+    let service = Running::start(folder.path(), &with);
+    let place = format!("{}/{}", partition_of(waits, PARTITIONS), last.offset);
+    let place = ["dead-letters", "retry", &place, "--brokers", &settings.brokers, "--topic-prefix", &settings.topic_prefix];
+    ask(&[&place[..], &["--schema-registry", &own.url]].concat()).await;
+    until("it is read", async || country(&service.base, waits).await == "ES").await;
     assert_eq!(service.terminate(), Some(0));
 }
 
@@ -257,7 +285,7 @@ async fn kafka_schemas_are_checked_and_an_incompatible_one_is_refused() {
 
     // Somebody else has registered an event that has no place for what we write, and one that we can't read.
     let other = format!("{}other.", settings.topic_prefix);
-    let (registry, of) = (url.parse::<Registry>().unwrap(), subject(&other, Topic::Events, Kind::Tick));
+    let (registry, of) = (url.parse::<Registry>().unwrap(), subject(&format!("{other}{}", Topic::Events), Kind::Tick));
     let before = r#"{"type":"record","name":"callsieve.v1.Tick","fields":[{"name":"at","type":"string"},{"name":"zone","type":"string"}]}"#;
     apart(move || registry.ensure(&of, before).unwrap()).await;
     let (code, out, _) = run(&["schemas", "check", "--schema-registry", &url, "--topic-prefix", &other]);

@@ -56,7 +56,7 @@ pub fn main(args: SchemasArgs) -> anyhow::Result<ExitCode> {
         Action::Register(args) => {
             let registry = args.registry.registry().context("--schema-registry says where")?;
             for (topic, record) in placed() {
-                let subject = subject(&args.topic_prefix, topic, record);
+                let subject = subject(&format!("{}{topic}", args.topic_prefix), record);
                 let registered = registry.ensure(&subject, record.schema_json()).with_context(|| format!("registering {subject} at {registry}"))?;
                 writeln!(out, "{subject}: id {}", registered.id)?;
             }

@@ -60,7 +60,7 @@ pub fn against_files(dir: &Path) -> Result<(Vec<String>, usize), String> {
 pub fn against_registry(registry: &Registry, topic_prefix: &str) -> Result<(Vec<String>, usize), String> {
     let (mut wrong, mut compared) = (Vec::new(), 0);
     for (topic, record) in placed() {
-        let subject = subject(topic_prefix, topic, record);
+        let subject = subject(&format!("{topic_prefix}{topic}"), record);
         let failed = |error: RegistryError| format!("{subject} at {registry}: {error}");
         let before = wrong.len();
         let versions = registry.versions(&subject).map_err(failed)?;

@@ -73,10 +73,10 @@ fn front(id: u32) -> [u8; FRONT] {
 }
 
 impl Framing for WireFormat {
-    fn prepared(&self, topic_prefix: &str) -> Result<Arc<dyn Framing>, LogError> {
+    fn prepared(&self, names: &[String; Topic::ALL.len()]) -> Result<Arc<dyn Framing>, LogError> {
         let mut fronts: [Vec<_>; Topic::ALL.len()] = std::array::from_fn(|_| Vec::new());
         for (topic, record) in placed() {
-            let subject = subject(topic_prefix, topic, record);
+            let subject = subject(&names[topic.index()], record);
             let registered = self.shared.registry.ensure(&subject, record.schema_json());
             let registered = registered.map_err(|error| self.shared.failed(&format!("registering {subject}"), error))?;
             fronts[topic.index()].push((header_of(record), front(registered.id)));
@@ -279,6 +279,10 @@ mod tests {
         write!(reader.get_mut(), "HTTP/1.1 {status} .\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{said}", said.len()).unwrap();
     }
 
+    fn names() -> [String; Topic::ALL.len()] {
+        Topic::ALL.map(|topic| format!("t.{topic}"))
+    }
+
     fn record(value: &[u8]) -> Record {
         Record { offset: 3, timestamp: 5, key: b"7".to_vec(), value: Some(value.to_vec()), headers: Vec::new(), came: Came::AsItIs }
     }
@@ -302,7 +306,7 @@ mod tests {
         let fake = Fake::start().with(&["\"int\""]);
         let format = WireFormat::new(fake.registry.clone());
         assert_eq!(format.written(Topic::Events, &tick()), tick(), "nothing is known yet");
-        let format = format.prepared("t.").unwrap();
+        let format = format.prepared(&names()).unwrap();
         let written = format.written(Topic::Events, &tick()).into_owned();
         assert_eq!((written[0], &written[FRONT..]), (0, &tick()[HEADER..]));
         assert_eq!(format.written(Topic::CallVerdicts, &tick()), tick(), "no tick stands there");
@@ -328,9 +332,9 @@ mod tests {
     #[test]
     fn what_stands_there_already_is_not_registered_again() {
         let fake = Fake::start();
-        WireFormat::new(fake.registry.clone()).prepared("t.").unwrap();
+        WireFormat::new(fake.registry.clone()).prepared(&names()).unwrap();
         let (asked, before) = (fake.asked(), fake.kept.lock().unwrap().schemas.clone());
-        WireFormat::new(fake.registry.clone()).prepared("t.").unwrap();
+        WireFormat::new(fake.registry.clone()).prepared(&names()).unwrap();
         assert_eq!((fake.asked() - asked, &fake.kept.lock().unwrap().schemas), (24, &before), "two questions a subject");
     }
 
@@ -398,9 +402,9 @@ mod tests {
             assert!(format.read(&mut one).is_err());
             assert_eq!(fake.asked(), asked);
         }
-        assert!(matches!(format.prepared("t."), Err(LogError::Refused { .. })));
+        assert!(matches!(format.prepared(&names()), Err(LogError::Refused { .. })));
         fake.kept.lock().unwrap().status = 503;
-        assert!(matches!(format.prepared("t."), Err(LogError::Kafka { .. })));
+        assert!(matches!(format.prepared(&names()), Err(LogError::Kafka { .. })));
         fake.kept.lock().unwrap().status = 200;
         while format.read(&mut one).is_err() {
             std::thread::sleep(Duration::from_millis(20));

@@ -67,8 +67,8 @@ pub fn placed() -> Vec<(Topic, Record)> {
     Record::ALL.into_iter().map(|record| (topic(record), record)).collect()
 }
 
-/// The subject of a record on a topic whose name begins with the prefix.
+/// The subject of a record on a topic, which is given by its full name.
 #[must_use]
-pub fn subject(topic_prefix: &str, topic: Topic, record: Record) -> String {
-    format!("{topic_prefix}{topic}-{}", record.full_name())
+pub fn subject(topic: &str, record: Record) -> String {
+    format!("{topic}-{}", record.full_name())
 }

@@ -3,7 +3,7 @@
 //! A letter stays where it is. That it was given back is said by a record after it, on the same topic, that names its place and has no body.
 
 use super::ingress;
-use crate::event::{AccountId, Millis, decode_event};
+use crate::event::{AccountId, CodecError, Millis, decode_event};
 use crate::log::{Appender, Headers, Input, LogError, Place, Reader, Record, Topic};
 use std::collections::BTreeMap;
 
@@ -224,8 +224,13 @@ fn read(place: Place, record: &Record) -> Result<(Vec<Input>, Option<String>), S
     if letter.source != EVENTS {
         return Err(format!("it doesn't say where it came from: its header {SOURCE} is neither {WEBHOOK} nor {EVENTS}"));
     }
-    let event = decode_event(value).map_err(|error| error.to_string())?;
-    let account = event.account_id().ok_or("it is about no account")?.to_string();
+    let account = match decode_event(value) {
+        Ok(event) => event.account_id().ok_or("it is about no account")?.clone(),
+        // Whether its schema is known now is told by the registry, when it is read from the log again.
+        Err(CodecError::WireFormat(_)) => AccountId::parse(&letter.key).map_err(|error| error.to_string())?,
+        Err(error) => return Err(error.to_string()),
+    };
+    let account = account.to_string();
     let mut headers = record.headers.clone();
     headers.retain(|(name, _)| !ADDED.contains(&name.as_str()) && name != RETRY_OF);
     headers.push(retry_of);

@@ -92,7 +92,7 @@ impl Copier {
     /// If the cluster can't be reached, or refuses.
     pub fn new(from: &KafkaSettings, to: &KafkaSettings) -> Result<Self, LogError> {
         let mut to = to.clone();
-        to.framing.prepare(&to.topic_prefix)?;
+        to.framing.prepare(&Topic::ALL.map(|topic| to.topic(topic)))?;
         let name = format!("{}repartition", to.topic_prefix);
         let mut transactions = Transactions::new(&to, name.clone(), None);
         transactions.ready()?;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 /// Takes a framing off, and puts it on.
 pub trait Framing: fmt::Debug + Send + Sync {
-    /// One for the topics with this prefix, that can write. Waits for the network.
+    /// One that can write to the topics of these names, which stand by [`Topic::index`]. Waits for the network.
     ///
     /// # Errors
     /// [`LogError::Kafka`] for what passes, [`LogError::Refused`] for what doesn't by itself.
-    fn prepared(&self, topic_prefix: &str) -> Result<Arc<dyn Framing>, LogError>;
+    fn prepared(&self, names: &[String; Topic::ALL.len()]) -> Result<Arc<dyn Framing>, LogError>;
 
     /// A value as it is to stand on the topic. As it is, where it is of no known kind, and before [`Framing::prepared`].
     fn written<'a>(&self, topic: Topic, value: &'a [u8]) -> Cow<'a, [u8]>;
@@ -27,7 +27,11 @@ pub trait Framing: fmt::Debug + Send + Sync {
 
 /// The framing of a cluster's values; by default none: they stand there as they are.
 #[derive(Clone, Default)]
-pub struct Framed(Option<Arc<dyn Framing>>);
+pub struct Framed {
+    by: Option<Arc<dyn Framing>>,
+    /// Written as they are all the same.
+    reads_only: bool,
+}
 
 /// By how much a value grows at most when its framing is taken off: room that is made at once.
 pub(super) const GROWS: usize = 5;
@@ -36,25 +40,31 @@ impl Framed {
     /// Values framed so.
     #[must_use]
     pub fn by(framing: Arc<dyn Framing>) -> Self {
-        Self(Some(framing))
+        Self { by: Some(framing), reads_only: false }
     }
 
-    pub(super) fn prepare(&mut self, topic_prefix: &str) -> Result<(), LogError> {
-        if let Some(framing) = &self.0 {
-            self.0 = Some(framing.prepared(topic_prefix)?);
+    /// The same for who writes to topics that nobody else reads: what is written there stays as it is.
+    #[must_use]
+    pub fn for_reading(&self) -> Self {
+        Self { reads_only: true, ..self.clone() }
+    }
+
+    pub(super) fn prepare(&mut self, names: &[String; Topic::ALL.len()]) -> Result<(), LogError> {
+        if let Some(framing) = self.by.as_ref().filter(|_| !self.reads_only) {
+            self.by = Some(framing.prepared(names)?);
         }
         Ok(())
     }
 
     pub(super) fn written<'a>(&self, topic: Topic, value: &'a [u8]) -> Cow<'a, [u8]> {
-        match &self.0 {
-            Some(framing) if topic != Topic::DeadLetters => framing.written(topic, value),
+        match &self.by {
+            Some(framing) if topic != Topic::DeadLetters && !self.reads_only => framing.written(topic, value),
             _ => Cow::Borrowed(value),
         }
     }
 
     pub(super) fn read(&self, topic: Topic, record: &mut Record) -> Result<(), LogError> {
-        match &self.0 {
+        match &self.by {
             Some(framing) if topic != Topic::DeadLetters => framing.read(record),
             _ => Ok(()),
         }
@@ -63,7 +73,7 @@ impl Framed {
 
 impl fmt::Debug for Framed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.by {
             Some(framing) => framing.fmt(f),
             None => f.write_str("as they are"),
         }
@@ -72,10 +82,11 @@ impl fmt::Debug for Framed {
 
 impl PartialEq for Framed {
     fn eq(&self, other: &Self) -> bool {
-        match (&self.0, &other.0) {
+        let is_same = match (&self.by, &other.by) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
-        }
+        };
+        is_same && self.reads_only == other.reads_only
     }
 }
 
@@ -102,8 +113,8 @@ mod tests {
     }
 
     impl Framing for Reversed {
-        fn prepared(&self, topic_prefix: &str) -> Result<Arc<dyn Framing>, LogError> {
-            assert_eq!(topic_prefix, "t.");
+        fn prepared(&self, names: &[String; Topic::ALL.len()]) -> Result<Arc<dyn Framing>, LogError> {
+            assert_eq!(names[Topic::CallVerdicts.index()], "t.call-verdicts");
             Ok(Arc::new(Self))
         }
 
@@ -120,14 +131,15 @@ mod tests {
     #[test]
     fn everything_is_framed_but_dead_letters() {
         let mut framed = Framed::by(Arc::new(Reversed));
-        framed.prepare("t.").unwrap();
+        framed.prepare(&Topic::ALL.map(|topic| format!("t.{topic}"))).unwrap();
         for topic in Topic::ALL {
             let expected: &[u8] = if topic == Topic::DeadLetters { b"abc" } else { b"cba" };
             assert_eq!(framed.written(topic, b"abc"), expected, "{topic}");
             assert_eq!(Framed::default().written(topic, b"abc"), b"abc".as_slice());
             let mut record =
                 Record { offset: 0, timestamp: 0, key: Vec::new(), value: Some(b"abc".to_vec()), headers: Vec::new(), came: Came::AsItIs };
-            framed.read(topic, &mut record).unwrap();
+            assert_eq!(framed.for_reading().written(topic, b"abc"), b"abc".as_slice());
+            framed.for_reading().read(topic, &mut record).unwrap();
             assert_eq!(record.value.as_deref(), Some(expected), "{topic}");
         }
     }

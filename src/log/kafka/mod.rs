@@ -62,9 +62,9 @@ impl Kafka {
     /// As [`Kafka::connect`], where not all topics are there yet; they are to have so many partitions.
     ///
     /// # Errors
-    /// For settings that can't be, and a framing's registry that can't be reached.
+    /// For settings that can't be, and a framing's registry that can't be reached or refuses.
     pub fn with(mut settings: KafkaSettings, partitions: u32) -> Result<Self, LogError> {
-        settings.framing.prepare(&settings.topic_prefix)?;
+        settings.framing.prepare(&Topic::ALL.map(|topic| settings.topic(topic)))?;
         let reader = KafkaReader::new(&settings, partitions)?;
         let appender = KafkaAppender::new(&settings, partitions)?;
         Ok(Self { settings, partitions, holder: None, reader, appender })

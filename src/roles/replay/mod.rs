@@ -138,12 +138,12 @@ impl Replay {
 
     /// Its six topics alone. The one named `events` isn't stepped: it tells of the replay itself.
     fn own(&self) -> KafkaSettings {
-        KafkaSettings { topic_prefix: self.prefix(), group: self.group(), ..self.live.clone() }
+        KafkaSettings { topic_prefix: self.prefix(), group: self.group(), framing: self.live.framing.for_reading(), ..self.live.clone() }
     }
 
     /// The live log's input, and its own topics for what comes of it.
     fn working(&self) -> KafkaSettings {
-        KafkaSettings { output_prefix: Some(self.prefix()), group: self.group(), ..self.live.clone() }
+        KafkaSettings { output_prefix: Some(self.prefix()), group: self.group(), framing: self.live.framing.for_reading(), ..self.live.clone() }
     }
 
     /// Where its state is, below the data directory.
