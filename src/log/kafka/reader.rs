@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Consumers that are kept for further reads.
-const CURSORS: usize = 4;
+const CURSORS: usize = 8;
 /// How long a read waits for a transaction under way. A worker that died with one is found out after the transaction's timeout.
 const TRANSACTION: Duration = Duration::from_secs(60);
 /// How long a cursor waits for its batch to be full: also where all that there is has come.
@@ -130,18 +130,24 @@ impl KafkaReader {
                 cursor.rest()?;
             }
             let mut idle = locked(&self.shared.idle);
-            if idle.len() < CURSORS {
-                idle.push(cursor);
+            // The one that was given back first may have been left where it stands.
+            if idle.len() >= CURSORS {
+                drop(idle.remove(0));
             }
+            idle.push(cursor);
         }
         Ok(read)
     }
 
     fn cursor(&self, topic: Topic, partition: u32, from: i64) -> Result<Cursor, LogError> {
         let mut idle = locked(&self.shared.idle);
-        let at = idle.iter().position(|cursor| cursor.place == Some((topic, partition, from))).or_else(|| idle.len().checked_sub(1));
+        // One that stands elsewhere has fetched what somebody is about to ask for.
+        let at = idle
+            .iter()
+            .position(|cursor| cursor.place == Some((topic, partition, from)))
+            .or_else(|| idle.iter().position(|cursor| cursor.place.is_none()));
         if let Some(at) = at {
-            return Ok(idle.swap_remove(at));
+            return Ok(idle.remove(at));
         }
         drop(idle);
         Cursor::new(&self.shared.settings)
