@@ -136,7 +136,7 @@ mod tests {
             ("brokers = 'a'\nworkers = [1]", "workers is a text or a number, not array"),
             ("kafka = 'x'", "kafka is a table"),
             ("brokers = 'a'\nallow-old-brokers = 'yes'", "allow-old-brokers is true or false"),
-            ("brokers = 'a'\nworkers = 0", "--workers"),
+            ("brokers = 'a'\nworkers = 257", "--workers"),
             ("workers = 2", "--brokers"),
             ("brokers = 'a'\n[kafka]\nacks = 1", "is set by callsieve itself"),
         ] {
