@@ -12,6 +12,8 @@ use std::path::Path;
 pub struct Cluster {
     dir: tempfile::TempDir,
     pub brokers: String,
+    /// Where proxies lead to, for each list of their ports.
+    pub behind: Vec<Vec<String>>,
 }
 
 impl Cluster {
@@ -23,11 +25,24 @@ impl Cluster {
     }
 
     pub fn start(nodes: u32) -> Self {
+        Self::through(nodes, &[])
+    }
+
+    /// Brokers that clients reach through proxies too: each list has a proxy's port per broker.
+    pub fn through(nodes: u32, proxies: &[Vec<u16>]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Below the ports that the system gives out, and above those of the shared broker.
         let port = (30_000 + u32::from(rand::random::<u16>()) % 2_700).to_string();
-        let said = Self::run(dir.path(), &["up", "--nodes", &nodes.to_string(), "--port", &port]).stdout;
-        Self { dir, brokers: String::from_utf8(said).unwrap().trim().to_owned() }
+        let mut command = vec!["up".to_owned(), "--nodes".into(), nodes.to_string(), "--port".into(), port];
+        for ports in proxies {
+            let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+            command.extend(["--through".into(), ports.join(",")]);
+        }
+        let said = Self::run(dir.path(), &command.iter().map(String::as_str).collect::<Vec<_>>()).stdout;
+        let said = String::from_utf8(said).unwrap();
+        let mut lines = said.lines();
+        let brokers = lines.next().unwrap().to_owned();
+        Self { dir, brokers, behind: lines.map(|line| line.split(',').map(str::to_owned).collect()).collect() }
     }
 
     pub fn broker(&self, command: &str, number: usize) {
