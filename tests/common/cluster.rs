@@ -4,9 +4,10 @@
 
 use callsieve::event::{CallVerdict, decode};
 use callsieve::log::kafka::KafkaReader;
-use callsieve::log::{Reader, Topic};
+use callsieve::log::{LogError, Reader, Topic};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Brokers of a test's own, which it may kill.
 pub struct Cluster {
@@ -56,13 +57,24 @@ impl Drop for Cluster {
     }
 }
 
+/// Asks until brokers that change leaders have an answer.
+pub fn asked<T>(mut ask: impl FnMut() -> Result<T, LogError>) -> T {
+    let begun = Instant::now();
+    loop {
+        match ask() {
+            Err(error) if error.is_passing() && begun.elapsed() < Duration::from_secs(60) => std::thread::sleep(Duration::from_millis(100)),
+            answer => return answer.unwrap(),
+        }
+    }
+}
+
 /// The newest verdicts, as read_committed readers see them. No revision is missing, none is there twice.
 pub fn newest(reader: &KafkaReader, partitions: u32) -> BTreeMap<String, CallVerdict> {
     let mut newest: BTreeMap<String, CallVerdict> = BTreeMap::new();
     for partition in 0..partitions {
-        let (mut next, end) = (0, reader.end(Topic::CallVerdicts, partition).unwrap());
+        let (mut next, end) = (0, asked(|| reader.end(Topic::CallVerdicts, partition)));
         while next < end {
-            let read = reader.read(Topic::CallVerdicts, partition, next, 10_000).unwrap();
+            let read = asked(|| reader.read(Topic::CallVerdicts, partition, next, 10_000));
             for record in read.records {
                 let verdict: CallVerdict = decode(&record.value.expect("nothing is forgotten")).unwrap();
                 let key = format!("{}/{}", verdict.account_id, verdict.session_id);

@@ -1,5 +1,6 @@
 //! The faults, each from its beginning to its end. Afterwards everything that should run has been started.
 
+use crate::cluster::asked;
 use crate::proxy::Network;
 use crate::service::{Service, faketime};
 use crate::{PARTITIONS, World, apart, until};
@@ -443,7 +444,7 @@ impl World {
         apart(move || {
             let mut before = rdkafka::TopicPartitionList::new();
             for partition in 0..PARTITIONS {
-                let end = Offset::Offset(reader.end(Topic::Events, partition).unwrap());
+                let end = Offset::Offset(asked(|| reader.end(Topic::Events, partition)));
                 before.add_partition_offset(&events, partition.try_into().unwrap(), end).unwrap();
             }
             let admin: rdkafka::admin::AdminClient<_> = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();

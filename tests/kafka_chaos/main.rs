@@ -14,7 +14,7 @@ mod service;
 
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
 use callsieve::log::{Reader, Topic};
-use cluster::{Cluster, newest};
+use cluster::{Cluster, asked, newest};
 use faults::{KINDS, Kind, TAKES_BROKER, TAKES_SERVICE};
 use load::Load;
 use proxy::Ways;
@@ -190,7 +190,7 @@ impl World {
         };
         for partition in 0..PARTITIONS {
             let reader = self.kafka.reader();
-            assert_eq!(apart(move || reader.end(Topic::DeadLetters, partition).unwrap()).await, 0, "dead letters");
+            assert_eq!(apart(move || asked(|| reader.end(Topic::DeadLetters, partition))).await, 0, "dead letters");
         }
         found.values().map(|verdict| usize::try_from(verdict.revision).unwrap()).sum()
     }
