@@ -9,7 +9,7 @@ export ROCKSDB_STATIC := 1
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup rocksdb run test kafka-test lint fmt bench bench-kafka simulation
+.PHONY: help setup rocksdb run test kafka-test chaos lint fmt bench bench-kafka simulation
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,13 @@ kafka-test: rocksdb ## Runs the tests on a real Kafka broker and a schema regist
 	@deploy/build/setup kafka
 	@tests/kafka/run --secure --registry cargo test --locked --lib --test dead_letters --test foreign --test kafka --test kafka_registry \
 		--test kafka_repartition --test kafka_replay --test kafka_service -- --ignored $(or $(ARGS),kafka_)
+	@cargo test --locked --features failpoints --test kafka_chaos -- --ignored $(or $(ARGS),kafka_)
+
+chaos: rocksdb ## Runs services on three Kafka brokers through 100 faults of all kinds, in about half an hour (FAULTS=, SEED=)
+	@deploy/build/setup kafka
+	@tests/kafka/cluster fetch
+	@CALLSIEVE_CHAOS_FAULTS=$(FAULTS) CALLSIEVE_CHAOS_SEED=$(SEED) \
+		cargo test --locked --features failpoints --test kafka_chaos -- --ignored --nocapture chaos_of_many_faults
 
 lint: rocksdb ## Checks format, clippy, unused dependencies, licenses, sources, known vulnerabilities, and deploy/ as far as its tools are here
 	@deploy/build/lint "$(cache)/tools"

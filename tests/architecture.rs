@@ -126,3 +126,15 @@ fn of_the_state_the_log_uses_the_database_alone_and_of_the_core_parsing_uses_num
     assert_eq!(names(&code("log"), "crate::state").into_iter().collect::<Vec<_>>(), ["database"]);
     assert_eq!(names(&code("ringcentral"), "crate::judge").into_iter().collect::<Vec<_>>(), ["number"]);
 }
+
+/// What is released is built without any feature, and whoever runs it can't stop it by the environment.
+#[test]
+fn without_being_asked_for_nothing_has_points_to_fail_at() {
+    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let features = manifest.split("[features]").nth(1).unwrap().split("\n[").next().unwrap();
+    assert!(features.contains("failpoints = [\"dep:fail\"") && !features.contains("\ndefault"), "{features}");
+    assert!(manifest.lines().any(|line| line.starts_with("fail = ") && line.contains("optional = true")));
+    let binary = std::fs::read(env!("CARGO_BIN_EXE_callsieve")).unwrap();
+    let reads_variable = memchr::memmem::find(&binary, b"FAILPOINTS").is_some();
+    assert_eq!(reads_variable, cfg!(feature = "failpoints"), "the binary reads FAILPOINTS");
+}

@@ -25,6 +25,8 @@ use tokio::sync::mpsc;
 /// How long a partition's state is waited for that a reader, or the worker before, is about to close.
 const CLOSING: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// What the name of a state that was set aside has after the partition's number, before the time.
+const ASIDE: &str = ".corrupt-";
 /// How long a worker waits before it tries again to join.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -197,7 +199,16 @@ impl Backend {
     fn drive<L: Log>(self: &Arc<Self>, log: L, held: &Arc<Held>, stop: &AtomicBool) -> anyhow::Result<()> {
         let (databases, told) = (self.clone(), held.clone());
         let report = move |partition, holding| told.tell(partition, holding);
-        Ok(Worker::new(log, now, move |partition| databases.database(partition), report).run(stop)?)
+        let mut worker = Worker::new(log, now, move |partition| databases.database(partition), report);
+        loop {
+            match (worker.run(stop), &self.kept) {
+                (Err(error), Kept::Kafka(on)) if on.states.any_corrupt(&worker.log().assigned()) => {
+                    tracing::error!(%error, "going on from what is committed, with the corrupt state set aside");
+                    worker.begin_again();
+                }
+                (done, _) => return Ok(done?),
+            }
+        }
     }
 }
 
@@ -337,14 +348,54 @@ impl States {
     }
 
     /// Opens a partition's state. The worker that had it before closes it before the group gives the partition on, but a reader may still be at it.
+    /// One that is corrupt is set aside, and is built anew from the topics.
     pub fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
         let until = Instant::now() + CLOSING;
+        let path = self.dir.join(partition.to_string());
+        let mut is_anew = false;
         loop {
-            match Database::open(&self.dir.join(partition.to_string()), &self.engine, &[]) {
+            match Database::open(&path, &self.engine, &[]) {
                 Err(DatabaseError::Locked { .. }) if Instant::now() < until => std::thread::sleep(LOOK_EVERY),
+                Err(DatabaseError::Corrupt { .. }) if !is_anew => {
+                    self.set_aside(partition).map_err(LogError::from)?;
+                    is_anew = true;
+                }
+                // Found corrupt while it was open; now nobody has it open any more.
+                Ok(found) if Database::is_marked_corrupt(&path) && !is_anew => {
+                    drop(found);
+                    self.set_aside(partition).map_err(LogError::from)?;
+                    is_anew = true;
+                }
                 opened => return Ok(Arc::new(opened.map_err(LogError::from)?)),
             }
         }
+    }
+
+    /// Moves a partition's corrupt state away, for who wants to know what happened to it. The last one of the partition's is kept.
+    fn set_aside(&self, partition: u32) -> Result<(), DatabaseError> {
+        let path = self.dir.join(partition.to_string());
+        let failed =
+            |error: std::io::Error| DatabaseError::Directory { path: path.clone(), why: format!("setting the corrupt state aside: {error}") };
+        let begins = format!("{partition}{ASIDE}");
+        for entry in std::fs::read_dir(&self.dir).map_err(failed)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&begins) {
+                std::fs::remove_dir_all(entry.path()).map_err(failed)?;
+            }
+        }
+        let aside = self.dir.join(format!("{begins}{}", now()));
+        std::fs::rename(&path, &aside).map_err(failed)?;
+        metrics::counter!("callsieve_corrupt_states_total").increment(1);
+        tracing::error!(
+            partition,
+            aside = %aside.display(),
+            "the state on disk is corrupt: it is set aside, and is built anew from the topics. Look after the disk; the folder may be deleted"
+        );
+        Ok(())
+    }
+
+    /// Whether the state of one of these was found corrupt while it was open.
+    fn any_corrupt(&self, partitions: &[u32]) -> bool {
+        partitions.iter().any(|partition| Database::is_marked_corrupt(&self.dir.join(partition.to_string())))
     }
 }
 
@@ -415,6 +466,53 @@ mod tests {
         drop(states);
         assert!(open("b").err().unwrap().to_string().contains("is the state of a, not of b"));
         open("a").unwrap();
+    }
+
+    #[test]
+    fn a_corrupt_state_is_set_aside_and_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let states = States::open(dir.path().to_owned(), "a").unwrap();
+        let aside = || {
+            let entries = std::fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+            entries.filter(|name| name.starts_with("3.corrupt-")).collect::<Vec<_>>()
+        };
+        let write = || {
+            let database = states.database(3).unwrap();
+            let mut batch = rocksdb::WriteBatch::default();
+            let meta = database.family(crate::state::database::Family::Meta);
+            let is_empty = database.get(meta, b"k").unwrap().is_none();
+            batch.put_cf(meta, b"k", vec![7; 10_000]);
+            database.write(batch).unwrap();
+            is_empty
+        };
+        // A table's first block is read late, its end when it is opened.
+        let damage = |extension: &str, bytes_from_the_start: usize| {
+            for entry in std::fs::read_dir(dir.path().join("3")).unwrap().flatten() {
+                let name = entry.file_name().into_string().unwrap();
+                if name.ends_with(extension) || name.starts_with(extension) {
+                    let mut bytes = std::fs::read(entry.path()).unwrap();
+                    bytes.iter_mut().take(bytes_from_the_start).for_each(|byte| *byte ^= 0x55);
+                    std::fs::write(entry.path(), bytes).unwrap();
+                }
+            }
+        };
+        assert_eq!((write(), write()), (true, false));
+        let mut set_aside = Vec::new();
+        for (file, length) in [("MANIFEST", usize::MAX), (".sst", usize::MAX), (".sst", 64)] {
+            damage(file, length);
+            // What opening doesn't see is seen by who reads; its mark is seen the next time.
+            if let Ok(database) = states.database(3)
+                && database.get(database.family(crate::state::database::Family::Meta), b"k").is_err()
+            {
+                assert!(states.any_corrupt(&[0, 3]));
+            }
+            assert!(write(), "{file}: it begins anew");
+            assert!(!states.any_corrupt(&[3]) && !write());
+            assert_eq!(aside().len(), 1, "{file}");
+            set_aside.extend(aside());
+        }
+        set_aside.dedup();
+        assert_eq!(set_aside.len(), 3, "the last one is kept");
     }
 
     #[test]

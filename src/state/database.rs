@@ -294,6 +294,9 @@ impl Engine {
     }
 }
 
+/// In the directory of a database of which a read or a write found that it is corrupt.
+const MARK: &str = "CORRUPT";
+
 /// An open database. Closed when the last handle is dropped.
 pub struct Database {
     db: DB,
@@ -386,10 +389,21 @@ impl Database {
         self.db.write_opt(batch, &options).map_err(|e| self.error("writing", e))
     }
 
-    /// RocksDB's error with this database's path.
+    /// RocksDB's error with this database's path. Of one that is corrupt a mark stays in its directory.
     #[must_use]
     pub fn error(&self, operation: &'static str, source: rocksdb::Error) -> DatabaseError {
-        DatabaseError::new(operation, &self.path, source)
+        let error = DatabaseError::new(operation, &self.path, source);
+        if matches!(error, DatabaseError::Corrupt { .. }) {
+            // Whoever finds it next finds the same.
+            let _ = std::fs::write(self.path.join(MARK), format!("{error}\n"));
+        }
+        error
+    }
+
+    /// Whether the database in `path` was found corrupt once.
+    #[must_use]
+    pub fn is_marked_corrupt(path: &Path) -> bool {
+        path.join(MARK).exists()
     }
 }
 

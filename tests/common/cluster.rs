@@ -4,14 +4,17 @@
 
 use callsieve::event::{CallVerdict, decode};
 use callsieve::log::kafka::KafkaReader;
-use callsieve::log::{Reader, Topic};
+use callsieve::log::{LogError, Reader, Topic};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Brokers of a test's own, which it may kill.
 pub struct Cluster {
     dir: tempfile::TempDir,
     pub brokers: String,
+    /// Where proxies lead to, for each list of their ports.
+    pub behind: Vec<Vec<String>>,
 }
 
 impl Cluster {
@@ -23,11 +26,24 @@ impl Cluster {
     }
 
     pub fn start(nodes: u32) -> Self {
+        Self::through(nodes, &[])
+    }
+
+    /// Brokers that clients reach through proxies too: each list has a proxy's port per broker.
+    pub fn through(nodes: u32, proxies: &[Vec<u16>]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Below the ports that the system gives out, and above those of the shared broker.
         let port = (30_000 + u32::from(rand::random::<u16>()) % 2_700).to_string();
-        let said = Self::run(dir.path(), &["up", "--nodes", &nodes.to_string(), "--port", &port]).stdout;
-        Self { dir, brokers: String::from_utf8(said).unwrap().trim().to_owned() }
+        let mut command = vec!["up".to_owned(), "--nodes".into(), nodes.to_string(), "--port".into(), port];
+        for ports in proxies {
+            let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+            command.extend(["--through".into(), ports.join(",")]);
+        }
+        let said = Self::run(dir.path(), &command.iter().map(String::as_str).collect::<Vec<_>>()).stdout;
+        let said = String::from_utf8(said).unwrap();
+        let mut lines = said.lines();
+        let brokers = lines.next().unwrap().to_owned();
+        Self { dir, brokers, behind: lines.map(|line| line.split(',').map(str::to_owned).collect()).collect() }
     }
 
     pub fn broker(&self, command: &str, number: usize) {
@@ -41,13 +57,24 @@ impl Drop for Cluster {
     }
 }
 
+/// Asks until brokers that change leaders have an answer.
+pub fn asked<T>(mut ask: impl FnMut() -> Result<T, LogError>) -> T {
+    let begun = Instant::now();
+    loop {
+        match ask() {
+            Err(error) if error.is_passing() && begun.elapsed() < Duration::from_secs(60) => std::thread::sleep(Duration::from_millis(100)),
+            answer => return answer.unwrap(),
+        }
+    }
+}
+
 /// The newest verdicts, as read_committed readers see them. No revision is missing, none is there twice.
 pub fn newest(reader: &KafkaReader, partitions: u32) -> BTreeMap<String, CallVerdict> {
     let mut newest: BTreeMap<String, CallVerdict> = BTreeMap::new();
     for partition in 0..partitions {
-        let (mut next, end) = (0, reader.end(Topic::CallVerdicts, partition).unwrap());
+        let (mut next, end) = (0, asked(|| reader.end(Topic::CallVerdicts, partition)));
         while next < end {
-            let read = reader.read(Topic::CallVerdicts, partition, next, 10_000).unwrap();
+            let read = asked(|| reader.read(Topic::CallVerdicts, partition, next, 10_000));
             for record in read.records {
                 let verdict: CallVerdict = decode(&record.value.expect("nothing is forgotten")).unwrap();
                 let key = format!("{}/{}", verdict.account_id, verdict.session_id);

@@ -13,6 +13,7 @@ mod copier;
 mod framing;
 mod native;
 mod offsets;
+mod points;
 mod reader;
 mod settings;
 mod topics;

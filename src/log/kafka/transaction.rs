@@ -8,6 +8,7 @@ use super::appender::with;
 use super::client::{REQUEST, Told, number, words};
 use super::copier::Copied;
 use super::framing::Framed;
+use super::points::reached;
 use super::settings::KafkaSettings;
 use crate::log::{Committed, LogError, Output, OutputEnds, Position, Topic};
 use rdkafka::client::ClientContext;
@@ -246,6 +247,7 @@ fn publish(
     let Sending { names, framing, ends: delivered } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
     producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
+    reached("produce");
     for publication in publications {
         for output in &publication.outputs {
             let mut record = BaseRecord::to(&names[output.topic.index()]).partition(number(publication.partition));
@@ -258,6 +260,7 @@ fn publish(
     }
     // Where they came to stand is part of what is committed.
     deliver(producer)?;
+    reached("produced");
     let mut moved = Ends::new();
     let mut positions = TopicPartitionList::with_capacity(publications.len());
     for Publication { partition, position, ends, .. } in publications {
@@ -305,11 +308,14 @@ fn deliver(producer: &BaseProducer<Sending>) -> Result<(), Failure> {
 
 fn end(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     insist(|| producer.send_offsets_to_transaction(positions, group, REQUEST)).map_err(|error| Failure::of(&error))?;
+    reached("offsets-sent");
     // From here on the outcome may be unknown; only Kafka's own answer ends that.
     insist(|| producer.commit_transaction(REQUEST)).map_err(|error| match error {
         KafkaError::Transaction(error) if error.txn_requires_abort() => Failure::Abort(error.string()),
         other => Failure::GiveUp(words(&other)),
-    })
+    })?;
+    reached("committed");
+    Ok(())
 }
 
 /// Aborting waits until every output was reported as delivered or dropped, and reports are only seen by polling.

@@ -7,6 +7,7 @@
 use super::appender::KafkaAppender;
 use super::client::{REQUEST, Told, failed, number, words};
 use super::framing::copied;
+use super::points::reached;
 use super::reader::KafkaReader;
 use super::settings::KafkaSettings;
 use super::transaction::{Publication, Transactions};
@@ -454,6 +455,7 @@ impl Log for KafkaLog {
             publications.push(Publication { partition, position, ends, outputs });
             states.push((database, state));
         }
+        reached("commit");
         let ends = match self.transactions.commit(publications, group.clone()) {
             Err(LogError::Aborted { why }) => {
                 self.refused += 1;
@@ -463,9 +465,12 @@ impl Log for KafkaLog {
         };
         self.refused = 0;
         self.ends.extend(ends);
+        reached("apply");
         for (database, state) in states {
             database.write(state)?;
+            reached("applied-one");
         }
+        reached("applied");
         Ok(())
     }
 

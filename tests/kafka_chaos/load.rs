@@ -1,0 +1,132 @@
+//! Simulated companies whose notifications are posted to the services until one acknowledges each.
+
+use crate::common::{TOKEN, account, append_numbers, company, now};
+use callsieve::event::CallVerdict;
+use callsieve::log::Appender;
+use callsieve::simulate::{Company, HOUR_MS, Notification};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// Between two notifications of a company.
+const PACE: Duration = Duration::from_millis(60);
+const CALLS_PER_HOUR: u32 = 30;
+
+struct Watched {
+    company: Company,
+    account: String,
+    truth: BTreeMap<String, bool>,
+    documents: Vec<Value>,
+    acknowledged: AtomicUsize,
+}
+
+impl Watched {
+    fn new(seed: u64) -> Self {
+        let company = company(seed);
+        let account = account(&company).to_string();
+        let calls = company.hours(now() - 3 * HOUR_MS, 2, CALLS_PER_HOUR);
+        let truth = calls.iter().flat_map(|call| &call.truth.sessions).map(|s| (format!("{account}/{}", s.session), s.external)).collect();
+        let mut notifications: Vec<Notification> = calls.into_iter().flat_map(|call| call.notifications).collect();
+        notifications.sort_by_key(|notification| notification.due);
+        let envelope = |n: &Notification| n.document("1423e408-e25c-4421-8dd1-5f754e2f5648", &account).unwrap();
+        let documents = notifications.iter().map(envelope).collect();
+        Self { company, account, truth, documents, acknowledged: AtomicUsize::new(0) }
+    }
+
+    async fn send(&self, bases: &[Arc<Mutex<String>>], shares: usize, allowed: &AtomicUsize) {
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(3)).build().unwrap();
+        for (n, document) in self.documents.iter().enumerate() {
+            while n * shares / self.documents.len() >= allowed.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let body = document.to_string();
+            for attempt in 0.. {
+                let address = format!("{}/webhooks/ringcentral/{}", bases[(n + attempt) % bases.len()].lock().unwrap(), self.account);
+                match http.post(address).header("verification-token", TOKEN).body(body.clone()).send().await {
+                    Ok(answer) if answer.status() == 200 => break,
+                    Ok(answer) => assert!(answer.status().is_server_error(), "{}", answer.status()),
+                    Err(_) => {}
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            self.acknowledged.fetch_add(1, Ordering::AcqRel);
+            if allowed.load(Ordering::Acquire) <= shares {
+                tokio::time::sleep(PACE).await;
+            }
+        }
+    }
+}
+
+/// The companies of a round. Their notifications come in shares, one for each fault and a last one.
+pub struct Load {
+    companies: Vec<Arc<Watched>>,
+    shares: usize,
+    allowed: Arc<AtomicUsize>,
+}
+
+impl Load {
+    pub fn new(seed: u64, companies: u64, faults: usize) -> Self {
+        let companies = (seed..seed + companies).map(|seed| Arc::new(Watched::new(seed))).collect();
+        Self { companies, shares: faults + 1, allowed: Arc::default() }
+    }
+
+    pub async fn append_numbers(&self, appender: &dyn Appender) {
+        for watched in &self.companies {
+            append_numbers(appender, &watched.company).await;
+        }
+    }
+
+    pub fn send(&self, bases: &[Arc<Mutex<String>>]) -> Vec<JoinHandle<()>> {
+        let send = |watched: &Arc<Watched>| {
+            let (watched, bases, shares, allowed) = (watched.clone(), bases.to_vec(), self.shares, self.allowed.clone());
+            tokio::spawn(async move { watched.send(&bases, shares, &allowed).await })
+        };
+        self.companies.iter().map(send).collect()
+    }
+
+    /// Lets so many shares out, in all.
+    pub fn allow(&self, shares: usize) {
+        self.allowed.store(shares, Ordering::Release);
+    }
+
+    /// Whether some company has had so much of a share acknowledged.
+    pub fn is_sent(&self, share: usize, part: f64) -> bool {
+        let goal = (share as f64 + part) / self.shares as f64;
+        self.companies.iter().any(|watched| watched.acknowledged.load(Ordering::Acquire) as f64 >= watched.documents.len() as f64 * goal)
+    }
+
+    pub fn truth(&self) -> BTreeMap<String, bool> {
+        self.companies.iter().flat_map(|watched| watched.truth.clone()).collect()
+    }
+
+    pub fn notifications(&self) -> usize {
+        self.companies.iter().map(|watched| watched.documents.len()).sum()
+    }
+
+    /// What was acknowledged and is not in the evidence, to the last leg.
+    pub fn missing(&self, verdicts: &BTreeMap<String, CallVerdict>) -> Option<String> {
+        for watched in &self.companies {
+            let mut legs: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+            for body in watched.documents.iter().map(|document| &document["body"]) {
+                if let (Some(session), Some(parties)) = (body["telephonySessionId"].as_str(), body["parties"].as_array()) {
+                    let of = legs.entry(format!("{}/{session}", watched.account)).or_default();
+                    of.extend(parties.iter().filter_map(|party| party["id"].as_str()));
+                }
+            }
+            for (key, verdict) in verdicts.iter().filter(|(key, _)| watched.truth.contains_key(*key)) {
+                let kept: BTreeSet<&str> = verdict.call.legs.iter().map(|leg| leg.leg_id.as_str()).collect();
+                let sent = legs.remove(key).unwrap_or_default();
+                let sequences = &verdict.call.missing_sequences;
+                if !sent.is_subset(&kept) || !sequences.is_empty() {
+                    return Some(format!(
+                        "{key}: the legs {sent:?} were acknowledged, {kept:?} are kept; the sequence numbers {sequences:?} are missing"
+                    ));
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,194 @@
+//! A service under test: the binary as a process, with a disk of its own where the system lets us make one.
+
+use crate::common::TOKEN;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Room for the states of a run and for what is set aside of them.
+const DISK_BYTES: u64 = 256 << 20;
+
+/// A disk that can be filled without harm to others: a memory file system, which takes the right to mount one.
+pub struct Disk {
+    pub dir: PathBuf,
+    pub is_own: bool,
+}
+
+impl Disk {
+    pub fn make(dir: PathBuf) -> Self {
+        std::fs::create_dir_all(&dir).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={DISK_BYTES}"), "none"]).arg(&dir).stderr(Stdio::null()).status();
+        Self { dir, is_own: mount.is_ok_and(|status| status.success()) }
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.dir.join("ballast")
+    }
+
+    /// Leaves no byte free.
+    pub fn fill(&self) {
+        assert!(self.is_own, "only a disk of its own is filled");
+        let mut file = std::fs::File::create(self.ballast()).unwrap();
+        let piece = vec![0; 1 << 20];
+        while file.write_all(&piece).is_ok() {}
+        while file.write_all(&[0]).is_ok() {}
+    }
+
+    pub fn free(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.is_own {
+            let _ = Command::new("umount").arg("-l").arg(&self.dir).status();
+        }
+    }
+}
+
+/// What starts it and where what it says goes.
+pub struct Service {
+    pub name: &'static str,
+    pub disk: Disk,
+    arguments: Vec<String>,
+    /// How far its clock is off, as the library that fakes it reads it; `None` without that library.
+    clock: Option<(PathBuf, PathBuf)>,
+    log: PathBuf,
+    child: Option<Child>,
+    /// Where it is reached, for whoever sends.
+    base: Arc<Mutex<String>>,
+    /// Its last errors.
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+/// The library that shows a process another time.
+pub fn faketime() -> Option<PathBuf> {
+    let places = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
+    places.into_iter().find(|path| path.exists())
+}
+
+impl Service {
+    pub fn new(name: &'static str, folder: &Path, log: PathBuf, arguments: Vec<String>) -> Self {
+        let clock = faketime().map(|library| (library, folder.join(format!("clock-{name}"))));
+        let disk = Disk::make(folder.join(name));
+        let service = Self { name, disk, arguments, clock, log, child: None, base: Arc::default(), said: Arc::default() };
+        service.set_clock("+0");
+        service
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.disk.dir.join("data")
+    }
+
+    pub fn states(&self) -> PathBuf {
+        self.data_dir().join("state")
+    }
+
+    pub fn base(&self) -> Arc<Mutex<String>> {
+        self.base.clone()
+    }
+
+    pub fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
+    }
+
+    pub fn set_clock(&self, offset: &str) {
+        if let Some((_, file)) = &self.clock {
+            let next = file.with_extension("next");
+            std::fs::write(&next, format!("{offset}\n")).unwrap();
+            std::fs::rename(next, file).unwrap();
+        }
+    }
+
+    /// Starts it, and waits until it serves, or has ended: then with what it said.
+    pub fn start(&mut self, points: Option<&str>) -> Result<(), String> {
+        assert!(self.child.is_none(), "{} runs", self.name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callsieve"));
+        command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json", "--verification-token", TOKEN, "--data-dir"]).arg(self.data_dir());
+        command.args(&self.arguments).env("RUST_LOG", "info").stderr(Stdio::piped()).stdout(Stdio::null());
+        if let Some(points) = points {
+            command.env("FAILPOINTS", points);
+        }
+        if let Some((library, file)) = &self.clock {
+            // Clocks that only go forward stay as they are, as with a computer's clock that is set.
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", file).env("FAKETIME_CACHE_DURATION", "1");
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+        }
+        let mut child = command.spawn().unwrap();
+        let mut log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        writeln!(log, "---- {:?} starts {} with {points:?}", jiff::Timestamp::now(), self.name).unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut before = Vec::new();
+        loop {
+            let Some(Ok(line)) = lines.next() else {
+                let code = child.wait().unwrap();
+                return Err(format!("{code}: {}", before.join("\n")));
+            };
+            writeln!(log, "{line}").unwrap();
+            let entry: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
+            if entry["message"] == "serving" {
+                *self.base.lock().unwrap() = format!("http://{}", entry["address"].as_str().unwrap());
+                break;
+            }
+            before.push(line);
+        }
+        let said = self.said.clone();
+        said.lock().unwrap().clear();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                writeln!(log, "{line}").unwrap();
+                if !line.contains("\"INFO\"") && !line.contains("\"WARN\"") {
+                    said.lock().unwrap().push(line);
+                }
+            }
+        });
+        self.child = Some(child);
+        Ok(())
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let child = self.child.as_ref().unwrap();
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// SIGKILL, until it is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM, and its exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        self.signal("-TERM");
+        self.child.take().unwrap().wait().unwrap().code()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
+    /// Waits until it ends by itself. Returns whether it did.
+    pub async fn ended(&mut self, patience: Duration) -> bool {
+        let begun = std::time::Instant::now();
+        while !self.has_ended() {
+            if begun.elapsed() > patience {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
