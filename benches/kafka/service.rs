@@ -24,7 +24,7 @@ impl Service {
         let log = std::fs::File::options().create(true).append(true).open(data_dir.with_extension("log"))?;
         let child = Command::new(env!("CARGO_BIN_EXE_callsieve"))
             .args(["run", "--listen", &listen, "--brokers", &settings.brokers, "--topic-prefix", &settings.topic_prefix, "--group", &settings.group])
-            .args(["--workers", &workers.to_string(), "--instance", "bench", "--data-dir"])
+            .args(["--workers", &workers.to_string(), "--instance", "bench", "--kafka", "group.protocol=classic", "--data-dir"])
             .arg(data_dir)
             .stdout(Stdio::null())
             .stderr(log)

@@ -102,8 +102,6 @@ pub struct KafkaLog {
     owned: BTreeSet<u32>,
     /// Commits in a row that came to nothing.
     refused: u32,
-    /// Whether the group ever gave it anything, be it nothing.
-    was_assigned: bool,
     /// Of those, the ones that aren't to be fetched.
     paused: BTreeSet<u32>,
     /// Of partitions that are fetched: the offset of the next record, and since when none has come.
@@ -145,7 +143,6 @@ impl KafkaLog {
             appender,
             owned: BTreeSet::new(),
             refused: 0,
-            was_assigned: false,
             paused: BTreeSet::new(),
             fetched: BTreeMap::new(),
             ends: BTreeMap::new(),
@@ -220,10 +217,7 @@ impl KafkaLog {
         for change in &changes {
             tracing::info!(member = self.member, ?change, "rebalance");
             match change {
-                Change::Assigned(partitions) => {
-                    self.was_assigned = true;
-                    self.owned.extend(partitions);
-                }
+                Change::Assigned(partitions) => self.owned.extend(partitions),
                 Change::Revoked(partitions) => {
                     for partition in partitions {
                         self.owned.remove(partition);
@@ -252,14 +246,6 @@ impl KafkaLog {
                 if self.settings.fall_back_to_classic() =>
             {
                 tracing::info!(member = self.member, "the brokers don't have the group protocol of KIP-848: joining by the classic one");
-                Some(self.rejoin(words(error)))
-            }
-            // A predecessor of its name died. By KIP-848 its session is waited out; by the classic protocol, in the same group, its place is taken at once. Who had
-            // the place before, and lost it, waits.
-            KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::UnreleasedInstanceId)
-                if !self.was_assigned && self.settings.fall_back_to_classic() =>
-            {
-                tracing::info!(member = self.member, "a worker of this name has not left the group: taking its place by the classic group protocol");
                 Some(self.rejoin(words(error)))
             }
             // Also where another holds this one's static id: its predecessor, until the group has found out that it died.
