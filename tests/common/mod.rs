@@ -14,7 +14,7 @@ use callsieve::roles::sync;
 use callsieve::simulate::{AccountLists, Company, CompanyConfig, HOUR_MS};
 use callsieve::state::database::{DatabaseOptions, Engine};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ impl Running {
             .args(["run", "--listen", "127.0.0.1:0", "--log-format", "json", "--verification-token", TOKEN, "--data-dir"])
             .arg(data_dir)
             .args(more)
-            .env("RUST_LOG", "info")
+            .env("RUST_LOG", std::env::var("CALLSIEVE_TEST_LOG").as_deref().unwrap_or("info"))
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -84,9 +84,14 @@ impl Running {
             }
             said.push(line);
         };
-        // Read to the end, so that it never waits for us.
+        // Read to the end, so that it never waits for us. With CALLSIEVE_TEST_LOGS, a folder, each service's log is kept there.
+        let kept = std::env::var("CALLSIEVE_TEST_LOGS").map(|folder| Path::new(&folder).join(format!("{:09}.log", child.id())));
+        let mut kept = kept.ok().map(|path| std::fs::File::create(path).unwrap());
         std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
+            for line in said.into_iter().map(Ok).chain(lines).map_while(Result::ok) {
+                if let Some(kept) = &mut kept {
+                    writeln!(kept, "{line}").unwrap();
+                }
                 if line.contains("\"ERROR\"") {
                     eprintln!("{line}");
                 }
