@@ -47,7 +47,7 @@ fn work(
     let (events, verdicts) = (from.topic(Topic::Events), to.topic(Topic::CallVerdicts));
     let client = |more: &[(&str, &str)]| {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &from.brokers);
+        config.set("bootstrap.servers", &from.brokers).set("socket.nagle.disable", "true");
         for (name, value) in more {
             config.set(*name, *value);
         }
@@ -104,7 +104,8 @@ fn work(
             }
         }
         while producer.in_flight_count() > 0 {
-            producer.poll(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_micros(250));
+            producer.poll(Duration::ZERO);
         }
         let mut offsets = TopicPartitionList::with_capacity(PARTITIONS as usize);
         for (partition, offset) in next {

@@ -82,6 +82,11 @@ impl Prepared {
         Ok(prepared)
     }
 
+    /// When the first round begins.
+    pub fn start(&self) -> Millis {
+        self.start
+    }
+
     /// Legs of a round.
     pub fn legs(&self) -> usize {
         self.legs.len()
@@ -181,6 +186,7 @@ impl Ingress {
         let sent = Arc::new(SentAt::default());
         let producer = ClientConfig::new()
             .set("bootstrap.servers", &settings.brokers)
+            .set("socket.nagle.disable", "true")
             .set("enable.idempotence", "true")
             .set("linger.ms", linger_ms.to_string())
             .set("batch.size", "500000")

@@ -176,7 +176,8 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
     let legs = (rate * (WARM_UP + MEASURED).as_secs_f64()) as usize;
     let rounds = u32::try_from(legs / prepared.legs() + 1)?;
     for round in 0..rounds {
-        prepared.numbers_of(round, |at, event| ingress.append(at, &event))?;
+        // All at the beginning: a partition's time doesn't go back, and would stand still until the legs have reached it.
+        prepared.numbers_of(round, |_, event| ingress.append(prepared.start(), &event))?;
     }
     ingress.flush()?;
     let dir = tempfile::tempdir()?;
@@ -234,6 +235,7 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
 fn watch(settings: &KafkaSettings, stop: &AtomicBool) -> anyhow::Result<Vec<(i32, i64, Instant)>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &settings.brokers)
+            .set("socket.nagle.disable", "true")
         .set("group.id", "nobody")
         .set("isolation.level", "read_committed")
         .set("enable.auto.commit", "false")
@@ -245,7 +247,8 @@ fn watch(settings: &KafkaSettings, stop: &AtomicBool) -> anyhow::Result<Vec<(i32
     consumer.assign(&all)?;
     let mut seen = Vec::new();
     while !stop.load(Ordering::Acquire) {
-        let Some(message) = consumer.poll(Duration::from_millis(50)).transpose()? else { continue };
+        // Connections come and go.
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else { continue };
         let at = Instant::now();
         if let Some(value) = message.payload() {
             let verdict: CallVerdict = decode(value)?;
@@ -330,6 +333,7 @@ fn walk(dir: &Path) -> anyhow::Result<Vec<std::fs::DirEntry>> {
 fn publish(settings: &KafkaSettings, like: &[CallVerdict], calls: usize) -> anyhow::Result<usize> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &settings.brokers)
+            .set("socket.nagle.disable", "true")
         .set("linger.ms", "20")
         .set("batch.size", "1000000")
         .set("queue.buffering.max.messages", "200000")

@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the producer's thread is waited for, where its calls keep to their limits far longer than it takes.
 const ANSWER: Duration = Duration::from_secs(45);
 
+/// How often delivery reports are taken.
+const REPORTS: Duration = Duration::from_micros(250);
+
 /// Notes where outputs came to stand.
 struct Sending {
     /// The topics' full names, by [`Topic::index`].
@@ -301,7 +304,7 @@ fn deliver(producer: &BaseProducer<Sending>) -> Result<(), Failure> {
         if Instant::now() >= until {
             return Err(Failure::Abort(format!("outputs could not be delivered within {} s", PATIENCE.as_secs())));
         }
-        producer.poll(Duration::from_millis(100));
+        take_reports(producer);
     }
     Ok(())
 }
@@ -323,12 +326,19 @@ fn abort(producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
     producer.purge(PurgeConfig::default().queue());
     let until = Instant::now() + REQUEST;
     while producer.in_flight_count() > 0 && Instant::now() < until {
-        producer.poll(Duration::from_millis(5));
+        take_reports(producer);
     }
     insist(|| {
         producer.poll(Duration::ZERO);
         producer.abort_transaction(REQUEST)
     })
+}
+
+/// Takes the delivery reports that have come, and waits a little for others. (The client's own poll lasts for all of the time that it is given, also when the
+/// last report has come, and spins in the last millisecond.)
+fn take_reports(producer: &BaseProducer<Sending>) {
+    std::thread::sleep(REPORTS);
+    producer.poll(Duration::ZERO);
 }
 
 fn send<'a>(producer: &BaseProducer<Sending>, mut record: BaseRecord<'a, [u8], [u8]>) -> Result<(), Failure> {
@@ -338,7 +348,7 @@ fn send<'a>(producer: &BaseProducer<Sending>, mut record: BaseRecord<'a, [u8], [
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if Instant::now() < until => {
                 record = back;
-                producer.poll(Duration::from_millis(1));
+                take_reports(producer);
             }
             Err((error, _)) => return Err(Failure::Abort(words(&error))),
         }
