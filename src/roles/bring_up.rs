@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// How long records that must be there are waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Records that are read at once.
-const CHUNK: usize = 10_000;
+/// Records that are read and written at once: few enough that what they become stays in the processor's caches.
+const CHUNK: usize = 1_000;
 const POSITION: &[u8] = b"position";
 
 /// The order matters: with accounts and numbers known, a verdict that the snapshot has overtaken shows as due.
@@ -194,7 +194,10 @@ fn restore(store: &mut Store, topic: Topic, record: &Record) -> Result<(), Parti
             }
         }
         Topic::CompanyNumbers => store.restore_number(&account, name, value(record).map_err(wrong)?)?,
-        Topic::CallVerdicts => store.restore_verdict(&account, &session()?, value(record).map_err(wrong)?)?,
+        Topic::CallVerdicts => {
+            let verdict = value(record).map_err(wrong)?.zip(record.value.as_deref());
+            store.restore_verdict(&account, &session()?, verdict)?;
+        }
         Topic::OpenCalls => store.restore_open(&account, &session()?, value(record).map_err(wrong)?)?,
         Topic::Events | Topic::DeadLetters => {}
     }

@@ -128,6 +128,12 @@ impl Held {
         self.readiness.subscribe()
     }
 
+    /// How far the process is. (Nobody may keep what [`Held::readiness`] shows borrowed while he asks for something else: who tells waits for that.)
+    #[must_use]
+    pub fn now(&self) -> Readiness {
+        *self.readiness.borrow()
+    }
+
     /// How far a partition is; [`Holding::Closed`] for one that isn't held. Who asks lets go of the database soon.
     #[must_use]
     pub fn partition(&self, partition: u32) -> Holding {

@@ -56,7 +56,7 @@ impl Shared {
 
     /// An answer from state that is behind would be wrong, so there is none.
     pub(super) fn ready(&self) -> Result<(), Problem> {
-        match *self.held.readiness().borrow() {
+        match self.held.now() {
             Readiness::Ready => Ok(()),
             Readiness::Stopped => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service is stopping").retry_after(1)),
             Readiness::BringingUp { done, total } => Err(self.behind(done, total)),

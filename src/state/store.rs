@@ -346,16 +346,24 @@ impl Store {
 
     /// A verdict that a step made, as the bytes that are published of it and stored.
     pub fn encode_verdict(&mut self, verdict: &Arc<CallVerdict>) -> Vec<u8> {
-        self.scratch.clear();
-        encode_onto(verdict.as_ref(), &mut self.scratch);
+        let mut bytes = std::mem::take(&mut self.scratch);
+        bytes.clear();
+        encode_onto(verdict.as_ref(), &mut bytes);
+        self.put_verdict(verdict, &bytes);
+        let published = bytes.clone();
+        self.scratch = bytes;
+        published
+    }
+
+    /// Writes the newest verdict of a session with the batch as these bytes, which say the same.
+    fn put_verdict(&mut self, verdict: &Arc<CallVerdict>, bytes: &[u8]) {
         let key = (verdict.account_id.clone(), verdict.session_id.clone());
         if let Some(cached) = self.sessions.get_mut().rows.get_mut(&key)
             && cached.session.verdict.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, verdict))
         {
-            self.batch.put_cf(self.database.family(Family::Judged), keys::in_account(&key.0, key.1.as_str().as_bytes()), &self.scratch);
+            self.batch.put_cf(self.database.family(Family::Judged), keys::in_account(&key.0, key.1.as_str().as_bytes()), bytes);
             cached.stored_verdict = Some(verdict.clone());
         }
-        self.scratch.clone()
     }
 
     /// Everything that has changed since the last call, for one atomic write. What is read afterwards still shows it.
@@ -485,13 +493,17 @@ impl Store {
         Ok(())
     }
 
-    /// What `call-verdicts` says. Accounts and numbers are restored before, so that what the snapshot has overtaken shows as due.
-    pub fn restore_verdict(&mut self, account: &AccountId, session: &SessionId, verdict: Option<CallVerdict>) -> Result<(), ViewError> {
+    /// What `call-verdicts` says: a verdict with its bytes, or that there is none. Accounts and numbers are restored before, so that what the snapshot has
+    /// overtaken shows as due.
+    pub fn restore_verdict(&mut self, account: &AccountId, session: &SessionId, verdict: Option<(CallVerdict, &[u8])>) -> Result<(), ViewError> {
         let before = self.session(account, session)?;
         let mut after = before.clone();
         match verdict {
-            None => after.verdict = None,
-            Some(verdict) => {
+            None => {
+                after.verdict = None;
+                self.restore_session(account, session, &before, after);
+            }
+            Some((verdict, bytes)) => {
                 if before.verdict.as_ref().is_some_and(|known| (known.position, known.revision) >= (verdict.position, verdict.revision)) {
                     return Ok(());
                 }
@@ -505,10 +517,12 @@ impl Store {
                 if !verdict.snapshot_complete && self.account(account)?.is_some_and(|state| state.snapshot_completed_at.is_some()) {
                     self.set_due(DueWork::Gate(account.clone()), true);
                 }
-                after.verdict = Some(Arc::new(verdict));
+                let verdict = Arc::new(verdict);
+                after.verdict = Some(verdict.clone());
+                self.restore_session(account, session, &before, after);
+                self.put_verdict(&verdict, bytes);
             }
         }
-        self.restore_session(account, session, &before, after);
         Ok(())
     }
 

@@ -95,20 +95,22 @@ impl KafkaReader {
     pub(super) fn has_record(&self, topic: Topic, partition: u32, from: i64) -> Result<bool, LogError> {
         let (_, stable) = self.shared.ends(&self.shared.committed, topic, partition)?;
         // Where the end is further on, it may be by markers alone.
-        Ok(from < stable && !self.read_up_to(topic, partition, from, stable, 1)?.records.is_empty())
+        Ok(from < stable && !self.read_up_to(topic, partition, from, stable, 1, None)?.records.is_empty())
     }
 
-    /// Committed records from an offset that is there, up to `end`, and at most `max`.
-    fn read_up_to(&self, topic: Topic, partition: u32, from: i64, end: i64, max: usize) -> Result<Read, LogError> {
+    /// Committed records from an offset that is there, up to `end`, and at most `max`; by the cursor that stands there, if there is one.
+    fn read_up_to(&self, topic: Topic, partition: u32, from: i64, end: i64, max: usize, mut cursor: Option<Cursor>) -> Result<Read, LogError> {
         let mut read = Read { records: Vec::new(), next: from };
         if read.next == end || max == 0 {
             return Ok(read);
         }
         let until = Instant::now() + TRANSACTION;
-        let mut cursor = None;
+        let mut stable = cursor.as_ref().map_or(0, |cursor| cursor.stable);
         while read.records.is_empty() && read.next < end {
             // A fetch from beyond the stable end would wait for it to move on.
-            let stable = self.shared.ends(&self.shared.committed, topic, partition)?.1;
+            if stable <= read.next {
+                stable = self.shared.ends(&self.shared.committed, topic, partition)?.1;
+            }
             if stable <= read.next {
                 if Instant::now() >= until {
                     let why = format!("a transaction that is under way at offset {} has not ended within {} s", read.next, TRANSACTION.as_secs());
@@ -123,6 +125,7 @@ impl KafkaReader {
             };
             // A cursor that failed is dropped here, and what it had fetched with it.
             used.read(&self.shared.settings, topic, partition, stable.min(end), max, &mut read)?;
+            used.stable = stable;
             cursor = Some(used);
         }
         if let Some(mut cursor) = cursor {
@@ -137,6 +140,13 @@ impl KafkaReader {
             idle.push(cursor);
         }
         Ok(read)
+    }
+
+    /// The cursor that stands there, if it is known that more is committed.
+    fn standing(&self, topic: Topic, partition: u32, from: i64) -> Option<Cursor> {
+        let mut idle = locked(&self.shared.idle);
+        let at = idle.iter().position(|cursor| cursor.place == Some((topic, partition, from)) && cursor.stable > from)?;
+        Some(idle.remove(at))
     }
 
     fn cursor(&self, topic: Topic, partition: u32, from: i64) -> Result<Cursor, LogError> {
@@ -214,8 +224,12 @@ impl crate::log::Reader for KafkaReader {
 
     fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
         self.check(partition)?;
+        // Who reads on doesn't ask the brokers for the ends with every piece.
+        if let Some(cursor) = self.standing(topic, partition, from) {
+            return self.read_up_to(topic, partition, from, cursor.stable, max, Some(cursor));
+        }
         let (start, end) = self.check_offset(topic, partition, from)?;
-        self.read_up_to(topic, partition, from.max(start), end, max)
+        self.read_up_to(topic, partition, from.max(start), end, max, None)
     }
 
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
@@ -266,6 +280,8 @@ struct Cursor {
     queue: Queue<Told>,
     /// Topic, partition, and the offset of what it gives next; `None` when it reads nothing.
     place: Option<(Topic, u32, i64)>,
+    /// Before this offset everything was committed there when it was last looked.
+    stable: i64,
     /// Topics whose leaders were looked for.
     known: BTreeSet<Topic>,
 }
@@ -274,7 +290,7 @@ impl Cursor {
     fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
         let consumer: Client = settings.reader(true).create_with_context(Told).map_err(failed("making a consumer"))?;
         let no_queue = || LogError::Kafka { operation: "making a consumer".into(), why: "it has no queue".into() };
-        Ok(Self { queue: Queue::of(Arc::new(consumer)).ok_or_else(no_queue)?, place: None, known: BTreeSet::new() })
+        Ok(Self { queue: Queue::of(Arc::new(consumer)).ok_or_else(no_queue)?, place: None, stable: 0, known: BTreeSet::new() })
     }
 
     /// Adds records to `read`, up to `end`, which is committed, and no more than `max`.
