@@ -384,8 +384,12 @@ impl Log for KafkaLog {
         // Partitions with a record that can't be read now, and where it is.
         let mut waiting: BTreeMap<u32, i64> = BTreeMap::new();
         let (mut left, mut left_bytes) = (max_records.max(1), MAX_READ_BYTES);
+        // Nothing more is there at the moment.
+        let mut is_drained = false;
         while left > 0 && left_bytes > 0 {
-            let patience = if polled.is_empty() { until } else { self.gathers_until }.saturating_duration_since(Instant::now());
+            // The clock is asked only where there is time to wait: records come faster than it can be read.
+            let wait_until = if polled.is_empty() { until } else { self.gathers_until };
+            let patience = if is_drained { wait_until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
             let got = match self.consumer.poll(patience) {
                 None => None,
                 Some(Ok(message)) => Some(Ok((u32::try_from(message.partition()).unwrap_or(u32::MAX), record(&message)))),
@@ -394,7 +398,7 @@ impl Log for KafkaLog {
             if self.consumer.context().count() > self.noted && self.note(&mut polled) {
                 break;
             }
-            let now = Instant::now();
+            let was_drained = std::mem::replace(&mut is_drained, got.is_none());
             match got {
                 Some(Ok((partition, mut record))) if self.owned.contains(&partition) => {
                     if waiting.contains_key(&partition) {
@@ -406,7 +410,6 @@ impl Log for KafkaLog {
                         continue;
                     }
                     left -= 1;
-                    self.fetched.insert(partition, (record.offset + 1, now));
                     left_bytes = left_bytes.saturating_sub(record.key.len() + record.value.as_ref().map_or(0, Vec::len));
                     polled.entry(partition).or_default().push(record);
                 }
@@ -416,10 +419,13 @@ impl Log for KafkaLog {
                     Some(error) => return Err(error),
                     None => tracing::debug!("polling: {error}"),
                 },
-                None if now >= if polled.is_empty() { until } else { self.gathers_until } => break,
+                None if was_drained && Instant::now() >= wait_until => break,
                 None => {}
             }
         }
+        let now = Instant::now();
+        let next = |records: &Vec<Record>| records.last().map(|record| record.offset + 1);
+        self.fetched.extend(polled.iter().filter_map(|(partition, records)| Some((*partition, (next(records)?, now)))));
         for (partition, next) in waiting {
             if self.owned.contains(&partition) {
                 self.seek(partition, next)?;
