@@ -31,9 +31,10 @@ kafka-test: rocksdb ## Runs the tests on a real Kafka broker and a schema regist
 	@deploy/build/setup kafka
 	@tests/kafka/run --secure --registry cargo test --locked --lib --test dead_letters --test foreign --test kafka --test kafka_registry \
 		--test kafka_repartition --test kafka_replay --test kafka_service -- --ignored $(or $(ARGS),kafka_)
+	@cargo test --locked --features failpoints --test kafka_chaos -- --ignored $(or $(ARGS),kafka_)
 
 chaos: rocksdb ## Runs services on three Kafka brokers through 100 faults of all kinds, in about half an hour (FAULTS=, SEED=)
-	@deploy/build/setup kafka
+	@deploy/build/setup chaos
 	@tests/kafka/cluster fetch
 	@CALLSIEVE_CHAOS_FAULTS=$(FAULTS) CALLSIEVE_CHAOS_SEED=$(SEED) \
 		cargo test --locked --features failpoints --test kafka_chaos -- --ignored --nocapture chaos_of_many_faults
