@@ -107,6 +107,8 @@ impl Service {
     /// Starts it, and waits until it serves, or has ended: then with what it said.
     pub fn start(&mut self, points: Option<&str>) -> Result<(), String> {
         assert!(self.child.is_none(), "{} runs", self.name);
+        // What was said before is about another run, also where this one ends before it serves.
+        self.said.lock().unwrap().clear();
         let mut command = Command::new(env!("CARGO_BIN_EXE_callsieve"));
         command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json", "--verification-token", TOKEN, "--data-dir"]).arg(self.data_dir());
         command.args(&self.arguments).env("RUST_LOG", "info").stderr(Stdio::piped()).stdout(Stdio::null());
@@ -137,7 +139,6 @@ impl Service {
             before.push(line);
         }
         let said = self.said.clone();
-        said.lock().unwrap().clear();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 writeln!(log, "{line}").unwrap();
