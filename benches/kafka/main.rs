@@ -235,7 +235,7 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
 fn watch(settings: &KafkaSettings, stop: &AtomicBool) -> anyhow::Result<Vec<(i32, i64, Instant)>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &settings.brokers)
-            .set("socket.nagle.disable", "true")
+        .set("socket.nagle.disable", "true")
         .set("group.id", "nobody")
         .set("isolation.level", "read_committed")
         .set("enable.auto.commit", "false")
@@ -333,7 +333,7 @@ fn walk(dir: &Path) -> anyhow::Result<Vec<std::fs::DirEntry>> {
 fn publish(settings: &KafkaSettings, like: &[CallVerdict], calls: usize) -> anyhow::Result<usize> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &settings.brokers)
-            .set("socket.nagle.disable", "true")
+        .set("socket.nagle.disable", "true")
         .set("linger.ms", "20")
         .set("batch.size", "1000000")
         .set("queue.buffering.max.messages", "200000")

@@ -115,8 +115,11 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(settings: &KafkaSettings) -> anyhow::Result<Self> {
-        let client = ClientConfig::new().set("bootstrap.servers", &settings.brokers)
-            .set("socket.nagle.disable", "true").set("group.id", &settings.group).create()?;
+        let client = ClientConfig::new()
+            .set("bootstrap.servers", &settings.brokers)
+            .set("socket.nagle.disable", "true")
+            .set("group.id", &settings.group)
+            .create()?;
         Ok(Self { client, events: settings.topic(Topic::Events) })
     }
 
