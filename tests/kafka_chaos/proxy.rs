@@ -94,7 +94,8 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut network: w
     let read = async move {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
-            let late = if let Network::Slow(late) = *delay.borrow() { late } else { Duration::ZERO };
+            let network = *delay.borrow();
+            let late = if let Network::Slow(late) = network { late } else { Duration::ZERO };
             if sender.send((tokio::time::Instant::now() + late, buffer[..length].to_vec())).await.is_err() {
                 return;
             }
