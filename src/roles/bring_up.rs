@@ -53,14 +53,6 @@ impl Copy {
             return Ok(true);
         }
         let start = reader.start(Topic::Events, partition)?;
-        if position.next < start {
-            tracing::error!(
-                partition,
-                committed = position.next,
-                start,
-                "retention has passed the committed position: events were dropped before they were read"
-            );
-        }
         let begun = Instant::now();
         // Up to where everything stands that is committed; what is committed later contains later events.
         let mut parts = Vec::new();
@@ -114,6 +106,15 @@ pub fn bring_up(
         let position = Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN };
         return Ok(Some((Partition::new(partition, copy.store, position), None)));
     };
+    // Also where the copy is up to date: what was dropped is missed all the same.
+    if committed.position.next < start {
+        tracing::error!(
+            partition,
+            committed = committed.position.next,
+            start,
+            "retention has passed the committed position: events were dropped before they were read"
+        );
+    }
     let behind = copy.position.map_or(-1, |copy| copy.next);
     if behind != committed.position.next {
         tracing::info!(partition, copy = behind, committed = committed.position.next, "bringing the state up");
