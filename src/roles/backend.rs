@@ -283,9 +283,8 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 /// Whether none of the brokers is older than Kafka 4.0. One that is is refused, unless that is allowed.
 fn are_new(settings: &KafkaSettings, brokers: &[Broker], allow_old: bool) -> anyhow::Result<bool> {
     let mut are_new = true;
-    for broker in brokers {
-        let Broker { id, address } = broker;
-        match kafka::age_of(settings, broker)? {
+    for (Broker { id, address }, age) in brokers.iter().zip(kafka::ages_of(settings, brokers)?) {
+        match age {
             Age::Since4 => {}
             Age::Before4 { has } if allow_old => {
                 are_new = false;

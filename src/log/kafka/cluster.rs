@@ -69,7 +69,7 @@ pub fn reach(settings: &KafkaSettings) -> Result<Vec<Broker>, LogError> {
         return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
     }
     let operation = format!("reaching Kafka at {}", settings.brokers);
-    let client: BaseConsumer<Listening> = settings.reader(true).create_with_context(Listening::default()).map_err(failed(operation.clone()))?;
+    let client: BaseConsumer<Listening> = settings.asking().create_with_context(Listening::default()).map_err(failed(operation.clone()))?;
     match client.fetch_metadata(Some(&settings.topic(Topic::Events)), ANSWER) {
         Ok(metadata) => {
             let broker = |of: &rdkafka::metadata::MetadataBroker| Broker { id: of.id(), address: format!("{}:{}", of.host(), of.port()) };
@@ -109,23 +109,27 @@ pub enum Age {
     },
 }
 
-/// How old a broker is, by the settings that it has: the client doesn't tell which versions of requests it speaks. Waits for the network.
+/// How old brokers are, each by the settings that it has: the client doesn't tell which versions of requests they speak. Waits for the network.
 ///
 /// # Errors
 /// If no client can be made.
-pub fn age_of(settings: &KafkaSettings, broker: &Broker) -> Result<Age, LogError> {
+pub fn ages_of(settings: &KafkaSettings, brokers: &[Broker]) -> Result<Vec<Age>, LogError> {
     let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
     let options = AdminOptions::new().request_timeout(Some(REQUEST));
-    let asked = super::topics::answered(admin.describe_configs([&ResourceSpecifier::Broker(broker.id)], &options))?;
-    let answer = asked.map_err(|error| super::client::words(&error)).and_then(|answers| match answers.into_iter().next() {
-        Some(Ok(resource)) => Ok(resource),
-        Some(Err(code)) => Err(code.to_string()),
-        None => Err("no answer".to_owned()),
-    });
-    Ok(match answer {
-        Ok(resource) => age_by(resource.entries.iter().map(|entry| entry.name.as_str())),
-        Err(why) => Age::Unknown { why },
-    })
+    // One after another: each is asked itself.
+    let age = |broker: &Broker| {
+        let asked = super::topics::answered(admin.describe_configs([&ResourceSpecifier::Broker(broker.id)], &options))?;
+        let answer = asked.map_err(|error| super::client::words(&error)).and_then(|answers| match answers.into_iter().next() {
+            Some(Ok(resource)) => Ok(resource),
+            Some(Err(code)) => Err(code.to_string()),
+            None => Err("no answer".to_owned()),
+        });
+        Ok(match answer {
+            Ok(resource) => age_by(resource.entries.iter().map(|entry| entry.name.as_str())),
+            Err(why) => Age::Unknown { why },
+        })
+    };
+    brokers.iter().map(age).collect()
 }
 
 fn age_by<'a>(settings: impl IntoIterator<Item = &'a str>) -> Age {

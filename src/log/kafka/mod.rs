@@ -24,7 +24,7 @@ mod worker;
 mod tests;
 
 pub use appender::KafkaAppender;
-pub use cluster::{Age, Broker, age_of, reach};
+pub use cluster::{Age, Broker, ages_of, reach};
 pub use copier::{Copied, Copier, Done, has_members};
 pub use framing::{Framed, Framing};
 pub use offsets::remove_group;
@@ -116,7 +116,7 @@ impl Kafka {
 }
 
 fn count_partitions(settings: &KafkaSettings) -> Result<u32, LogError> {
-    let client: BaseConsumer<Told> = settings.reader(true).create_with_context(Told).map_err(failed("making a client"))?;
+    let client: BaseConsumer<Told> = settings.asking().create_with_context(Told).map_err(failed("making a client"))?;
     let mut counted = None;
     for topic in Topic::ALL {
         let name = settings.topic(topic);

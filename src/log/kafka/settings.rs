@@ -114,6 +114,13 @@ impl KafkaSettings {
         config
     }
 
+    /// A client that asks for metadata alone. Without a group it is gone at once when it is dropped; with one that takes 100 ms.
+    pub(super) fn asking(&self) -> ClientConfig {
+        let mut config = self.reader(false);
+        config.remove("group.id");
+        config
+    }
+
     /// A client that looks up offsets, and assigns itself what it reads. `committed` says whether it sees transactions that are under way.
     pub(super) fn reader(&self, committed: bool) -> ClientConfig {
         let mut config = self.client();

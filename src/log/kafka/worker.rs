@@ -389,7 +389,14 @@ impl Log for KafkaLog {
         while left > 0 && left_bytes > 0 {
             // The clock is asked only where there is time to wait: records come faster than it can be read.
             let wait_until = if polled.is_empty() { until } else { self.gathers_until };
-            let patience = if is_drained { wait_until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let mut patience = if is_drained { wait_until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            if polled.is_empty() {
+                patience = whole_millis(patience);
+            } else if !patience.is_zero() {
+                // What comes meanwhile is taken at once.
+                std::thread::sleep(patience);
+                patience = Duration::ZERO;
+            }
             let got = match self.consumer.poll(patience) {
                 None => None,
                 Some(Ok(message)) => Some(Ok((u32::try_from(message.partition()).unwrap_or(u32::MAX), record(&message)))),
@@ -562,6 +569,11 @@ impl Drop for KafkaLog {
 /// A consumer that isn't a member yet.
 fn consumer(settings: &KafkaSettings, instance: Option<&str>) -> Result<BaseConsumer<Rebalances>, LogError> {
     settings.member(instance).create_with_context(Rebalances::default()).map_err(failed("making a worker's consumer"))
+}
+
+/// Rounded up: the Rust client waits for whole milliseconds, and spins through the rest.
+fn whole_millis(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
 }
 
 fn record(message: &BorrowedMessage<'_>) -> Record {
