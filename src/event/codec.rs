@@ -3,10 +3,10 @@
 //! A reader finds the writer's schema by that fingerprint. What this version wrote is read field after field ([`super::datum`]); a record that
 //! an earlier version wrote is read as it was written, by names; fields that it lacks take their defaults (`#[serde(default)]`).
 
-use super::datum::{Datum, read_whole};
+use super::datum::{Datum, read_gist, read_whole};
 use super::{
     AccountRemoved, AccountSettings, AccountState, CallLegs, CallVerdict, CompanyNumber, DirectoryChanged, Event, NumbersObserved, OpenCall, Rejudge,
-    SnapshotCompleted, Tick,
+    SnapshotCompleted, Tick, VerdictGist,
 };
 use serde::de::DeserializeOwned;
 use serde_avro_fast::Schema;
@@ -241,6 +241,16 @@ pub fn decode<T: Decoded>(bytes: &[u8]) -> Result<T, CodecError> {
     read(datum, written)
 }
 
+/// Reads what the indices need of a [`CallVerdict`], in less than half the time that the whole takes.
+pub fn decode_gist(bytes: &[u8]) -> Result<VerdictGist, CodecError> {
+    match open(bytes)? {
+        (Written { record: Record::CallVerdict, by_name: None, .. }, datum) => {
+            read_gist(datum).map_err(|e| CodecError::Broken { record: Record::CallVerdict.name(), reason: e.to_string() })
+        }
+        _ => decode::<CallVerdict>(bytes).map(VerdictGist::from),
+    }
+}
+
 /// Writes a record.
 #[must_use]
 pub fn encode<T: Decoded>(value: &T) -> Vec<u8> {
@@ -316,6 +326,20 @@ mod tests {
                 Ok(())
             })
             .unwrap_or_else(|e| panic!("{}: {e}", T::RECORD.name()));
+    }
+
+    #[test]
+    fn a_verdicts_gist_is_that_of_the_whole() {
+        TestRunner::new(Config::with_cases(256))
+            .run(&arbitrary::record::<CallVerdict>(), |(_, verdict)| {
+                let bytes = encode(&verdict);
+                prop_assert_eq!(decode_gist(&bytes).unwrap(), VerdictGist::from(verdict));
+                for end in 0..bytes.len() {
+                    prop_assert!(decode_gist(&bytes[..end]).is_err(), "cut short at {end}");
+                }
+                Ok(())
+            })
+            .unwrap();
     }
 
     #[test]

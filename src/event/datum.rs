@@ -9,7 +9,7 @@ use super::{
     AccountId, AccountRemoved, AccountSettings, AccountState, Call, CallLeg, CallLegs, CallSource, CallVerdict, ChangeKind, CompanyNumber, Direction,
     DirectoryChanged, DirectoryResource, Disposition, EndedBy, Endpoint, EndpointKind, JudgedEndpoint, Leg, LegId, Media, NumberKind, NumberQuery,
     NumbersObserved, ObservedNumber, OpenCall, Rejudge, Revision, RevisionCause, SessionId, Side, SnapshotCompleted, Standing, StandingReason, Tick,
-    Verdict,
+    Verdict, VerdictGist,
 };
 use compact_str::CompactString;
 use smallvec::{Array, SmallVec};
@@ -39,6 +39,10 @@ pub enum DatumError {
 pub trait Datum: Sized {
     /// Takes it from the front of `bytes`.
     fn read(bytes: &mut &[u8]) -> Result<Self, DatumError>;
+    /// Takes it from the front of `bytes`, and makes nothing of it. Texts are not looked into.
+    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+        Self::read(bytes).map(drop)
+    }
     /// Adds it to `bytes`.
     fn write(&self, bytes: &mut Vec<u8>);
 }
@@ -57,11 +61,16 @@ fn read_byte(bytes: &mut &[u8]) -> Result<u8, DatumError> {
 }
 
 #[inline]
-fn read_text<'a>(bytes: &mut &'a [u8]) -> Result<&'a str, DatumError> {
+fn read_bytes<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], DatumError> {
     let length = usize::try_from(i64::read(bytes)?).map_err(|_| DatumError::OutOfRange)?;
-    let (text, rest) = bytes.split_at_checked(length).ok_or(DatumError::CutShort)?;
+    let (read, rest) = bytes.split_at_checked(length).ok_or(DatumError::CutShort)?;
     *bytes = rest;
-    std::str::from_utf8(text).map_err(|_| DatumError::NotUtf8)
+    Ok(read)
+}
+
+#[inline]
+fn read_text<'a>(bytes: &mut &'a [u8]) -> Result<&'a str, DatumError> {
+    std::str::from_utf8(read_bytes(bytes)?).map_err(|_| DatumError::NotUtf8)
 }
 
 fn write_text(text: &str, bytes: &mut Vec<u8>) {
@@ -130,6 +139,10 @@ impl Datum for CompactString {
         Ok(Self::new(read_text(bytes)?))
     }
 
+    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+        read_bytes(bytes).map(drop)
+    }
+
     fn write(&self, bytes: &mut Vec<u8>) {
         write_text(self, bytes);
     }
@@ -140,6 +153,10 @@ macro_rules! ids {
         impl Datum for $name {
             fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
                 Self::parse(read_text(bytes)?).map_err(|error| DatumError::Id(error.why()))
+            }
+
+            fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+                read_bytes(bytes).map(drop)
             }
 
             fn write(&self, bytes: &mut Vec<u8>) {
@@ -160,6 +177,14 @@ impl<T: Datum> Datum for Option<T> {
         }
     }
 
+    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+        match read_byte(bytes)? {
+            0 => Ok(()),
+            2 => T::skip(bytes),
+            _ => Err(DatumError::OutOfRange),
+        }
+    }
+
     fn write(&self, bytes: &mut Vec<u8>) {
         match self {
             None => bytes.push(0),
@@ -176,13 +201,17 @@ impl<T: Datum> Datum for Arc<T> {
         T::read(bytes).map(Arc::new)
     }
 
+    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+        T::skip(bytes)
+    }
+
     fn write(&self, bytes: &mut Vec<u8>) {
         T::write(self, bytes);
     }
 }
 
 /// Blocks of items, each with its count, or with its negative count and its size; the last one is empty.
-fn read_items<T: Datum>(bytes: &mut &[u8], mut take: impl FnMut(T)) -> Result<(), DatumError> {
+fn each_item(bytes: &mut &[u8], mut take: impl FnMut(&mut &[u8]) -> Result<(), DatumError>) -> Result<(), DatumError> {
     loop {
         let mut count = i64::read(bytes)?;
         if count == 0 {
@@ -194,7 +223,7 @@ fn read_items<T: Datum>(bytes: &mut &[u8], mut take: impl FnMut(T)) -> Result<()
         }
         // Each item takes a byte at least, so a count that lies ends at the end of the bytes.
         for _ in 0..count {
-            take(T::read(bytes)?);
+            take(bytes)?;
         }
     }
 }
@@ -212,8 +241,15 @@ fn write_items<T: Datum>(items: &[T], bytes: &mut Vec<u8>) {
 impl<T: Datum> Datum for Vec<T> {
     fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
         let mut items = Self::new();
-        read_items(bytes, |item| items.push(item))?;
+        each_item(bytes, |bytes| {
+            items.push(Datum::read(bytes)?);
+            Ok(())
+        })?;
         Ok(items)
+    }
+
+    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+        each_item(bytes, T::skip)
     }
 
     fn write(&self, bytes: &mut Vec<u8>) {
@@ -224,8 +260,15 @@ impl<T: Datum> Datum for Vec<T> {
 impl<A: Array<Item: Datum>> Datum for SmallVec<A> {
     fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
         let mut items = Self::new();
-        read_items(bytes, |item| items.push(item))?;
+        each_item(bytes, |bytes| {
+            items.push(Datum::read(bytes)?);
+            Ok(())
+        })?;
         Ok(items)
+    }
+
+    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+        each_item(bytes, A::Item::skip)
     }
 
     fn write(&self, bytes: &mut Vec<u8>) {
@@ -273,11 +316,21 @@ enums! {
     }
 }
 
+/// Skips a value of the type that `field` returns.
+fn skip_one<R, T: Datum>(_: impl Fn(&R) -> &T, bytes: &mut &[u8]) -> Result<(), DatumError> {
+    T::skip(bytes)
+}
+
 macro_rules! records {
     ($($name:ident { $($field:ident),* $(,)? })*) => { $(
         impl Datum for $name {
             fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
                 Ok(Self { $($field: Datum::read(bytes)?),* })
+            }
+
+            fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+                $(skip_one(|it: &Self| &it.$field, bytes)?;)*
+                Ok(())
             }
 
             fn write(&self, bytes: &mut Vec<u8>) {
@@ -323,4 +376,62 @@ records! {
         account_id, number, kind, raw, first_seen_at, last_seen_at, queries, extension_id, previous_extension_ids, usage_type, contact_account_id, position
     }
     AccountState { account_id, settings, snapshot_completed_at, numbers, removed_at, removed_position, position }
+}
+
+/// A verdict's fields in the order of the schema, of which few are kept.
+pub(super) fn read_gist(mut bytes: &[u8]) -> Result<VerdictGist, DatumError> {
+    let bytes = &mut bytes;
+    AccountId::skip(bytes)?;
+    SessionId::skip(bytes)?;
+    i32::skip(bytes)?;
+    Verdict::skip(bytes)?;
+    Disposition::skip(bytes)?;
+    <Option<Verdict>>::skip(bytes)?;
+    RevisionCause::skip(bytes)?;
+    EndedBy::skip(bytes)?;
+    let snapshot_complete = bool::read(bytes)?;
+    i64::skip(bytes)?;
+    let ended_at = i64::read(bytes)?;
+    i64::skip(bytes)?;
+    let mut numbers = SmallVec::new();
+    each_item(bytes, |bytes| {
+        <Option<SessionId>>::skip(bytes)?;
+        LegId::skip(bytes)?;
+        let number: Option<CompactString> = Datum::read(bytes)?;
+        <Option<CompactString>>::skip(bytes)?;
+        EndpointKind::skip(bytes)?;
+        Standing::skip(bytes)?;
+        let reason = StandingReason::read(bytes)?;
+        bool::skip(bytes)?;
+        i64::skip(bytes)?;
+        <Option<i64>>::skip(bytes)?;
+        <Option<i64>>::skip(bytes)?;
+        <Vec<CompactString>>::skip(bytes)?;
+        numbers.extend(number.map(|number| (number, reason)));
+        Ok(())
+    })?;
+    <Vec<SessionId>>::skip(bytes)?;
+    <Vec<CompactString>>::skip(bytes)?;
+    i64::skip(bytes)?;
+    CompactString::skip(bytes)?;
+    <Vec<Revision>>::skip(bytes)?;
+    <Option<SessionId>>::skip(bytes)?;
+    i32::skip(bytes)?;
+    i64::skip(bytes)?;
+    let legacy_session_ids = Datum::read(bytes)?;
+    <Option<CompactString>>::skip(bytes)?;
+    i64::skip(bytes)?;
+    i64::skip(bytes)?;
+    Media::skip(bytes)?;
+    <Option<i64>>::skip(bytes)?;
+    <Option<CallSource>>::skip(bytes)?;
+    <Option<i64>>::skip(bytes)?;
+    <Vec<i64>>::skip(bytes)?;
+    let links = Datum::read(bytes)?;
+    <Vec<CallLeg>>::skip(bytes)?;
+    i32::skip(bytes)?;
+    if !bytes.is_empty() {
+        return Err(DatumError::Surplus(bytes.len()));
+    }
+    Ok(VerdictGist { snapshot_complete, ended_at, numbers, legacy_session_ids, links })
 }

@@ -16,7 +16,9 @@ mod writer;
 
 pub use accounts::*;
 pub use calls::*;
-pub use codec::{CodecError, Decoded, EARLIER, HEADER, Record, decode, decode_event, encode, encode_event, encode_onto, header_of, record_of};
+pub use codec::{
+    CodecError, Decoded, EARLIER, HEADER, Record, decode, decode_event, decode_gist, encode, encode_event, encode_onto, header_of, record_of,
+};
 pub use id::{AccountId, E164, IdError, LEGACY, LegId, SessionId};
 pub use verdict::*;
 pub use writer::Writer;

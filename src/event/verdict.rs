@@ -1,8 +1,9 @@
 //! The verdict on one ended call, with its reasons and its evidence (topic `call-verdicts`).
 
-use super::{AccountId, Call, LegId, Millis, SessionId};
+use super::{AccountId, Call, LegId, Millis, SessionId, Texts};
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 /// Design rule R1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -229,4 +230,32 @@ pub struct CallVerdict {
     pub position: i64,
     /// The evidence that it was judged by.
     pub call: Call,
+}
+
+/// What the state's indices need of a verdict, and nothing else of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerdictGist {
+    /// As in [`CallVerdict`].
+    pub snapshot_complete: bool,
+    /// As in [`CallVerdict`].
+    pub ended_at: Millis,
+    /// The endpoints' numbers, and why each was judged as it was.
+    pub numbers: SmallVec<[(CompactString, StandingReason); 2]>,
+    /// As in [`Call`].
+    pub legacy_session_ids: Texts,
+    /// As in [`Call`].
+    pub links: SmallVec<[SessionId; 1]>,
+}
+
+impl From<CallVerdict> for VerdictGist {
+    fn from(verdict: CallVerdict) -> Self {
+        let numbers = verdict.endpoints.into_iter().filter_map(|endpoint| Some((endpoint.number?, endpoint.reason)));
+        Self {
+            snapshot_complete: verdict.snapshot_complete,
+            ended_at: verdict.ended_at,
+            numbers: numbers.collect(),
+            legacy_session_ids: verdict.call.legacy_session_ids,
+            links: verdict.call.links,
+        }
+    }
 }

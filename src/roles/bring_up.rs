@@ -2,11 +2,12 @@
 //! for all (design §2): what is published comes from the output topics, then the facts of the log that may not be contained there.
 
 use super::partition::{Partition, PartitionError, partition_time, unreadable};
-use crate::event::{AccountId, Decoded, SessionId, decode, decode_event};
+use crate::event::{AccountId, Decoded, SessionId, decode, decode_event, decode_gist};
 use crate::judge::{At, recall};
-use crate::log::{Committed, LogError, Position, Reader, Record, Topic};
+use crate::log::{Committed, LogError, Position, Read, Reader, Record, Topic};
 use crate::state::Store;
 use crate::state::database::{Database, Family};
+use foldhash::{HashMap, HashMapExt};
 use rocksdb::WriteBatch;
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Records that are read and written at once: few enough that what they become stays in the processor's caches.
 const CHUNK: usize = 1_000;
+/// Bytes of verdicts that are written at once where a copy is built from nothing: each time makes some files.
+const BULK_BYTES: usize = 16 << 20;
 const POSITION: &[u8] = b"position";
 
 /// The order matters: with accounts and numbers known, a verdict that the snapshot has overtaken shows as due.
@@ -63,9 +66,10 @@ impl Copy {
         // Events before the low-water mark are contained in what is published; those before the copy's position in the copy.
         let from = copy.map_or(0, |copy| copy.next).max(position.low_water).max(start);
         let total: i64 = parts.iter().map(|(_, from, end)| (end - from).max(0)).sum::<i64>() + (position.next - from).max(0);
+        self.store.begin()?;
         let mut reading = Reading { reader, partition, watch, done: 0, total };
         for (topic, from, end) in parts {
-            let noted = |store: &Store, batch: &mut WriteBatch, next| write_first_output(store.database(), batch, topic, next);
+            let noted = |database: &Database, batch: &mut WriteBatch, next| write_first_output(database, batch, topic, next);
             if !reading.each(topic, from..end, &mut self.store, |store, record| restore(store, topic, record), noted)? {
                 return Ok(false);
             }
@@ -83,9 +87,8 @@ impl Copy {
         if !reading.each(Topic::Events, from..position.next, &mut self.store, recall_one, |_, _, _| {})? {
             return Ok(false);
         }
-        let mut batch = self.store.take_batch();
-        write_position(self.store.database(), &mut batch, position);
-        self.store.database().write(batch).map_err(crate::state::TableError::from)?;
+        self.store.write_restored(|database, batch| write_position(database, batch, position))?;
+        self.store.is_up()?;
         self.position = Some(position);
         tracing::debug!(partition, by = watch.by, records = reading.done, milliseconds = begun.elapsed().as_millis() as u64, "a copy has come up");
         Ok(true)
@@ -135,50 +138,71 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Takes in a range of a topic; `noted` adds to each batch that everything before an offset is in it. Returns false if it was cut off.
+    /// Takes in a range of a topic; `noted` adds to what is written that everything before an offset is in it. Returns false if it was cut off.
     fn each(
         &mut self,
         topic: Topic,
         range: Range<i64>,
         store: &mut Store,
         mut take: impl FnMut(&mut Store, &Record) -> Result<(), PartitionError>,
-        noted: impl Fn(&Store, &mut WriteBatch, i64),
+        noted: impl Fn(&Database, &mut WriteBatch, i64),
     ) -> Result<bool, PartitionError> {
-        let (partition, end) = (self.partition, range.end);
+        let end = range.end;
         let mut next = range.start;
-        let mut read_on = Instant::now();
         while next < end {
-            if (self.watch.is_cancelled)() {
-                return Ok(false);
+            let most = if topic == Topic::CallVerdicts && store.is_in_bulk() { BULK_BYTES } else { 0 };
+            let mut records: Vec<Record> = Vec::new();
+            let mut bytes = 0;
+            while next < end && (records.is_empty() || bytes < most) {
+                let Some(read) = self.read_on(topic, next, end)? else { return Ok(false) };
+                let reached = read.next.min(end);
+                self.done += reached - next;
+                (self.watch.progress)(u64::try_from(self.done).unwrap_or(0), u64::try_from(self.total).unwrap_or(0));
+                next = read.next;
+                bytes += read.records.iter().map(|record| record.value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+                records.extend(read.records.into_iter().filter(|record| record.offset < end));
             }
-            let read = self.reader.read(topic, partition, next, CHUNK)?;
-            if read.next > next {
-                read_on = Instant::now();
-            } else if read_on.elapsed() < PATIENCE {
-                // What is committed is there, so who was asked is behind: a broker that was away.
-                std::thread::sleep(LOOK_EVERY);
-            } else {
-                let why = format!("it has records up to {end}, and is shown up to {next} for {} s", PATIENCE.as_secs());
-                return Err(LogError::Kafka { operation: format!("bringing up partition {partition} from {topic}"), why }.into());
-            }
-            let mut count = 0;
-            for record in read.records.iter().filter(|record| record.offset < end) {
+            metrics::counter!("callsieve_brought_up_records_total", "by" => self.watch.by).increment(records.len() as u64);
+            for record in newest(topic, &records) {
                 take(store, record)?;
-                count += 1;
             }
-            metrics::counter!("callsieve_brought_up_records_total", "by" => self.watch.by).increment(count);
-            let reached = read.next.min(end);
-            self.done += reached - next;
-            (self.watch.progress)(u64::try_from(self.done).unwrap_or(0), u64::try_from(self.total).unwrap_or(0));
-            next = read.next;
             // Rows are written as they come, the position last: a copy that is cut off here is one that is behind, as before.
-            let mut batch = store.take_batch();
-            noted(store, &mut batch, reached);
-            store.database().write(batch).map_err(crate::state::TableError::from)?;
-            store.shrink();
+            store.write_restored(|database, batch| noted(database, batch, next.min(end)))?;
         }
         Ok(true)
     }
+
+    /// The next records, which must be there: waits for a broker that doesn't show them yet. `None` if it was cut off.
+    fn read_on(&self, topic: Topic, next: i64, end: i64) -> Result<Option<Read>, PartitionError> {
+        let partition = self.partition;
+        let until = Instant::now() + PATIENCE;
+        while !(self.watch.is_cancelled)() {
+            let read = self.reader.read(topic, partition, next, CHUNK)?;
+            if read.next > next {
+                return Ok(Some(read));
+            }
+            if Instant::now() >= until {
+                let why = format!("it has records up to {end}, and is shown up to {next} for {} s", PATIENCE.as_secs());
+                return Err(LogError::Kafka { operation: format!("bringing up partition {partition} from {topic}"), why }.into());
+            }
+            // What is committed is there, so who was asked is behind: a broker that was away.
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(None)
+    }
+}
+
+/// Of a compacted topic the newest record of each key, else all.
+fn newest(topic: Topic, records: &[Record]) -> impl Iterator<Item = &Record> {
+    let mut newest: HashMap<&[u8], usize> = HashMap::new();
+    if topic.is_compacted() {
+        newest.extend(records.iter().enumerate().map(|(place, record)| (record.key.as_slice(), place)));
+    }
+    records
+        .iter()
+        .enumerate()
+        .filter(move |(place, record)| newest.get(record.key.as_slice()).is_none_or(|newest| newest == place))
+        .map(|(_, record)| record)
 }
 
 /// Applies what an output topic says of its key.
@@ -196,8 +220,14 @@ fn restore(store: &mut Store, topic: Topic, record: &Record) -> Result<(), Parti
         }
         Topic::CompanyNumbers => store.restore_number(&account, name, value(record).map_err(wrong)?)?,
         Topic::CallVerdicts => {
-            let verdict = value(record).map_err(wrong)?.zip(record.value.as_deref());
-            store.restore_verdict(&account, &session()?, verdict)?;
+            let session = session()?;
+            match record.value.as_deref() {
+                Some(verdict) if store.is_new(&account, &session) => {
+                    let gist = decode_gist(verdict).map_err(|error| wrong(unreadable(record, &error)))?;
+                    store.restore_new(&account, &session, gist, verdict)?;
+                }
+                verdict => store.restore_verdict(&account, &session, value(record).map_err(wrong)?.zip(verdict))?,
+            }
         }
         Topic::OpenCalls => store.restore_open(&account, &session()?, value(record).map_err(wrong)?)?,
         Topic::Events | Topic::DeadLetters => {}

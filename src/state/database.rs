@@ -6,7 +6,8 @@
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, DBRawIterator,
-    DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    DBRecoveryMode, ErrorKind, FlushOptions, IngestExternalFileOptions, LogLevel, Options, ReadOptions, SstFileWriter, WriteBatch,
+    WriteBufferManager, WriteOptions,
 };
 use std::path::{Path, PathBuf};
 
@@ -207,6 +208,7 @@ impl Default for DatabaseOptions {
 const MAX_WAL_BYTES: u64 = 48 << 20;
 
 /// What databases of one process share: cache, write buffers, background threads.
+#[derive(Clone)]
 pub struct Engine {
     /// Options for the database; they own the write-buffer manager, so a clone counts against the same budget.
     base: Options,
@@ -303,7 +305,7 @@ pub struct Database {
     /// For reads of single keys; making them anew each time would cost as much as a hit in memory.
     reads: ReadOptions,
     path: PathBuf,
-    write_ahead_log: bool,
+    engine: Engine,
 }
 
 impl std::fmt::Debug for Database {
@@ -324,7 +326,7 @@ impl Database {
         refuse_unknown(path, &engine.base, &known)?;
         let descriptors = known.iter().map(|(name, access)| ColumnFamilyDescriptor::new(*name, engine.family_options(*access)));
         let db = DB::open_cf_descriptors(&engine.base, path, descriptors).map_err(|e| DatabaseError::new("opening", path, e))?;
-        Ok(Self { db, reads: ReadOptions::default(), path: path.to_path_buf(), write_ahead_log: engine.write_ahead_log })
+        Ok(Self { db, reads: ReadOptions::default(), path: path.to_path_buf(), engine: engine.clone() })
     }
 
     /// Its directory.
@@ -336,7 +338,7 @@ impl Database {
     /// Whether what is written survives the end of the process at once.
     #[must_use]
     pub fn has_write_ahead_log(&self) -> bool {
-        self.write_ahead_log
+        self.engine.write_ahead_log
     }
 
     /// RocksDB itself, for what isn't offered here; errors become [`DatabaseError`] by [`Database::error`].
@@ -376,7 +378,7 @@ impl Database {
     /// Writes a batch, whole or not at all. It survives the end of the process (where there is a write-ahead log), not a power cut.
     pub fn write(&self, batch: WriteBatch) -> Result<(), DatabaseError> {
         let mut options = WriteOptions::default();
-        options.disable_wal(!self.write_ahead_log);
+        options.disable_wal(!self.engine.write_ahead_log);
         self.db.write_opt(batch, &options).map_err(|e| self.error("writing", e))
     }
 
@@ -384,9 +386,37 @@ impl Database {
     /// there is nothing to sync, and it is like [`Database::write`].
     pub fn write_synced(&self, batch: WriteBatch) -> Result<(), DatabaseError> {
         let mut options = WriteOptions::default();
-        options.set_sync(self.write_ahead_log);
-        options.disable_wal(!self.write_ahead_log);
+        options.set_sync(self.engine.write_ahead_log);
+        options.disable_wal(!self.engine.write_ahead_log);
         self.db.write_opt(batch, &options).map_err(|e| self.error("writing", e))
+    }
+
+    /// Adds rows as a file of their own, past the write buffers: whole or not at all, and durable at once. They come in key order, each key once. For
+    /// many rows at once, of which few have been written by [`Database::write`] since the last time: those would have to go to a file before.
+    pub fn ingest<'a>(&self, family: Family, rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<(), DatabaseError> {
+        let mut rows = rows.peekable();
+        if rows.peek().is_none() {
+            return Ok(());
+        }
+        let failed = |e| self.error("writing", e);
+        let path = self.path.join(format!("restored.{}", family.name()));
+        let options = self.engine.family_options(family.access());
+        let mut file = SstFileWriter::create(&options);
+        file.open(&path).map_err(failed)?;
+        for (key, value) in rows {
+            file.put(key, value).map_err(failed)?;
+        }
+        file.finish().map_err(failed)?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db.ingest_external_file_cf_opts(self.family(family), &options, vec![path]).map_err(failed)
+    }
+
+    /// Writes out what is in the write buffers, all families together.
+    pub fn flush(&self) -> Result<(), DatabaseError> {
+        self.db
+            .flush_cfs_opt(&Family::ALL.map(|family| self.family(family)).each_ref(), &FlushOptions::default())
+            .map_err(|e| self.error("writing", e))
     }
 
     /// RocksDB's error with this database's path. Of one that is corrupt a mark stays in its directory.

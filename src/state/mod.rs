@@ -2,6 +2,7 @@
 //!
 //! Knows no log but positions. [`tables`] has the rows, [`keys`] their keys, [`Store`] the worker's view with the batch under way.
 
+mod bulk;
 pub mod database;
 pub mod keys;
 mod store;

@@ -3,11 +3,13 @@
 //! The rows are the truth; every index is derived from them here, in one place ([`Store::apply`]), whether a step changed a row or
 //! a copy is being brought up. Deadlines of open calls are kept in memory only, and read from the open rows when the store opens.
 
+use super::bulk::Bulk;
 use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
 use crate::event::{
-    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, decode, encode, encode_onto,
+    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, VerdictGist, decode, encode,
+    encode_onto,
 };
 use crate::judge::{
     Changes, DueWork, Indexed, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, reopened,
@@ -149,6 +151,8 @@ pub struct Store {
     scratch: Vec<u8>,
     /// Open rows on disk that are not in memory; while there are none, a session that is not in memory has none.
     unread_open: Cell<usize>,
+    /// While a copy is brought up that began empty.
+    bulk: Option<Bulk>,
     /// No judged call ended before.
     earliest_end: Cell<Millis>,
     kept_for: Millis,
@@ -194,6 +198,7 @@ impl Store {
             batch_size: 0,
             scratch: Vec::new(),
             deadlines,
+            bulk: None,
             earliest_end: Cell::new(Millis::MIN),
             kept_for: RETENTION,
             most_cached: MOST_CACHED,
@@ -361,8 +366,10 @@ impl Store {
         if let Some(cached) = self.sessions.get_mut().rows.get_mut(&key)
             && cached.session.verdict.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, verdict))
         {
-            self.batch.put_cf(self.database.family(Family::Judged), keys::in_account(&key.0, key.1.as_str().as_bytes()), bytes);
+            let stored = keys::in_account(&key.0, key.1.as_str().as_bytes());
+            self.batch.put_cf(self.database.family(Family::Judged), &stored, bytes);
             cached.stored_verdict = Some(verdict.clone());
+            note(&mut self.bulk, Family::Judged, &stored);
         }
     }
 
@@ -398,7 +405,10 @@ impl Store {
             }
             match (&cached.session.verdict, &cached.stored_verdict) {
                 (Some(verdict), Some(known)) if Arc::ptr_eq(verdict, known) => {}
-                (Some(verdict), _) => batch.put_cf(judged, &stored, encode(verdict.as_ref())),
+                (Some(verdict), _) => {
+                    batch.put_cf(judged, &stored, encode(verdict.as_ref()));
+                    note(&mut self.bulk, Family::Judged, &stored);
+                }
                 (None, Some(_)) => batch.delete_cf(judged, &stored),
                 (None, None) => {}
             }
@@ -419,7 +429,10 @@ impl Store {
         let links = database.family(Family::Links);
         for key in std::mem::take(&mut lists.changed) {
             match lists.rows.get(&key).filter(|list| !list.is_empty()) {
-                Some(list) => batch.put_cf(links, &key, encode_list(list)),
+                Some(list) => {
+                    batch.put_cf(links, &key, encode_list(list));
+                    note(&mut self.bulk, Family::Links, &key);
+                }
                 None => batch.delete_cf(links, &key),
             }
         }
@@ -446,13 +459,76 @@ impl Store {
         if let Some(list) = self.lists.borrow().rows.get(key) {
             return Ok(list.clone());
         }
-        let stored = self.database.get(self.database.family(Family::Links), key)?;
+        let stored = if self.lacks(Family::Links, key) { None } else { self.database.get(self.database.family(Family::Links), key)? };
         let list: Arc<[SessionId]> = stored.map(|bytes| decode_list(&bytes)).transpose()?.unwrap_or_default().into();
         self.lists.borrow_mut().rows.insert(key.to_vec(), list.clone());
         Ok(list)
     }
 
     // ---- bringing a copy up: what the output topics say ----
+
+    /// Where the copy is empty, its verdicts are taken in in bulk from now on, until [`Store::is_up`].
+    pub fn begin(&mut self) -> Result<(), TableError> {
+        let mut is_empty = self.deadlines.is_empty();
+        for family in [Family::Judged, Family::Links] {
+            let mut rows = self.database.iterate(self.database.family(family), ReadOptions::default());
+            rows.seek_to_first();
+            self.database.finished(&rows)?;
+            is_empty &= !rows.valid();
+        }
+        self.bulk = is_empty.then(Bulk::new);
+        Ok(())
+    }
+
+    /// Whether verdicts are taken in in bulk.
+    #[must_use]
+    pub fn is_in_bulk(&self) -> bool {
+        self.bulk.is_some()
+    }
+
+    /// Writes everything that was taken in, and forgets what is in memory of clean rows. `noted` adds what is to be written no sooner.
+    pub fn write_restored(&mut self, noted: impl FnOnce(&Database, &mut WriteBatch)) -> Result<(), TableError> {
+        let is_durable = self.write_bulk()?;
+        let mut batch = self.take_batch();
+        noted(&self.database, &mut batch);
+        self.database.write(batch)?;
+        if is_durable {
+            // What is noted of it, too: else it would all be read again after a crash.
+            self.database.flush()?;
+        }
+        self.sessions.get_mut().rows.retain(|_, cached| cached.session.open.is_some());
+        self.lists.get_mut().rows.clear();
+        Ok(())
+    }
+
+    /// Returns whether there was something to write.
+    fn write_bulk(&mut self) -> Result<bool, TableError> {
+        let Some(bulk) = self.bulk.as_mut().filter(|bulk| !bulk.is_empty()) else { return Ok(false) };
+        let Cache { rows: lists, changed } = self.lists.get_mut();
+        changed.retain(|key| {
+            let Some(list) = lists.get(key).filter(|list| !list.is_empty()) else { return true };
+            bulk.put(Family::Links, key, &encode_list(list));
+            bulk.note(Family::Links, key);
+            false
+        });
+        // The verdicts last: where one stands, so do the entries that lead to it.
+        for family in [Family::Links, Family::Waiting, Family::Retention, Family::Due, Family::Judged] {
+            self.database.ingest(family, bulk.sorted(family))?;
+        }
+        bulk.clear();
+        if bulk.is_full() {
+            self.bulk = None;
+        }
+        Ok(true)
+    }
+
+    /// The copy is up: nothing is taken in in bulk any more, and what was is not taken in again.
+    pub fn is_up(&mut self) -> Result<(), TableError> {
+        if self.bulk.take().is_some() {
+            self.database.flush()?;
+        }
+        Ok(())
+    }
 
     /// What `account-states` says.
     pub fn restore_account(&mut self, mut state: AccountState) -> Result<(), ViewError> {
@@ -496,6 +572,10 @@ impl Store {
     /// What `call-verdicts` says: a verdict with its bytes, or that there is none. Accounts and numbers are restored before, so that what the snapshot has
     /// overtaken shows as due.
     pub fn restore_verdict(&mut self, account: &AccountId, session: &SessionId, verdict: Option<(CallVerdict, &[u8])>) -> Result<(), ViewError> {
+        if self.bulk.is_some() && !self.is_new(account, session) && tables::verdict(&self.database, account, session)?.is_none() {
+            // It is on its way to the database.
+            self.write_bulk()?;
+        }
         let before = self.session(account, session)?;
         let mut after = before.clone();
         match verdict {
@@ -504,24 +584,68 @@ impl Store {
                 self.restore_session(account, session, &before, after);
             }
             Some((verdict, bytes)) => {
-                if before.verdict.as_ref().is_some_and(|known| (known.position, known.revision) >= (verdict.position, verdict.revision)) {
+                let known = before.verdict.as_ref().map(|known| (known.position, known.revision));
+                if known > Some((verdict.position, verdict.revision)) {
+                    return Ok(());
+                }
+                // Also where it is known: a crash may have kept the verdict, and not what is due.
+                self.restore_due(account, waits_for(&verdict), verdict.snapshot_complete)?;
+                if known == Some((verdict.position, verdict.revision)) {
                     return Ok(());
                 }
                 // The verdict contains the facts that stood open up to its position.
                 after.open = after.open.filter(|row| row.record.position > verdict.position);
-                for number in waits_for(&verdict) {
-                    if self.number(account, number)?.is_some() {
-                        self.set_due(DueWork::Number(account.clone(), number.clone()), true);
-                    }
-                }
-                if !verdict.snapshot_complete && self.account(account)?.is_some_and(|state| state.snapshot_completed_at.is_some()) {
-                    self.set_due(DueWork::Gate(account.clone()), true);
-                }
                 let verdict = Arc::new(verdict);
                 after.verdict = Some(verdict.clone());
                 self.restore_session(account, session, &before, after);
                 self.put_verdict(&verdict, bytes);
             }
+        }
+        Ok(())
+    }
+
+    /// Whether it is sure, without a look, that nothing is known of a session. Only in bulk.
+    #[must_use]
+    pub fn is_new(&self, account: &AccountId, session: &SessionId) -> bool {
+        self.lacks(Family::Judged, &keys::in_account(account, session.as_str().as_bytes()))
+    }
+
+    /// As [`Store::restore_verdict`], of a session that is new.
+    pub fn restore_new(&mut self, account: &AccountId, session: &SessionId, gist: VerdictGist, verdict: &[u8]) -> Result<(), ViewError> {
+        let waits_for = || gist.numbers.iter().filter(|(_, reason)| is_waiting(*reason)).map(|(number, _)| number);
+        self.restore_due(account, waits_for(), gist.snapshot_complete)?;
+        if let Some(bulk) = &mut self.bulk {
+            let key = keys::in_account(account, session.as_str().as_bytes());
+            bulk.put(Family::Judged, &key, verdict);
+            bulk.note(Family::Judged, &key);
+            for number in waits_for() {
+                bulk.put(Family::Waiting, &keys::waiting(account, number, session), &[]);
+            }
+            bulk.put(Family::Retention, &keys::ended(gist.ended_at, account, session), &[]);
+            if !gist.snapshot_complete {
+                bulk.put(Family::Due, &keys::gated(account, session.as_str()), &[]);
+            }
+        }
+        self.earliest_end.set(self.earliest_end.get().min(gist.ended_at));
+        let is = Indexed { links: gist.links, legacy_session_ids: gist.legacy_session_ids, ..Indexed::default() };
+        self.index_links(account, session, &Indexed::default(), &is);
+        Ok(())
+    }
+
+    /// What is due where the snapshot has overtaken a verdict.
+    fn restore_due<'a>(
+        &mut self,
+        account: &AccountId,
+        waits_for: impl Iterator<Item = &'a CompactString>,
+        snapshot_complete: bool,
+    ) -> Result<(), ViewError> {
+        for number in waits_for {
+            if self.number(account, number)?.is_some() {
+                self.set_due(DueWork::Number(account.clone(), number.clone()), true);
+            }
+        }
+        if !snapshot_complete && self.account(account)?.is_some_and(|state| state.snapshot_completed_at.is_some()) {
+            self.set_due(DueWork::Gate(account.clone()), true);
         }
         Ok(())
     }
@@ -553,11 +677,15 @@ impl Store {
         self.apply_session(SessionChange { account_id, session_id, before: Indexed::of(before), after, is_changed: true });
     }
 
-    /// Forgets what is in memory of clean rows, where a copy that is brought up would hold all of them.
-    pub fn shrink(&mut self) {
-        self.sessions.get_mut().rows.retain(|_, cached| cached.session.open.is_some());
-        self.numbers.get_mut().rows.clear();
-        self.lists.get_mut().rows.clear();
+    fn lacks(&self, family: Family, key: &[u8]) -> bool {
+        self.bulk.as_ref().is_some_and(|bulk| bulk.lacks(family, key))
+    }
+}
+
+/// Notes a key that is being written, where keys are noted.
+fn note(bulk: &mut Option<Bulk>, family: Family, key: &[u8]) {
+    if let Some(bulk) = bulk {
+        bulk.note(family, key);
     }
 }
 
@@ -570,8 +698,11 @@ fn is_remnant(session: &Session, position: i64) -> bool {
 /// The numbers that would change a verdict if they were the company's. One that an abridged verdict omits changes nothing by itself:
 /// external endpoints are kept first, so it is omitted only while others that are external are named.
 fn waits_for(verdict: &CallVerdict) -> impl Iterator<Item = &CompactString> {
-    let waits = |reason| matches!(reason, StandingReason::NotInSnapshot | StandingReason::UnknownShortNumber);
-    verdict.endpoints.iter().filter(move |endpoint| waits(endpoint.reason)).filter_map(|endpoint| endpoint.number.as_ref())
+    verdict.endpoints.iter().filter(|endpoint| is_waiting(endpoint.reason)).filter_map(|endpoint| endpoint.number.as_ref())
+}
+
+fn is_waiting(reason: StandingReason) -> bool {
+    matches!(reason, StandingReason::NotInSnapshot | StandingReason::UnknownShortNumber)
 }
 
 fn write_rows<K: std::hash::Hash + Eq, T: Decoded>(
@@ -673,7 +804,10 @@ impl View for Store {
                 0 => None,
                 _ => tables::open_call(&self.database, account, session)?.map(Arc::new),
             },
-            verdict: tables::verdict(&self.database, account, session)?.map(Arc::new),
+            verdict: match self.bulk.as_ref() {
+                Some(bulk) if bulk.lacks(Family::Judged, &keys::in_account(account, session.as_str().as_bytes())) => None,
+                _ => tables::verdict(&self.database, account, session)?.map(Arc::new),
+            },
         };
         if found.open.is_some() {
             self.unread_open.set(self.unread_open.get() - 1);

@@ -1,0 +1,115 @@
+//! Rows of a copy that began empty, on their way to files of its database: in key order, past the write buffers, and without a look for what can't be there.
+
+use super::database::Family;
+use foldhash::fast::FixedState;
+use foldhash::{HashSet, HashSetExt};
+use std::hash::BuildHasher;
+
+/// So many keys are remembered at most, in some 80 MB.
+const MOST_KNOWN: usize = 4_000_000;
+
+/// Where a row's key and value stand among the bytes.
+struct Row {
+    start: usize,
+    value: usize,
+    end: usize,
+}
+
+/// Rows that aren't written yet, and which keys the database has with them.
+pub(super) struct Bulk {
+    rows: [Vec<Row>; Family::ALL.len()],
+    bytes: Vec<u8>,
+    /// Hashes of keys. Two keys may share one; then one is looked for in vain.
+    known: HashSet<u64>,
+}
+
+impl Bulk {
+    /// Of an empty database.
+    pub(super) fn new() -> Self {
+        Self { rows: Default::default(), bytes: Vec::new(), known: HashSet::new() }
+    }
+
+    /// Whether the database surely lacks a key.
+    pub(super) fn lacks(&self, family: Family, key: &[u8]) -> bool {
+        !self.known.contains(&hash(family, key))
+    }
+
+    /// Notes a key that is written in another way.
+    pub(super) fn note(&mut self, family: Family, key: &[u8]) {
+        self.known.insert(hash(family, key));
+    }
+
+    /// Whether there are no rows.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether it has no more room for keys: then what the database lacks can't be told any more.
+    pub(super) fn is_full(&self) -> bool {
+        self.known.len() >= MOST_KNOWN
+    }
+
+    /// Adds a row. Of one key there may be several before they are taken; the last counts.
+    pub(super) fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(key);
+        let middle = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.rows[family as usize].push(Row { start, value: middle, end: self.bytes.len() });
+    }
+
+    /// Gives the rows of a family in key order, each key once.
+    pub(super) fn sorted(&mut self, family: Family) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let bytes = &self.bytes;
+        let key = |row: &Row| &bytes[row.start..row.value];
+        let rows = &mut self.rows[family as usize];
+        rows.sort_by(|a, b| key(a).cmp(key(b)));
+        rows.dedup_by(|later, earlier| {
+            let is_same = key(later) == key(earlier);
+            if is_same {
+                std::mem::swap(later, earlier);
+            }
+            is_same
+        });
+        rows.iter().map(|row| (&bytes[row.start..row.value], &bytes[row.value..row.end]))
+    }
+
+    /// Forgets the rows; their keys stay known.
+    pub(super) fn clear(&mut self) {
+        self.rows.iter_mut().for_each(Vec::clear);
+        self.bytes.clear();
+    }
+}
+
+fn hash(family: Family, key: &[u8]) -> u64 {
+    FixedState::default().hash_one((family, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_in_key_order_and_the_last_of_a_key_counts() {
+        let mut bulk = Bulk::new();
+        for (key, value) in [("b", "1"), ("a", "2"), ("b", "3"), ("", "4"), ("b", "5")] {
+            bulk.put(Family::Judged, key.as_bytes(), value.as_bytes());
+        }
+        bulk.put(Family::Links, b"b", b"6");
+        let rows = |bulk: &mut Bulk, family| -> Vec<String> {
+            bulk.sorted(family).map(|(key, value)| String::from_utf8_lossy(&[key, b"=", value].concat()).into_owned()).collect()
+        };
+        assert_eq!(rows(&mut bulk, Family::Judged), ["=4", "a=2", "b=5"]);
+        assert_eq!(rows(&mut bulk, Family::Links), ["b=6"]);
+        bulk.clear();
+        assert_eq!(rows(&mut bulk, Family::Judged), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_noted_is_not_lacking() {
+        let mut bulk = Bulk::new();
+        bulk.note(Family::Judged, b"a");
+        let lacks = [(Family::Judged, &b"a"[..]), (Family::Links, b"a"), (Family::Judged, b"b")].map(|(family, key)| bulk.lacks(family, key));
+        assert_eq!(lacks, [false, true, true]);
+    }
+}
