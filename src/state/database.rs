@@ -283,6 +283,9 @@ impl Engine {
         // Sixteen families times some partitions: the default of a megabyte each would be memory that holds nothing.
         options.set_arena_block_size(128 << 10);
         options.set_level_compaction_dynamic_level_bytes(true);
+        // A copy that was built in bulk has many small files, which writing doesn't wait for.
+        options.set_level_zero_slowdown_writes_trigger(200);
+        options.set_level_zero_stop_writes_trigger(300);
         if access == Access::Points {
             // Every call begins with reads of keys that aren't there: a filter answers them without a walk through the buffer.
             options.set_memtable_prefix_bloom_ratio(0.02);
@@ -410,6 +413,15 @@ impl Database {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         self.db.ingest_external_file_cf_opts(self.family(family), &options, vec![path]).map_err(failed)
+    }
+
+    /// Whether files are merged into larger ones as they come.
+    pub fn set_merging(&self, is_on: bool) -> Result<(), DatabaseError> {
+        for family in Family::ALL {
+            let setting = [("disable_auto_compactions", if is_on { "false" } else { "true" })];
+            self.db.set_options_cf(self.family(family), &setting).map_err(|e| self.error("setting", e))?;
+        }
+        Ok(())
     }
 
     /// Writes out what is in the write buffers, all families together.

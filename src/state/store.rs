@@ -476,7 +476,15 @@ impl Store {
             self.database.finished(&rows)?;
             is_empty &= !rows.valid();
         }
-        self.bulk = is_empty.then(Bulk::new);
+        self.set_bulk(is_empty.then(Bulk::new))
+    }
+
+    fn set_bulk(&mut self, bulk: Option<Bulk>) -> Result<(), TableError> {
+        if self.bulk.is_some() != bulk.is_some() {
+            // All files that are made in bulk are merged once, in the end.
+            self.database.set_merging(bulk.is_none())?;
+        }
+        self.bulk = bulk;
         Ok(())
     }
 
@@ -517,17 +525,17 @@ impl Store {
         }
         bulk.clear();
         if bulk.is_full() {
-            self.bulk = None;
+            self.set_bulk(None)?;
         }
         Ok(true)
     }
 
     /// The copy is up: nothing is taken in in bulk any more, and what was is not taken in again.
     pub fn is_up(&mut self) -> Result<(), TableError> {
-        if self.bulk.take().is_some() {
+        if self.bulk.is_some() {
             self.database.flush()?;
         }
-        Ok(())
+        self.set_bulk(None)
     }
 
     /// What `account-states` says.
@@ -572,8 +580,7 @@ impl Store {
     /// What `call-verdicts` says: a verdict with its bytes, or that there is none. Accounts and numbers are restored before, so that what the snapshot has
     /// overtaken shows as due.
     pub fn restore_verdict(&mut self, account: &AccountId, session: &SessionId, verdict: Option<(CallVerdict, &[u8])>) -> Result<(), ViewError> {
-        if self.bulk.is_some() && !self.is_new(account, session) && tables::verdict(&self.database, account, session)?.is_none() {
-            // It is on its way to the database.
+        if self.bulk.as_ref().is_some_and(|bulk| bulk.is_waiting(&keys::in_account(account, session.as_str().as_bytes()))) {
             self.write_bulk()?;
         }
         let before = self.session(account, session)?;

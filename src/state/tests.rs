@@ -1,12 +1,14 @@
 //! What a worker's view of the state shows must not depend on what of it is in memory.
 
 use super::Store;
-use super::database::{Database, DatabaseOptions, Engine};
+use super::database::{Database, DatabaseOptions, Engine, Family};
+use super::keys::read_due_work;
 use super::tables::verdicts_by_end;
 use crate::event::*;
 use crate::judge::{At, Output, step};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rocksdb::ReadOptions;
 use std::sync::Arc;
 
 const T0: Millis = 1_700_000_000_000;
@@ -181,5 +183,107 @@ fn a_store_with_more_rows_than_it_may_keep_in_memory_publishes_the_same() {
         assert_eq!(roomy.published.len(), tight.published.len(), "seed {seed}");
         let differs = roomy.published.iter().zip(&tight.published).position(|(a, b)| a != b);
         assert_eq!(differs, None, "seed {seed}");
+    }
+}
+
+/// All rows of what is derived from verdicts, and the verdicts.
+fn rows(store: &Store) -> Vec<(&str, Vec<u8>, Vec<u8>)> {
+    let database = store.database();
+    let mut found = Vec::new();
+    for family in [Family::Judged, Family::Waiting, Family::Links, Family::Retention, Family::Due] {
+        let mut rows = database.iterate(database.family(family), ReadOptions::default());
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            found.push((family.name(), key.to_vec(), value.to_vec()));
+            rows.next();
+        }
+        database.finished(&rows).unwrap();
+    }
+    found
+}
+
+fn restore_verdict(store: &mut Store, output: &Output) {
+    match output {
+        Output::Verdict(verdict) if store.is_new(&verdict.account_id, &verdict.session_id) => {
+            let bytes = encode(verdict.as_ref());
+            store.restore_new(&verdict.account_id, &verdict.session_id, decode_gist(&bytes).unwrap(), &bytes).unwrap();
+        }
+        Output::Verdict(verdict) => {
+            let bytes = encode(verdict.as_ref());
+            store.restore_verdict(&verdict.account_id, &verdict.session_id, Some((CallVerdict::clone(verdict), &bytes))).unwrap();
+        }
+        Output::VerdictGone(account, session) => store.restore_verdict(account, session, None).unwrap(),
+        _ => {}
+    }
+}
+
+#[test]
+fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
+    for seed in 0..4 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut live = Subject::new(usize::MAX);
+        let completed = Event::SnapshotCompleted(SnapshotCompleted { account_id: account(), sync_id: "1".into(), completed_at: T0, numbers_seen: 0 });
+        let mut time = T0;
+        for offset in 0..1_000 {
+            time += rng.random_range(0..4_000);
+            // A fax is no call: its verdict is taken back.
+            let event = match event(&mut rng, time) {
+                _ if offset == 20 => completed.clone(),
+                Event::CallLegs(legs) if rng.random_ratio(1, 40) => Event::CallLegs(CallLegs { media: Media::Fax, ..legs }),
+                event => event,
+            };
+            live.step(At { offset, time }, &event);
+        }
+        let count = |is: fn(&Output) -> bool| live.published.iter().filter(|output| is(output)).count();
+        let (verdicts, gone) = (count(|output| matches!(output, Output::Verdict(_))), count(|output| matches!(output, Output::VerdictGone(..))));
+        assert!(verdicts > 100 && gone > 0, "seed {seed}: {verdicts} verdicts, {gone} taken back");
+
+        let (mut bulk, mut plain) = (Subject::new(usize::MAX), Subject::new(usize::MAX));
+        bulk.store.begin().unwrap();
+        assert!(bulk.store.is_in_bulk() && !plain.store.is_in_bulk());
+        for store in [&mut bulk.store, &mut plain.store] {
+            for output in &live.published {
+                match output {
+                    Output::Account(state) => store.restore_account(AccountState::clone(state)).unwrap(),
+                    // Not all, so that some of what waits goes on waiting, and some is overtaken.
+                    Output::Number(row) if row.number.ends_with(['0', '1', '2']) => {
+                        store.restore_number(&row.account_id, &row.number, Some(CompanyNumber::clone(row))).unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for output in &live.published {
+            restore_verdict(&mut bulk.store, output);
+            restore_verdict(&mut plain.store, output);
+            if rng.random_ratio(1, 30) {
+                bulk.store.write_restored(|_, _| {}).unwrap();
+            }
+        }
+        for store in [&mut bulk.store, &mut plain.store] {
+            store.write_restored(|_, _| {}).unwrap();
+            store.is_up().unwrap();
+        }
+        let (bulk_rows, plain_rows) = (rows(&bulk.store), rows(&plain.store));
+        assert_eq!(bulk_rows.iter().find(|row| !plain_rows.contains(row)), None, "seed {seed}");
+        assert_eq!(plain_rows.iter().find(|row| !bulk_rows.contains(row)), None, "seed {seed}");
+        assert!(bulk.store.has_due_work(), "seed {seed}");
+
+        // A crash may keep files that were made in bulk, and lose what stood in the write buffers.
+        let database = bulk.store.database().clone();
+        let mut lost = rocksdb::WriteBatch::default();
+        for (_, key, _) in bulk_rows.iter().filter(|(family, key, _)| *family == "due" && read_due_work(key).is_some()) {
+            lost.delete_cf(database.family(Family::Due), key);
+        }
+        database.write(lost).unwrap();
+        let mut again = Store::open(database).unwrap();
+        assert!(!again.has_due_work());
+        again.begin().unwrap();
+        assert!(!again.is_in_bulk(), "it isn't empty any more");
+        live.published.iter().for_each(|output| restore_verdict(&mut again, output));
+        again.write_restored(|_, _| {}).unwrap();
+        let (again_rows, is_due) = (rows(&again), |row: &&(&str, Vec<u8>, Vec<u8>)| row.0 == "due");
+        assert!(again_rows.iter().filter(|row| !is_due(row)).eq(plain_rows.iter().filter(|row| !is_due(row))), "seed {seed}");
+        assert!(again.has_due_work(), "seed {seed}");
     }
 }
