@@ -51,7 +51,7 @@ bench: rocksdb ## Runs the benchmarks (ARGS="NAME" for some)
 
 bench-kafka: rocksdb ## Measures the whole on a real Kafka broker, which it starts (CALLSIEVE_BENCH=throughput,latency,restore for some)
 	@deploy/build/setup kafka
-	@tests/kafka/run cargo bench --locked --bench kafka
+	@KAFKA_HEAP=1g tests/kafka/run cargo bench --locked --bench kafka
 
 simulation: rocksdb ## Runs 10,000 simulated company hours with faults (HOURS=, SEED=)
 	@CALLSIEVE_SIMULATION_HOURS=$(or $(HOURS),10000) CALLSIEVE_SIMULATION_SEED=$(SEED) \

@@ -147,13 +147,15 @@ pub fn fresh(brokers: &str, what: &str) -> anyhow::Result<KafkaSettings> {
     Ok(settings)
 }
 
-/// When each record was handed to the client, by partition and offset.
+/// When each record was handed to the client, and its own time, by partition and offset.
 #[derive(Default)]
-pub struct SentAt(Mutex<BTreeMap<(i32, i64), Instant>>);
+pub struct SentAt(Mutex<BTreeMap<(i32, i64), (Instant, Millis)>>);
 
 impl SentAt {
-    pub fn of(&self, partition: i32, offset: i64) -> Option<Instant> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(partition, offset)).copied()
+    /// When the record was sent that moved a partition's time to `time`: the first that did, from an offset on.
+    pub fn of(&self, partition: i32, offset: i64, time: Millis) -> Option<Instant> {
+        let sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.range((partition, offset)..(partition + 1, 0)).find(|(_, (_, at))| *at >= time).map(|(_, (sent, _))| *sent)
     }
 }
 
@@ -162,9 +164,9 @@ struct Noting(Arc<SentAt>);
 impl rdkafka::ClientContext for Noting {}
 
 impl ProducerContext for Noting {
-    type DeliveryOpaque = Box<Instant>;
+    type DeliveryOpaque = Box<(Instant, Millis)>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, sent: Box<Instant>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, sent: Box<(Instant, Millis)>) {
         match result {
             Ok(message) => {
                 self.0.0.lock().unwrap_or_else(PoisonError::into_inner).insert((message.partition(), message.offset()), *sent);
@@ -208,7 +210,7 @@ impl Ingress {
 
     pub fn append_to(&self, partition: i32, key: &str, at: Millis, value: &[u8]) -> anyhow::Result<()> {
         let mut record =
-            BaseRecord::with_opaque_to(&self.events, Box::new(Instant::now())).partition(partition).key(key).payload(value).timestamp(at);
+            BaseRecord::with_opaque_to(&self.events, Box::new((Instant::now(), at))).partition(partition).key(key).payload(value).timestamp(at);
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),

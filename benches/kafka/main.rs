@@ -13,7 +13,7 @@ mod input;
 mod service;
 
 use anyhow::Context;
-use callsieve::event::{AccountId, CallVerdict, Event, SessionId, Tick, decode, encode, encode_event};
+use callsieve::event::{AccountId, CallVerdict, Event, Millis, SessionId, Tick, decode, encode, encode_event};
 use callsieve::log::kafka::{Kafka, KafkaSettings};
 use callsieve::log::{Commit, Log, Position, Reader, Topic, partition_of};
 use callsieve::state::database::{Database, DatabaseOptions, Engine};
@@ -27,7 +27,7 @@ use service::{Progress, Service, Usage, broker};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Kafka Streams 4.3.1 with the same job on two such cores (tuned, exactly once, 12 partitions).
@@ -84,42 +84,72 @@ fn fill(settings: &KafkaSettings, prepared: &Prepared, rounds: u32) -> anyhow::R
 
 fn throughput(brokers: &str, prepared: &Prepared) -> anyhow::Result<f64> {
     let rounds = setting("CALLSIEVE_BENCH_ROUNDS").unwrap_or(8);
+    // A broker that has just started is still compiling itself: it is warm before anything is measured, for us and for the ceiling.
+    let warm_up = fresh(brokers, "warm-up")?;
+    let warmed = process(&warm_up, prepared, 3, 1)?;
+    let (every, bytes) = (warmed.records as usize / warmed.published.max(1), warmed.bytes / warmed.published.max(1));
     let mut best = 0.0;
     for workers in [1, 2] {
         let settings = fresh(brokers, "throughput")?;
-        let records = fill(&settings, prepared, rounds)?;
-        let dir = tempfile::tempdir()?;
-        let mut service = Service::start(&settings, &dir.path().join("data"), workers)?;
-        service.ready()?;
-        let broker_before = broker().map(Usage::of).transpose()?;
-        let before = service.usage()?;
-        let (first, took) = Progress::new(&settings)?.until(records)?;
-        let after = service.usage()?;
-        let broker_after = broker().map(Usage::of).transpose()?;
-        let legs = (records - first) as f64;
-        let rate = legs / took.as_secs_f64();
-        let micros = |before: Duration, after: Duration| (after - before).as_secs_f64() * 1e6 / records as f64;
-        let of_broker = broker_before.zip(broker_after).map_or(0.0, |(before, after)| micros(before.core, after.core));
-
-        let (published, bytes) = check(&settings, prepared, rounds)?;
-        service.kill()?;
-        let every = (records as usize / published).max(1);
-        let ceiling = ceiling::run(&settings, records, workers, every, bytes / published)?;
+        let done = process(&settings, prepared, rounds, workers)?;
+        let ceiling = ceiling::run(&settings, done.records, workers, every, bytes)?;
         println!(
-            "{workers} worker(s): {rate:.0} legs/s, {:.0} % of the ceiling of {ceiling:.0} (goal 60 %), {:.1} times Kafka Streams' {:.0}; {records} records, {published} verdicts of {} bytes",
-            100.0 * rate / ceiling,
-            rate / STREAMS_LEGS[workers as usize - 1],
+            "{workers} worker(s): {:.0} legs/s, {:.0} % of the ceiling of {ceiling:.0} (goal 60 %), {:.1} times Kafka Streams' {:.0}; {} records, {} verdicts of {} bytes",
+            done.rate,
+            100.0 * done.rate / ceiling,
+            done.rate / STREAMS_LEGS[workers as usize - 1],
             STREAMS_LEGS[workers as usize - 1],
-            bytes / published,
+            done.records,
+            done.published,
+            done.bytes / done.published,
         );
         println!(
-            "  {:.2} us of CPU a leg, and {of_broker:.2} us of the broker's; {:.0} MB of memory at most",
-            micros(before.core, after.core),
-            after.memory as f64 / 1e6
+            "  {:.2} us of CPU a leg, and {:.2} us of the broker's; {:.0} MB of memory at most",
+            done.micros,
+            done.of_broker,
+            done.memory as f64 / 1e6
         );
-        best = f64::max(best, rate);
+        best = f64::max(best, done.rate);
     }
     Ok(best)
+}
+
+/// What the service made of the rounds.
+struct Processed {
+    records: i64,
+    published: usize,
+    bytes: usize,
+    /// Records a second.
+    rate: f64,
+    /// CPU a record, in microseconds: the service's, and the broker's.
+    micros: f64,
+    of_broker: f64,
+    memory: u64,
+}
+
+/// Lets the service process so many rounds, from start to end, and checks every verdict.
+fn process(settings: &KafkaSettings, prepared: &Prepared, rounds: u32, workers: u32) -> anyhow::Result<Processed> {
+    let records = fill(settings, prepared, rounds)?;
+    let dir = tempfile::tempdir()?;
+    let mut service = Service::start(settings, &dir.path().join("data"), workers)?;
+    service.ready()?;
+    let broker_before = broker().map(Usage::of).transpose()?;
+    let before = service.usage()?;
+    let (first, took) = Progress::new(settings)?.until(records)?;
+    let after = service.usage()?;
+    let broker_after = broker().map(Usage::of).transpose()?;
+    let micros = |before: Duration, after: Duration| (after - before).as_secs_f64() * 1e6 / records as f64;
+    let (published, bytes) = check(settings, prepared, rounds)?;
+    service.kill()?;
+    Ok(Processed {
+        records,
+        published,
+        bytes,
+        rate: (records - first) as f64 / took.as_secs_f64(),
+        micros: micros(before.core, after.core),
+        of_broker: broker_before.zip(broker_after).map_or(0.0, |(before, after)| micros(before.core, after.core)),
+        memory: after.memory,
+    })
 }
 
 /// Lets the last deadlines pass, and holds all verdicts against the truth. Returns how many there are, and their bytes.
@@ -168,71 +198,100 @@ fn each_verdict(reader: &impl Reader, mut take: impl FnMut(&[u8], &[u8]) -> anyh
 
 // ---- latency ----
 
+/// As Kafka's own client gathers records by itself.
+const LINGER_MS: u32 = 5;
+
 fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow::Result<()> {
-    const WARM_UP: Duration = Duration::from_secs(5);
+    const WARM_UP: Duration = Duration::from_secs(10);
     const MEASURED: Duration = Duration::from_secs(20);
     let settings = fresh(brokers, "latency")?;
-    let ingress = Ingress::new(&settings, 0)?;
+    let ingress = Ingress::new(&settings, LINGER_MS)?;
     let legs = (rate * (WARM_UP + MEASURED).as_secs_f64()) as usize;
-    let rounds = u32::try_from(legs / prepared.legs() + 1)?;
-    for round in 0..rounds {
-        // All at the beginning: a partition's time doesn't go back, and would stand still until the legs have reached it.
-        prepared.numbers_of(round, |_, event| ingress.append(prepared.start(), &event))?;
-    }
-    ingress.flush()?;
+    send_numbers(&ingress, prepared, legs)?;
     let dir = tempfile::tempdir()?;
-    let mut service = Service::start(&settings, &dir.path().join("data"), 2)?;
+    let mut service = Service::start(&settings, &dir.path().join("data"), 1)?;
     service.ready()?;
+    let before = (service.usage()?, Usage::of(std::process::id())?);
     let stop = AtomicBool::new(false);
     let (seen, begun) = std::thread::scope(|scope| {
-        let watching = scope.spawn(|| watch(&settings, &stop));
+        let watching = scope.spawn(|| watch(&settings, Offset::Beginning, &stop));
         let begun = Instant::now();
-        let mut sent = 0;
-        'sending: for round in 0..rounds {
-            let mut ended = false;
-            prepared.legs_of(round, |at, event| {
-                if ended || sent >= legs {
-                    ended = true;
-                    return Ok(());
-                }
-                let due = begun + Duration::from_secs_f64(sent as f64 / rate);
-                let early = due.saturating_duration_since(Instant::now());
-                if early > Duration::from_micros(300) {
-                    std::thread::sleep(early);
-                }
-                sent += 1;
-                ingress.append(at, &event)
-            })?;
-            if ended {
-                break 'sending;
-            }
-        }
-        ingress.flush()?;
+        let sent = send(&ingress, prepared, rate, legs, &stop);
         std::thread::sleep(Duration::from_secs(1));
         stop.store(true, Ordering::Release);
-        let seen = watching.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
-        anyhow::Ok((seen, begun))
+        sent?;
+        anyhow::Ok((watching.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??, begun))
     })?;
-    let mut latencies: Vec<Duration> = seen
-        .iter()
-        .filter_map(|(partition, position, at)| {
-            let sent = ingress.sent_at().of(*partition, *position)?;
-            (sent >= begun + WARM_UP).then(|| at.saturating_duration_since(sent))
-        })
-        .collect();
+    let after = (service.usage()?, Usage::of(std::process::id())?);
+    let decided = seen.iter().filter_map(|seen| Some((seen.decided_by(&ingress)?, seen.at))).filter(|(sent, _)| *sent >= begun + WARM_UP);
+    let mut latencies: Vec<Duration> = decided.map(|(sent, at)| at.saturating_duration_since(sent)).collect();
     latencies.sort_unstable();
     let percentile = |percent: usize| latencies.get(latencies.len() * percent / 100).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3);
     println!(
-        "{rate:.0} legs/s ({what}): from the deciding record to the committed verdict p50 {:.1} ms, p99 {:.1} ms of {} verdicts",
+        "{rate:.0} legs/s ({what}): from the deciding record to the committed verdict p50 {:.1} ms, p99 {:.1} ms of {} verdicts; {:.1} s of CPU, and {:.1} s of the sender's and reader's, in {:.0} s",
         percentile(50),
         percentile(99),
-        latencies.len()
+        latencies.len(),
+        (after.0.core - before.0.core).as_secs_f64(),
+        (after.1.core - before.1.core).as_secs_f64(),
+        begun.elapsed().as_secs_f64()
     );
     service.kill()
 }
 
-/// Each verdict as a read_committed reader sees it: partition, offset of the record that decided it, and when it was seen.
-fn watch(settings: &KafkaSettings, stop: &AtomicBool) -> anyhow::Result<Vec<(i32, i64, Instant)>> {
+/// The numbers of the accounts that so many legs are of. All at the beginning of their time: a partition's time doesn't go back, and would stand still until the
+/// legs have reached it.
+fn send_numbers(ingress: &Ingress, prepared: &Prepared, legs: usize) -> anyhow::Result<()> {
+    for round in 0..u32::try_from(legs / prepared.legs() + 1)? {
+        prepared.numbers_of(round, |_, event| ingress.append(prepared.start(), &event))?;
+    }
+    ingress.flush()
+}
+
+/// Sends legs at a rate, until so many are sent or it is told to stop.
+fn send(ingress: &Ingress, prepared: &Prepared, rate: f64, legs: usize, stop: &AtomicBool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut sent = 0;
+    for round in 0.. {
+        let mut is_over = false;
+        prepared.legs_of(round, |at, event| {
+            is_over |= sent >= legs || stop.load(Ordering::Relaxed);
+            if is_over {
+                return Ok(());
+            }
+            let due = begun + Duration::from_secs_f64(sent as f64 / rate);
+            let early = due.saturating_duration_since(Instant::now());
+            if early > Duration::from_micros(300) {
+                std::thread::sleep(early);
+            }
+            sent += 1;
+            ingress.append(at, &event)
+        })?;
+        if is_over {
+            break;
+        }
+    }
+    ingress.flush()
+}
+
+/// A verdict as a read_committed reader sees it.
+struct Seen {
+    partition: i32,
+    /// It contains the records up to here. The one that decided it may be the next, whose time let it close.
+    position: i64,
+    decided_at: Millis,
+    at: Instant,
+}
+
+impl Seen {
+    /// When the record was sent that decided it.
+    fn decided_by(&self, ingress: &Ingress) -> Option<Instant> {
+        ingress.sent_at().of(self.partition, self.position, self.decided_at)
+    }
+}
+
+/// Reads verdicts as they become visible.
+fn watch(settings: &KafkaSettings, from: Offset, stop: &AtomicBool) -> anyhow::Result<Vec<Seen>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &settings.brokers)
         .set("socket.nagle.disable", "true")
@@ -242,7 +301,7 @@ fn watch(settings: &KafkaSettings, stop: &AtomicBool) -> anyhow::Result<Vec<(i32
         .create()?;
     let mut all = TopicPartitionList::new();
     for partition in 0..i32::try_from(PARTITIONS)? {
-        all.add_partition_offset(&settings.topic(Topic::CallVerdicts), partition, Offset::Beginning)?;
+        all.add_partition_offset(&settings.topic(Topic::CallVerdicts), partition, from)?;
     }
     consumer.assign(&all)?;
     let mut seen = Vec::new();
@@ -252,7 +311,7 @@ fn watch(settings: &KafkaSettings, stop: &AtomicBool) -> anyhow::Result<Vec<(i32
         let at = Instant::now();
         if let Some(value) = message.payload() {
             let verdict: CallVerdict = decode(value)?;
-            seen.push((message.partition(), verdict.position, at));
+            seen.push(Seen { partition: message.partition(), position: verdict.position, decided_at: verdict.decided_at, at });
         }
     }
     Ok(seen)
@@ -278,42 +337,85 @@ fn restore(brokers: &str, prepared: &Prepared, calls: usize) -> anyhow::Result<(
     let bytes = publish(&settings, &verdicts, calls)?;
     commit_start(&settings, dir.path())?;
 
+    let reading = read_all(&settings)?;
     let data = dir.path().join("data");
     let mut service = Service::start(&settings, &data, 1)?;
     let took = service.ready()?;
     let usage = service.usage()?;
     println!(
-        "{calls} judged calls from a lost disk: ready after {:.2} s: {:.0} records/s, {:.0} MB/s (goal 500,000 records/s); {:.2} us of CPU a record; {:.0} MB of memory at most. {STREAMS_RESTORE}",
+        "{calls} judged calls from a lost disk: ready after {:.2} s: {:.0} records/s, {:.0} MB/s (goal 500,000 records/s); {:.2} us of CPU a record; {:.0} MB of memory at most; reading alone does {:.0} records/s. {STREAMS_RESTORE}",
         took.as_secs_f64(),
         calls as f64 / took.as_secs_f64(),
         bytes as f64 / took.as_secs_f64() / 1e6,
         usage.core.as_secs_f64() * 1e6 / calls as f64,
-        usage.memory as f64 / 1e6
+        usage.memory as f64 / 1e6,
+        calls as f64 / reading.as_secs_f64()
     );
-    // Some load, so that the kill comes in the middle of something.
-    let ingress = Ingress::new(&settings, 1)?;
-    let mut left = 50_000;
-    prepared.numbers_of(1, |at, event| ingress.append(at, &event))?;
-    prepared.legs_of(1, |at, event| {
-        left -= 1;
-        if left > 0 { ingress.append(at, &event) } else { Ok(()) }
+    service.settled()?;
+    let ingress = Ingress::new(&settings, LINGER_MS)?;
+    let legs = prepared.legs() / 2;
+    send_numbers(&ingress, prepared, legs)?;
+    let stop = AtomicBool::new(false);
+    let (seen, killed_at, size, restarted, took) = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| watch(&settings, Offset::End, &stop));
+        let sending = scope.spawn(|| send(&ingress, prepared, 5_000.0, legs, &stop));
+        // So that the kill comes in the middle of something.
+        std::thread::sleep(Duration::from_secs(5));
+        let killed_at = Instant::now();
+        service.kill()?;
+        let mut size = 0;
+        for entry in walk(&data)? {
+            size += entry.metadata()?.len();
+        }
+        let begun = Instant::now();
+        let mut service = Service::start(&settings, &data, 1)?;
+        service.ready()?;
+        let took = begun.elapsed();
+        std::thread::sleep(Duration::from_secs(5));
+        stop.store(true, Ordering::Release);
+        sending.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+        let seen = watching.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        anyhow::Ok((seen, killed_at, size, service, took))
     })?;
-    std::thread::sleep(Duration::from_millis(300));
-    service.kill()?;
-    let mut size = 0;
-    for entry in walk(&data)? {
-        size += entry.metadata()?.len();
+    let mut first: BTreeMap<i32, Instant> = BTreeMap::new();
+    for seen in seen.iter().filter(|seen| seen.decided_by(&ingress).is_some_and(|sent| sent > killed_at)) {
+        first.entry(seen.partition).or_insert(seen.at);
     }
-    let begun = Instant::now();
-    let mut service = Service::start(&settings, &data, 1)?;
-    service.ready()?;
+    let since = |at: Option<&Instant>| at.map_or(f64::NAN, |at| (*at - killed_at).as_secs_f64());
     println!(
-        "{calls} judged calls, {:.2} GB on disk, killed under load: ready again after {:.2} s (goal 2 s); {:.0} MB of memory at most. {STREAMS_RESTART}",
+        "{calls} judged calls, {:.2} GB on disk, killed at 5,000 legs/s: ready again after {:.2} s (goal 2 s), the first verdict {:.2} s after the kill, every partition's ({}) after {:.2} s; {:.0} MB of memory at most. {STREAMS_RESTART}",
         size as f64 / 1e9,
-        begun.elapsed().as_secs_f64(),
-        service.usage()?.memory as f64 / 1e6
+        took.as_secs_f64(),
+        since(first.values().min()),
+        first.len(),
+        since(first.values().max()),
+        restarted.usage()?.memory as f64 / 1e6
     );
-    service.kill()
+    restarted.kill()
+}
+
+/// How long it takes to read all verdicts, as bytes, four partitions at a time as a restore does: its ceiling.
+fn read_all(settings: &KafkaSettings) -> anyhow::Result<Duration> {
+    let reader = Kafka::connect(settings.clone())?.reader();
+    let begun = Instant::now();
+    let next = AtomicU32::new(0);
+    let read = || -> anyhow::Result<()> {
+        loop {
+            let partition = next.fetch_add(1, Ordering::Relaxed);
+            if partition >= PARTITIONS {
+                return Ok(());
+            }
+            let (mut next, end) = (0, reader.end(Topic::CallVerdicts, partition)?);
+            while next < end {
+                next = reader.read(Topic::CallVerdicts, partition, next, 1_000)?.next;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(read)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a reader panicked"))?)
+    })?;
+    Ok(begun.elapsed())
 }
 
 fn walk(dir: &Path) -> anyhow::Result<Vec<std::fs::DirEntry>> {
@@ -348,6 +450,13 @@ fn publish(settings: &KafkaSettings, like: &[CallVerdict], calls: usize) -> anyh
         verdict.account_id = accounts[n % accounts.len()].clone();
         verdict.session_id = SessionId::parse(&format!("s-a0d1{:016x}z{n:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))?;
         verdict.position = 0;
+        // Sessions share their legacy ids and links with few others.
+        for legacy in &mut verdict.call.legacy_session_ids {
+            *legacy = format!("{legacy}{:05}", n / like.len()).into();
+        }
+        for link in &mut verdict.call.links {
+            *link = SessionId::parse(&format!("{link}z{:x}", n / like.len()))?;
+        }
         let (key, value) = (format!("{}/{}", verdict.account_id, verdict.session_id), encode(&verdict));
         bytes += key.len() + value.len();
         let partition = i32::try_from(partition_of(verdict.account_id.as_str(), PARTITIONS))?;

@@ -56,6 +56,19 @@ impl Service {
         }
     }
 
+    /// Waits until it is at rest: RocksDB has merged what was written.
+    pub fn settled(&self) -> anyhow::Result<()> {
+        let second = Duration::from_secs(1);
+        for _ in 0..600 {
+            let before = self.usage()?.core;
+            std::thread::sleep(second);
+            if self.usage()?.core - before < second / 10 {
+                return Ok(());
+            }
+        }
+        bail!("callsieve doesn't come to rest");
+    }
+
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;

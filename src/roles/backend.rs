@@ -250,7 +250,12 @@ impl Workers {
             workers.threads.push(thread);
         }
         let (backend, held, stop) = (backend.clone(), held.clone(), workers.stop.clone());
-        let standby = std::thread::Builder::new().name("standby".to_owned()).spawn(move || backend.stand_by(&held, &stop));
+        let keep_copies = move || {
+            if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| backend.stand_by(&held, &stop))) {
+                let _ = sender.send(format!("the keeper of copies panicked: {}", words_of(panic.as_ref())));
+            }
+        };
+        let standby = std::thread::Builder::new().name("standby".to_owned()).spawn(keep_copies);
         workers.threads.push(standby.context("starting the keeper of copies")?);
         Ok(workers)
     }

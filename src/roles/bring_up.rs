@@ -66,7 +66,9 @@ impl Copy {
         // Events before the low-water mark are contained in what is published; those before the copy's position in the copy.
         let from = copy.map_or(0, |copy| copy.next).max(position.low_water).max(start);
         let total: i64 = parts.iter().map(|(_, from, end)| (end - from).max(0)).sum::<i64>() + (position.next - from).max(0);
-        self.store.begin()?;
+        if copy.is_none() {
+            self.store.begin()?;
+        }
         let mut reading = Reading { reader, partition, watch, done: 0, total };
         for (topic, from, end) in parts {
             let noted = |database: &Database, batch: &mut WriteBatch, next| write_first_output(database, batch, topic, next);

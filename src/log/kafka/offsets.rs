@@ -4,7 +4,7 @@ use super::Kafka;
 use super::client::{REQUEST, Told, failed, number};
 use super::settings::KafkaSettings;
 use super::topics::answered;
-use crate::log::{Committed, LogError, OutputEnds, Position, Topic};
+use crate::log::{Committed, LogError, OutputEnds, Position, Reader, Topic};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 /// How long an answer is asked for that the brokers can't give yet.
 const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Kafka {
     /// The positions that the group has committed, by partition; `None` where there is none. Waits for the network, and for a transaction under way that would
@@ -21,35 +22,15 @@ impl Kafka {
     /// # Errors
     /// If the cluster can't be reached, or what is committed is no position.
     pub fn positions(&self) -> Result<Vec<Option<Position>>, LogError> {
-        let client: BaseConsumer<Told> = self.settings.reader(true).create_with_context(Told).map_err(failed("making a client"))?;
-        let operation = format!("asking for the positions of the group {}", self.settings.group);
-        let events = self.settings.topic(Topic::Events);
         let until = Instant::now() + PATIENCE;
-        let answer = loop {
-            let mut asked = TopicPartitionList::new();
-            for partition in 0..self.partitions {
-                asked.add_partition(&events, number(partition));
-            }
-            let answer = client.committed_offsets(asked, REQUEST).and_then(|list| {
-                list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
-                Ok(list)
-            });
-            match answer {
-                Ok(answer) => break answer,
-                Err(error) if Instant::now() >= until => return Err(failed(operation)(error)),
+        let of = |partition| loop {
+            match self.reader.committed(partition) {
                 // Offsets of a transaction that a dead worker left aren't stable until it has run into its timeout.
-                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                Err(error) if error.is_passing() && Instant::now() < until => std::thread::sleep(LOOK_EVERY),
+                answer => return Ok(answer?.map(|committed| committed.position)),
             }
         };
-        let mut positions = vec![None; self.partitions as usize];
-        for element in answer.elements() {
-            let (Offset::Offset(_), Ok(partition)) = (element.offset(), usize::try_from(element.partition())) else { continue };
-            let committed: Committed = element.metadata().parse().map_err(|why| LogError::Kafka { operation: operation.clone(), why })?;
-            if let Some(position) = positions.get_mut(partition) {
-                *position = Some(committed.position);
-            }
-        }
-        Ok(positions)
+        (0..self.partitions).map(of).collect()
     }
 
     /// Commits where the group is to begin with a partition; `ends` says where the output topics end that belong to it. For a group without members.
