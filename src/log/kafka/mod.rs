@@ -90,7 +90,7 @@ impl Kafka {
     pub fn cluster_id(&self) -> Result<String, LogError> {
         let unknown =
             || LogError::Kafka { operation: format!("asking {} for its cluster's id", self.settings.brokers), why: "it doesn't say".into() };
-        self.reader.cluster_id().ok_or_else(unknown)
+        self.reader.cluster_id()?.ok_or_else(unknown)
     }
 
     /// A worker: joins the group, and is assigned partitions while it polls. `member` is its static id, by which it gets its partitions back when it

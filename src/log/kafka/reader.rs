@@ -71,8 +71,11 @@ impl KafkaReader {
         committed(&self.shared.written, &self.shared.settings.topic(Topic::Events), &all, REQUEST)
     }
 
-    pub(super) fn cluster_id(&self) -> Option<String> {
-        self.shared.written.client().fetch_cluster_id(REQUEST)
+    pub(super) fn cluster_id(&self) -> Result<Option<String>, LogError> {
+        let client = self.shared.written.client();
+        // The id comes with the metadata, which a client that nobody has asked for anything may ask for a second later.
+        client.fetch_metadata(Some(&self.shared.settings.topic(Topic::Events)), REQUEST).map_err(failed("asking for the cluster's id"))?;
+        Ok(client.fetch_cluster_id(REQUEST))
     }
 
     fn check(&self, partition: u32) -> Result<(), LogError> {
