@@ -8,7 +8,9 @@ use std::hash::BuildHasher;
 /// So many keys are remembered at most, those of some 5 million calls, in 84 MB.
 const MOST_KNOWN: usize = 14_000_000;
 /// So often rows are written before the files are merged: each time makes a file in every family.
-const MOST_PIECES: usize = 150;
+pub(super) const MOST_PIECES: usize = 150;
+/// So many files in a family RocksDB merges by itself, and writing doesn't wait for that.
+pub(super) const FEW_PIECES: usize = 16;
 
 /// Where a row's key and value stand among the bytes.
 struct Row {
@@ -25,8 +27,8 @@ pub(super) struct Bulk {
     known: HashSet<u32>,
     /// The same of the verdicts among the rows.
     waiting: HashSet<u32>,
-    /// How often rows were written.
-    pieces: usize,
+    /// How often rows were written since the files were merged.
+    pub(super) pieces: usize,
 }
 
 impl Bulk {
@@ -55,9 +57,9 @@ impl Bulk {
         self.bytes.is_empty()
     }
 
-    /// Whether it has no more room for keys, so that what the database lacks can't be told any more; or has made so many files that they should be merged.
+    /// Whether it has no more room for keys: then what the database lacks can't be told any more.
     pub(super) fn is_full(&self) -> bool {
-        self.known.len() >= MOST_KNOWN || self.pieces >= MOST_PIECES
+        self.known.len() >= MOST_KNOWN
     }
 
     /// Adds a row. Of one key there may be several before they are taken; the last counts.

@@ -5,8 +5,8 @@
 //! in a family, and how its keys are made, is no business of this file.
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, DBRawIterator,
-    DBRecoveryMode, ErrorKind, FlushOptions, IngestExternalFileOptions, LogLevel, Options, ReadOptions, SstFileWriter, WriteBatch,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType, DBPinnableSlice,
+    DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, IngestExternalFileOptions, LogLevel, Options, ReadOptions, SstFileWriter, WriteBatch,
     WriteBufferManager, WriteOptions,
 };
 use std::path::{Path, PathBuf};
@@ -283,9 +283,6 @@ impl Engine {
         // Sixteen families times some partitions: the default of a megabyte each would be memory that holds nothing.
         options.set_arena_block_size(128 << 10);
         options.set_level_compaction_dynamic_level_bytes(true);
-        // A copy that was built in bulk has many small files, which writing doesn't wait for.
-        options.set_level_zero_slowdown_writes_trigger(200);
-        options.set_level_zero_stop_writes_trigger(300);
         if access == Access::Points {
             // Every call begins with reads of keys that aren't there: a filter answers them without a walk through the buffer.
             options.set_memtable_prefix_bloom_ratio(0.02);
@@ -413,6 +410,16 @@ impl Database {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         self.db.ingest_external_file_cf_opts(self.family(family), &options, vec![path]).map_err(failed)
+    }
+
+    /// Merges all files into larger ones, and waits for that. Where it fails, what is written next says so.
+    pub fn merge(&self) {
+        let mut options = CompactOptions::default();
+        // Beside RocksDB's own merging, where that is on.
+        options.set_exclusive_manual_compaction(false);
+        for family in Family::ALL {
+            self.db.compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
+        }
     }
 
     /// Whether files are merged into larger ones as they come.

@@ -3,7 +3,7 @@
 //! The rows are the truth; every index is derived from them here, in one place ([`Store::apply`]), whether a step changed a row or
 //! a copy is being brought up. Deadlines of open calls are kept in memory only, and read from the open rows when the store opens.
 
-use super::bulk::Bulk;
+use super::bulk::{Bulk, FEW_PIECES, MOST_PIECES};
 use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
@@ -480,6 +480,11 @@ impl Store {
     }
 
     fn set_bulk(&mut self, bulk: Option<Bulk>) -> Result<(), TableError> {
+        if let Some(before) = &self.bulk
+            && before.pieces > FEW_PIECES
+        {
+            self.database.merge();
+        }
         if self.bulk.is_some() != bulk.is_some() {
             // All files that are made in bulk are merged once, in the end.
             self.database.set_merging(bulk.is_none())?;
@@ -524,6 +529,10 @@ impl Store {
             self.database.ingest(family, bulk.sorted(family))?;
         }
         bulk.clear();
+        if bulk.pieces >= MOST_PIECES {
+            self.database.merge();
+            bulk.pieces = 0;
+        }
         if bulk.is_full() {
             self.set_bulk(None)?;
         }

@@ -256,7 +256,7 @@ fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
         for output in &live.published {
             restore_verdict(&mut bulk.store, output);
             restore_verdict(&mut plain.store, output);
-            if rng.random_ratio(1, 30) {
+            if rng.random_ratio(1, 10) {
                 bulk.store.write_restored(|_, _| {}).unwrap();
             }
         }
