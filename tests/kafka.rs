@@ -170,9 +170,12 @@ fn databases(folder: PathBuf) -> impl Fn(u32) -> Result<Arc<Database>, Partition
     }
 }
 
+/// Batches are small, so that some are stepped while others are being committed.
+const BATCH: usize = 50;
+
 fn worker(settings: &KafkaSettings, folder: &Path) -> Worker<KafkaLog> {
     let log = Kafka::connect(settings.clone()).unwrap().worker(None).unwrap();
-    Worker::open(log, now, databases(folder.to_owned()), |_, _| {}).unwrap()
+    Worker::open(log, now, databases(folder.to_owned()), |_, _| {}).unwrap().in_batches_of(BATCH)
 }
 
 /// A worker on a thread of its own, until it is stopped.
@@ -516,7 +519,7 @@ fn kafka_a_commit_that_came_to_nothing_is_made_again() {
     let companies: Vec<Watched> = (31..=33).map(Watched::new).collect();
     companies.iter().for_each(|watched| ingress.synchronise(watched));
     let log = Kafka::connect(settings.clone()).unwrap().worker(Some("worker-0")).unwrap();
-    let running = Running::resume(Worker::open(log, now, databases(folder.path().to_owned()), |_, _| {}).unwrap());
+    let running = Running::resume(Worker::open(log, now, databases(folder.path().to_owned()), |_, _| {}).unwrap().in_batches_of(BATCH));
     ingress.producer.flush(Duration::from_secs(10)).unwrap();
     until("the worker works", || all_is_committed(&settings, &reader));
     let pieces = 30;

@@ -109,8 +109,12 @@ impl Log for DisturbedLog {
         Ok(batches)
     }
 
-    fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
-        self.of.commit(commits)
+    fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
+        self.of.hand_over(commits)
+    }
+
+    fn conclude(&mut self) -> Result<(), LogError> {
+        self.of.conclude()
     }
 
     fn settle(&mut self) -> Result<(), LogError> {

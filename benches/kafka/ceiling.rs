@@ -25,7 +25,7 @@ pub fn run(from: &KafkaSettings, records: i64, workers: u32, every: usize, bytes
             .map(|n| {
                 scope.spawn({
                     let (to, left, begun) = (&to, &left, &begun);
-                    move || work(from, to, n, left, every, bytes, begun)
+                    move || work(from, to, n, workers, left, every, bytes, begun)
                 })
             })
             .collect();
@@ -35,10 +35,12 @@ pub fn run(from: &KafkaSettings, records: i64, workers: u32, every: usize, bytes
     Ok((records - left.into_inner().max(0)) as f64 / took.as_secs_f64())
 }
 
+#[allow(clippy::too_many_arguments, reason = "a thread's share of the run")]
 fn work(
     from: &KafkaSettings,
     to: &KafkaSettings,
     number: u32,
+    of: u32,
     left: &AtomicI64,
     every: usize,
     bytes: usize,
@@ -55,7 +57,6 @@ fn work(
     };
     let consumer: BaseConsumer = client(&[
         ("group.id", &to.group),
-        ("group.protocol", "consumer"),
         ("isolation.level", "read_committed"),
         ("enable.auto.commit", "false"),
         ("auto.offset.reset", "earliest"),
@@ -71,7 +72,12 @@ fn work(
     ])
     .create()?;
     producer.init_transactions(Duration::from_secs(60))?;
-    consumer.subscribe(&[&events])?;
+    // A fixed share: no rebalance is measured.
+    let mut share = TopicPartitionList::new();
+    for partition in (number..PARTITIONS).step_by(of as usize) {
+        share.add_partition_offset(&events, i32::try_from(partition)?, Offset::Beginning)?;
+    }
+    consumer.assign(&share)?;
     // As large as a verdict, and as hard to compress as its ids are.
     let value: Vec<u8> = (0..bytes).map(|n| if n % 3 == 0 { rand::random() } else { b'a' + (n % 23) as u8 }).collect();
     let mut seen = 0;
@@ -111,7 +117,7 @@ fn work(
         for (partition, offset) in next {
             offsets.add_partition_offset(&events, partition, Offset::Offset(offset))?;
         }
-        let group = consumer.group_metadata().ok_or_else(|| anyhow::anyhow!("no member of the group"))?;
+        let group = consumer.group_metadata().ok_or_else(|| anyhow::anyhow!("no group"))?;
         producer.send_offsets_to_transaction(&offsets, &group, Duration::from_secs(30))?;
         producer.commit_transaction(Duration::from_secs(30))?;
         left.fetch_sub(i64::try_from(polled)?, Ordering::Relaxed);

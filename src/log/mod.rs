@@ -406,7 +406,17 @@ pub trait Log: Reader {
     ///
     /// With several partitions, Kafka does all of them or none, the embedded log each for itself (they have nothing in common). So after an error
     /// the worker drops what it has in memory, calls [`Log::settle`], asks for [`Reader::committed`] and goes on from there.
-    fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError>;
+    fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
+        self.hand_over(commits)?;
+        self.conclude()
+    }
+
+    /// Begins [`Log::commit`], which goes on by itself; what was handed over before is concluded first. Until it is concluded, too, these partitions' states
+    /// are as before, and they aren't handed over again.
+    fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError>;
+
+    /// Waits until what was handed over is committed, if anything was, and its state written.
+    fn conclude(&mut self) -> Result<(), LogError>;
 
     /// Decides what an earlier commit of this worker left undecided; afterwards what [`Reader::committed`] says of its partitions is definite.
     fn settle(&mut self) -> Result<(), LogError>;

@@ -1,20 +1,26 @@
 //! The processor's worker: poll a batch, step every record, commit outputs with the position and the state.
+//!
+//! While a full batch is being committed, records of other partitions are polled and stepped; those of the partitions that are being committed wait,
+//! since their state isn't written yet.
 
 use super::bring_up::{output_topics, write_first_output, write_position};
 use super::bring_ups::BringUps;
 use super::held::Holding;
 use super::partition::{Partition, PartitionError};
 use crate::event::{Event, Millis, Tick, encode_event};
-use crate::log::{Batch, Commit, Log, LogError, Topic};
+use crate::log::{Commit, Log, LogError, MAX_READ_BYTES, Record, Topic};
 use crate::state::database::Database;
 use rocksdb::WriteBatch;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Records of one batch, at most: what bounds the memory and the latency of a commit.
-const BATCH: usize = 5_000;
+/// (Small where faults are caused on purpose, so that full ones occur.)
+const BATCH: usize = if cfg!(feature = "failpoints") { 100 } else { 5_000 };
+/// As many batches may be held that can't be stepped yet: Kafka's client gives long runs of one partition.
+const HELD: usize = 8;
 /// How long a poll waits, and so how late a deadline is noticed on an idle partition.
 const WAIT: Duration = Duration::from_millis(100);
 /// The same while partitions are brought up: how late it is noticed that one is.
@@ -34,9 +40,17 @@ pub type DatabaseOf = Arc<dyn Fn(u32) -> Result<Arc<Database>, PartitionError> +
 pub type Report = Arc<dyn Fn(u32, Holding) + Send + Sync>;
 
 /// A worker: steps the partitions of a log that are assigned to it.
-pub struct Worker<L> {
+pub struct Worker<L: Log> {
     log: L,
     partitions: BTreeMap<u32, Partition>,
+    /// Records that were polled and aren't stepped yet.
+    polled: BTreeMap<u32, Vec<Record>>,
+    /// Partitions whose commit is under way.
+    under_way: BTreeSet<u32>,
+    /// Which of them was stepped last.
+    stepped_last: u32,
+    /// [`BATCH`], but for tests.
+    batch: usize,
     bring_ups: BringUps,
     clock: fn() -> Millis,
     report: Report,
@@ -59,6 +73,10 @@ impl<L: Log> Worker<L> {
             bring_ups: BringUps::new(log.reader(), Arc::new(database), report.clone()),
             log,
             partitions: BTreeMap::new(),
+            polled: BTreeMap::new(),
+            under_way: BTreeSet::new(),
+            stepped_last: u32::MAX,
+            batch: BATCH,
             clock,
             report,
             ticked_at: BTreeMap::new(),
@@ -82,7 +100,14 @@ impl<L: Log> Worker<L> {
         Ok(worker)
     }
 
-    /// Works until `stop`. What is polled is committed before it returns. What of the log passes by itself (a transaction that came to nothing, a
+    /// The same, with batches of at most so many records. For tests of what happens while a full one is being committed.
+    #[must_use]
+    pub fn in_batches_of(mut self, records: usize) -> Self {
+        self.batch = records.max(1);
+        self
+    }
+
+    /// Works until `stop`. What is stepped is committed before it returns. What of the log passes by itself (a transaction that came to nothing, a
     /// broker that is away) is waited for; then it goes on from what is committed.
     pub fn run(&mut self, stop: &AtomicBool) -> Result<(), PartitionError> {
         self.run_while(|_| !stop.load(Ordering::Acquire))
@@ -91,8 +116,10 @@ impl<L: Log> Worker<L> {
     /// The same, as long as `goes_on`, which is asked before each turn.
     pub fn run_while(&mut self, mut goes_on: impl FnMut(&mut Self) -> bool) -> Result<(), PartitionError> {
         let mut pause = PAUSE;
-        while goes_on(self) {
-            match self.turn(WAIT) {
+        loop {
+            let goes_on = goes_on(self);
+            let done = if goes_on { self.turn(WAIT).map(drop) } else { self.conclude() };
+            match done {
                 Err(PartitionError::Log(error)) if error.is_passing() => {
                     tracing::warn!(%error, "going on from what is committed");
                     self.begin_again();
@@ -104,8 +131,10 @@ impl<L: Log> Worker<L> {
                     pause = PAUSE;
                 }
             }
+            if !goes_on {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Closes what isn't assigned any more: another worker gets it with the next poll, and must find it closed.
@@ -119,6 +148,7 @@ impl<L: Log> Worker<L> {
             }
             is_kept
         });
+        self.polled.retain(|id, _| assigned.contains(id));
         self.bring_ups.cancel(|id| assigned.contains(&id));
     }
 
@@ -130,6 +160,7 @@ impl<L: Log> Worker<L> {
         // All of them first, so that nobody takes the first for the whole.
         new.iter().for_each(|id| (self.report)(*id, Holding::BringingUp { done: 0, total: 0 }));
         if !new.is_empty() {
+            self.conclude()?;
             self.log.settle()?;
         }
         for id in new {
@@ -151,6 +182,7 @@ impl<L: Log> Worker<L> {
             (self.report)(id, Holding::Up(database));
         }
         if !announcements.is_empty() {
+            self.conclude()?;
             self.log.commit(announcements)?;
         }
         Ok(())
@@ -159,24 +191,87 @@ impl<L: Log> Worker<L> {
     /// One turn of the loop. Returns how many records it stepped.
     pub fn turn(&mut self, wait: Duration) -> Result<usize, PartitionError> {
         self.follow()?;
-        let due_now = self.partitions.values().any(Partition::has_due_work);
-        let wait = if self.bring_ups.is_empty() { wait } else { wait.min(SHORT_WAIT) };
-        let batches = self.log.poll(BATCH, if due_now { Duration::ZERO } else { wait })?;
+        let assigned = self.log.assigned();
+        let is_full = self.poll(wait)?;
+        let is_rebalanced = self.log.assigned() != assigned;
+        if is_rebalanced {
+            // Before the group is answered, by the next poll, all of it is committed.
+            self.conclude()?;
+        }
         self.close_revoked();
-        let mut commits = Vec::with_capacity(batches.len());
-        let mut stepped = 0;
-        let mut rewinds = Vec::new();
         let looks_up = (self.clock)() >= self.looked_up_at.saturating_add(LOOK_UP_EVERY);
-        for batch in &batches {
-            let Some(partition) = self.partitions.get_mut(&batch.partition) else { continue };
+        let (commits, stepped) = self.step(looks_up)?;
+        self.conclude()?;
+        let of: BTreeSet<u32> = commits.iter().map(|commit| commit.partition).collect();
+        if !commits.is_empty() {
+            if looks_up {
+                self.looked_up_at = (self.clock)();
+            }
+            self.under_way.clone_from(&of);
+            self.log.hand_over(commits)?;
+            // Where there may be nothing else to do, it is waited for at once.
+            if !is_full || is_rebalanced {
+                self.conclude()?;
+            }
+        }
+        self.tick(&of)?;
+        Ok(stepped)
+    }
+
+    /// Polls until a batch can be stepped, which is of other partitions than those whose commit is under way, or nothing more is there, or as much is held as
+    /// may be. Waits only where nothing else is to be done. Says whether there may be more.
+    fn poll(&mut self, wait: Duration) -> Result<bool, PartitionError> {
+        let assigned = self.log.assigned();
+        let is_idle = self.polled.is_empty() && self.under_way.is_empty() && !self.partitions.values().any(Partition::has_due_work);
+        let wait = if self.bring_ups.is_empty() { wait } else { wait.min(SHORT_WAIT) };
+        let mut wait = if is_idle { wait } else { Duration::ZERO };
+        loop {
+            let (mut ready, mut held, mut bytes) = (0, 0, 0);
+            for (id, records) in &self.polled {
+                held += records.len();
+                bytes += records.iter().filter_map(|record| record.value.as_ref()).map(Vec::len).sum::<usize>();
+                ready += if self.under_way.contains(id) { 0 } else { records.len() };
+            }
+            if ready >= self.batch || held >= HELD * self.batch || bytes >= HELD * MAX_READ_BYTES {
+                return Ok(true);
+            }
+            let room = self.batch - ready;
+            let mut new = 0;
+            for batch in self.log.poll(room, std::mem::take(&mut wait))? {
+                new += batch.records.len();
+                self.polled.entry(batch.partition).or_default().extend(batch.records);
+            }
+            // The next poll answers the group, before which there is something to do.
+            if new < room || self.log.assigned() != assigned {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Steps a batch of what was polled of partitions whose commit isn't under way. Returns what is to be committed, and how many records it is of.
+    fn step(&mut self, looks_up: bool) -> Result<(Vec<Commit>, usize), PartitionError> {
+        let mut commits = Vec::with_capacity(self.polled.len());
+        let mut stepped = 0;
+        // Each in turn, so that none is left behind.
+        let (before, after): (Vec<u32>, Vec<u32>) =
+            self.polled.keys().filter(|id| !self.under_way.contains(id)).partition(|id| **id <= self.stepped_last);
+        for id in after.into_iter().chain(before) {
+            if stepped >= self.batch {
+                break;
+            }
+            let Some(mut records) = self.polled.remove(&id) else { continue };
+            let Some(partition) = self.partitions.get_mut(&id) else { continue };
             let mut outputs = Vec::new();
             // Of the commits before this one, so the copy contains all that is before these ends.
-            let ends = if looks_up { published(&self.log, batch.partition)? } else { None };
-            let taken = partition.step(&batch.records, &mut outputs)?;
+            let ends = if looks_up { published(&self.log, id)? } else { None };
+            let taken = partition.step(&records[..records.len().min(self.batch - stepped)], &mut outputs)?;
             stepped += taken;
+            self.stepped_last = id;
             count(&outputs, taken);
-            if taken < batch.records.len() {
-                rewinds.push((batch.partition, partition.position().next));
+            // What a commit has no room for is stepped after it.
+            records.drain(..taken);
+            if !records.is_empty() {
+                self.polled.insert(id, records);
             }
             let database = partition.store.database().clone();
             let mut state = partition.store.take_batch();
@@ -184,35 +279,35 @@ impl<L: Log> Worker<L> {
             for (topic, end) in ends.into_iter().flatten() {
                 write_first_output(&database, &mut state, topic, end);
             }
-            commits.push(Commit { partition: batch.partition, position: partition.position(), outputs, state, database });
+            commits.push(Commit { partition: id, position: partition.position(), outputs, state, database });
         }
-        if !commits.is_empty() {
-            if looks_up {
-                self.looked_up_at = (self.clock)();
-            }
-            self.log.commit(commits)?;
-        }
-        // What a commit had no room for is polled again.
-        for (partition, next) in rewinds {
-            self.log.rewind(partition, next)?;
-        }
-        self.tick(&batches)?;
-        Ok(stepped)
+        Ok((commits, stepped))
     }
 
-    /// Lets time pass where nothing else does: a partition with due work, or with a deadline that the clock has passed. `batches` is what the poll before gave.
-    fn tick(&mut self, batches: &[Batch]) -> Result<(), PartitionError> {
+    /// Waits for the commit that is under way, if one is.
+    fn conclude(&mut self) -> Result<(), PartitionError> {
+        self.under_way.clear();
+        Ok(self.log.conclude()?)
+    }
+
+    /// Lets time pass where nothing else does: a partition with due work, or with a deadline that the clock has passed. `stepped` are those that this turn
+    /// had records of.
+    fn tick(&mut self, stepped: &BTreeSet<u32>) -> Result<(), PartitionError> {
         let now = (self.clock)();
         for (id, partition) in &self.partitions {
             let (last, offset) = self.ticked_at.get(id).copied().unwrap_or((Millis::MIN, -1));
             let is_overdue = now >= last.saturating_add(TICK_EVERY);
             let is_wanted = partition.has_due_work() || (partition.is_due(now) && is_overdue);
+            // What was polled moves time on, or brings its work about.
+            if !is_wanted || self.polled.contains_key(id) {
+                continue;
+            }
             // Asked last: it may be a question to a broker. One that doesn't answer is asked again by the next turn.
-            let Some(end) = (if is_wanted { passing(self.log.end(Topic::Events, *id))? } else { None }) else { continue };
+            let Some(end) = passing(self.log.end(Topic::Events, *id))? else { continue };
             let next = partition.position().next;
             // What is left before the end may be no record: where somebody has appended in a transaction, its marker is the last that there is.
-            let is_marker = || is_overdue && offset < next && batches.iter().all(|batch| batch.partition != *id);
-            if end <= next || is_marker() {
+            let is_marker = is_overdue && offset < next && !stepped.contains(id);
+            if end <= next || is_marker {
                 let tick = encode_event(&Event::Tick(Tick { at: now }));
                 if let Some(offset) = passing(self.log.append(*id, b"", &tick))? {
                     self.ticked_at.insert(*id, (now, offset));
@@ -222,9 +317,14 @@ impl<L: Log> Worker<L> {
         Ok(())
     }
 
-    /// The partitions under way.
+    /// The partitions that are up, with all that is stepped.
     pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
         self.partitions.values()
+    }
+
+    /// Whether what is stepped of a partition is still being committed.
+    pub fn is_being_committed(&self, partition: u32) -> bool {
+        self.under_way.contains(&partition)
     }
 
     /// The log, for who drives the worker by hand.
@@ -233,17 +333,22 @@ impl<L: Log> Worker<L> {
     }
 }
 
-impl<L> Worker<L> {
+impl<L: Log> Worker<L> {
     /// Drops what is in memory: each partition is brought up anew by the next turn. For after an error of the log. Those that are being brought up go
     /// on: what they read was committed before.
     pub fn begin_again(&mut self) {
+        // What became of it will show.
+        if let Err(error) = self.conclude() {
+            tracing::debug!(%error, "dropping what is in memory");
+        }
+        self.polled.clear();
         // Told first: readers come to none that is about to be closed.
         self.partitions.keys().for_each(|id| (self.report)(*id, Holding::Closed));
         self.partitions.clear();
     }
 }
 
-impl<L> Drop for Worker<L> {
+impl<L: Log> Drop for Worker<L> {
     /// The partitions are closed before the log lets go of them.
     fn drop(&mut self) {
         self.begin_again();

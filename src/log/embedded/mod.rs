@@ -298,7 +298,7 @@ impl Log for EmbeddedWorker {
         }
     }
 
-    fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
+    fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
         let mut answers = Vec::with_capacity(commits.len());
         for commit in &commits {
             let owned = self.owned(commit.partition)?;
@@ -321,8 +321,12 @@ impl Log for EmbeddedWorker {
         results.into_iter().collect()
     }
 
+    fn conclude(&mut self) -> Result<(), LogError> {
+        // A commit has its answer when it is handed over.
+        Ok(())
+    }
+
     fn settle(&mut self) -> Result<(), LogError> {
-        // A commit has its answer when it returns.
         Ok(())
     }
 

@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the producer's thread is waited for, where its calls keep to their limits far longer than it takes.
 const ANSWER: Duration = Duration::from_secs(45);
 
+/// How long after a transaction the next one begins: while the markers of the first are being written, the client puts the second off by 20 ms.
+pub(super) const MARKERS: Duration = Duration::from_millis(5);
 /// How often delivery reports are taken.
 const REPORTS: Duration = Duration::from_micros(250);
 
@@ -152,6 +154,7 @@ fn produce(
         Ok(producer) => (Some(producer), Ok(Ends::new())),
         Err(error) => (None, Err(Failure::GiveUp(words(&error)))),
     };
+    let mut ended = Instant::now();
     loop {
         let is_over = matches!(answer, Err(Failure::GiveUp(_)));
         // Nobody waits any more where it took too long.
@@ -159,6 +162,7 @@ fn produce(
             return;
         }
         let (Some(producer), Ok((transaction, group))) = (&producer, transactions.recv()) else { return };
+        std::thread::sleep((ended + MARKERS).saturating_duration_since(Instant::now()));
         answer = match transaction {
             Transaction::Commit(publications) => publish(producer, &publications, holder, &group),
             Transaction::Copy(copies, done) => copy(producer, &copies, &done, &group).map(|()| Ends::new()),
@@ -168,6 +172,7 @@ fn produce(
         {
             answer = Err(Failure::GiveUp(format!("a transaction could not be aborted: {}", words(&error))));
         }
+        ended = Instant::now();
     }
 }
 
@@ -215,23 +220,32 @@ impl Transactions {
         self.holder.as_deref()
     }
 
-    /// Publishes all outputs and positions, or nothing; returns where the outputs end now. After an error the worker begins again from what is committed,
-    /// which is definite once [`Transactions::ready`] has returned.
-    pub(super) fn commit(&mut self, publications: Vec<Publication>, group: Arc<ConsumerGroupMetadata>) -> Result<Ends, LogError> {
-        self.run(Transaction::Commit(publications), group)
+    /// Begins to publish all outputs and positions, or nothing; [`Transactions::concluded`] says what became of it.
+    pub(super) fn commit(&mut self, publications: Vec<Publication>, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
+        self.hand_over(Transaction::Commit(publications), group)
     }
 
     /// Appends copies, and says how far the group has copied, or nothing. After an error, what is committed says which, as for [`Transactions::commit`].
     pub(super) fn copy(&mut self, copies: Vec<Copied>, done: TopicPartitionList, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
-        self.run(Transaction::Copy(copies, done), group).map(|_| ())
+        self.hand_over(Transaction::Copy(copies, done), group)?;
+        self.concluded().map(|_| ())
     }
 
-    fn run(&mut self, transaction: Transaction, group: Arc<ConsumerGroupMetadata>) -> Result<Ends, LogError> {
+    fn hand_over(&mut self, transaction: Transaction, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
         self.ready()?;
+        let transactions = self.producing.as_ref().and_then(|producing| producing.transactions.as_ref());
+        if transactions.is_some_and(|transactions| transactions.send((transaction, group)).is_ok()) {
+            return Ok(());
+        }
+        self.producing = None;
+        Err(LogError::Aborted { why: "its producer is gone".into() })
+    }
+
+    /// Waits for the end of the transaction that was begun last; returns where the outputs end now. After an error the worker begins again from what is
+    /// committed, which is definite once [`Transactions::ready`] has returned.
+    pub(super) fn concluded(&mut self) -> Result<Ends, LogError> {
         let Some(producing) = &mut self.producing else { return Err(LogError::Closed) };
-        let is_taken = producing.transactions.as_ref().is_some_and(|transactions| transactions.send((transaction, group)).is_ok());
-        let answer = if is_taken { producing.answer() } else { Err(Failure::GiveUp("its producer is gone".into())) };
-        answer.map_err(|failure| {
+        producing.answer().map_err(|failure| {
             if matches!(failure, Failure::GiveUp(_)) {
                 self.producing = None;
             }

@@ -10,8 +10,9 @@ use super::framing::copied;
 use super::points::reached;
 use super::reader::KafkaReader;
 use super::settings::KafkaSettings;
-use super::transaction::{Publication, Transactions};
+use super::transaction::{MARKERS, Publication, Transactions};
 use crate::log::{Batch, Came, Commit, Committed, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Read, Reader, Record, Topic};
+use crate::state::database::Database;
 use rdkafka::bindings::rd_kafka_resp_err_t;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -19,6 +20,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMe
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
+use rocksdb::WriteBatch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,9 +29,6 @@ use tokio::sync::watch;
 
 /// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
 const REFUSALS: u32 = 3;
-/// How long after a commit the next one begins, unless a batch is full before: while the markers of a transaction are being written, the client puts its
-/// successor off by 20 ms. It makes batches larger, too, where commits follow each other.
-const MARKERS: Duration = Duration::from_millis(5);
 /// How long it may take until a partition that was taken up is fetched.
 const TAKEN_UP: Duration = Duration::from_secs(1);
 /// How long a partition gives nothing before it is looked whether there is something. Longer than leaders take to change, and clients to find them.
@@ -90,6 +89,9 @@ impl ConsumerContext for Rebalances {
     }
 }
 
+/// What a commit changes, by partition.
+type States = Vec<(Arc<Database>, WriteBatch)>;
+
 /// See [`super::Kafka::worker`].
 pub struct KafkaLog {
     settings: KafkaSettings,
@@ -100,12 +102,14 @@ pub struct KafkaLog {
     instance: Option<String>,
     consumer: BaseConsumer<Rebalances>,
     transactions: Transactions,
+    /// The states of the commit that was handed over, to be written after it. (Readers are shared between threads, batches aren't.)
+    under_way: Mutex<Option<States>>,
     reader: KafkaReader,
     appender: KafkaAppender,
     owned: BTreeSet<u32>,
     /// Commits in a row that came to nothing.
     refused: u32,
-    /// Before that a batch that isn't full goes on filling.
+    /// Before that a batch that isn't full goes on filling, since the next transaction doesn't begin sooner.
     gathers_until: Instant,
     /// Of those, the ones that aren't to be fetched.
     paused: BTreeSet<u32>,
@@ -144,6 +148,7 @@ impl KafkaLog {
             instance: member.map(str::to_owned),
             consumer,
             transactions,
+            under_way: Mutex::default(),
             reader,
             appender,
             owned: BTreeSet::new(),
@@ -446,14 +451,15 @@ impl Log for KafkaLog {
         Ok(polled.into_iter().map(|(partition, records)| Batch { partition, records }).collect())
     }
 
-    fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
+    fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
+        self.conclude()?;
         for commit in &commits {
             self.check_owned(commit.partition)?;
             if commit.outputs.iter().any(|output| output.topic == Topic::Events) {
                 return Err(LogError::WrongCommit { partition: commit.partition, why: "writes to the input" });
             }
         }
-        let Some(group) = &self.group else { return Err(LogError::Aborted { why: "nothing was polled before".into() }) };
+        let Some(group) = self.group.clone() else { return Err(LogError::Aborted { why: "nothing was polled before".into() }) };
         let (mut publications, mut states) = (Vec::with_capacity(commits.len()), Vec::with_capacity(commits.len()));
         for Commit { partition, position, outputs, state, database } in commits {
             let ends = self.ends.get(&partition).copied().unwrap_or_default();
@@ -461,7 +467,14 @@ impl Log for KafkaLog {
             states.push((database, state));
         }
         reached("commit");
-        let ends = match self.transactions.commit(publications, group.clone()) {
+        self.transactions.commit(publications, group)?;
+        self.under_way = Mutex::new(Some(states));
+        Ok(())
+    }
+
+    fn conclude(&mut self) -> Result<(), LogError> {
+        let Some(states) = self.under_way.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let ends = match self.transactions.concluded() {
             Err(LogError::Aborted { why }) => {
                 self.refused += 1;
                 return Err(if self.refused < REFUSALS { LogError::Aborted { why } } else { self.rejoin(why) });
@@ -470,7 +483,7 @@ impl Log for KafkaLog {
         };
         self.refused = 0;
         self.gathers_until = Instant::now() + MARKERS;
-        self.ends.extend(ends);
+        self.ends.extend(ends.into_iter().filter(|(partition, _)| self.owned.contains(partition)));
         reached("apply");
         for (database, state) in states {
             database.write(state)?;
@@ -481,6 +494,7 @@ impl Log for KafkaLog {
     }
 
     fn settle(&mut self) -> Result<(), LogError> {
+        self.conclude()?;
         self.transactions.ready()
     }
 

@@ -125,8 +125,12 @@ impl<L: Log> Log for Past<L> {
         Ok(batches)
     }
 
-    fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
-        self.log.commit(commits)
+    fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
+        self.log.hand_over(commits)
+    }
+
+    fn conclude(&mut self) -> Result<(), LogError> {
+        self.log.conclude()
     }
 
     fn settle(&mut self) -> Result<(), LogError> {

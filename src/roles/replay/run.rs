@@ -204,12 +204,13 @@ impl Run<'_> {
             let (position, part) = (partition.position(), self.progress.begun.parts[partition.id as usize]);
             self.progress.positions[partition.id as usize] = Some(position);
             let is_at_end = position.next >= part.end && position.partition_time >= part.time;
-            if is_at_end && !partition.has_due_work() && !self.progress.done.contains(&partition.id) {
+            let is_committed = !worker.is_being_committed(partition.id);
+            if is_at_end && is_committed && !partition.has_due_work() && !self.progress.done.contains(&partition.id) {
                 done.push(partition.id);
             }
         }
         for partition in done {
-            // Said only of what is committed, which this is: the worker's turn is over.
+            // Said only of what is committed.
             if let Err(error) = self.own.put(Topic::Events, 0, [(format!("{DONE}{partition}").into_bytes(), b"{}".to_vec())]) {
                 self.failed = Some(error);
                 return false;
