@@ -91,6 +91,7 @@ pub(super) fn all<S: Subject>() {
     a_poll_waits_for_input_and_no_longer_than_told::<S>();
     what_was_not_committed_comes_again::<S>();
     a_commit_is_outputs_position_and_state::<S>();
+    input_is_polled_while_a_commit_is_under_way::<S>();
     a_refused_commit_leaves_nothing::<S>();
     rewinding_goes_back_and_forth::<S>();
     a_paused_partition_is_left_out_until_it_is_resumed::<S>();
@@ -247,6 +248,25 @@ fn everything_is_before_what_is_published(worker: &dyn Log, verdicts: usize) {
         assert_eq!(before, count, "{topic} up to {published}");
         assert!(published <= worker.end(topic, 0).unwrap(), "{topic} is said to go on up to {published}");
     }
+}
+
+fn input_is_polled_while_a_commit_is_under_way<S: Subject>() {
+    let subject = S::fresh(2);
+    let mut worker = subject.worker();
+    worker.conclude().unwrap();
+    for partition in [0, 1] {
+        append(&subject, &account(partition, 2), "x");
+    }
+    assert_eq!(texts(&poll(&mut *worker, 0, 1)), ["x"]);
+    worker.hand_over(vec![commit(&subject, 0, position(1), vec![output(Topic::CallVerdicts, "1/s-1", Some("external"))])]).unwrap();
+    append(&subject, &account(0, 2), "y");
+    assert_eq!(texts(&poll(&mut *worker, 0, 1)), ["y"]);
+    // Handing over another waits for the first.
+    worker.hand_over(vec![commit(&subject, 1, position(1), vec![])]).unwrap();
+    assert_eq!((position_of(&*worker, 0), state(&subject, 0)), (Some(position(1)), Some(1)));
+    worker.conclude().unwrap();
+    assert_eq!((position_of(&*worker, 1), state(&subject, 1)), (Some(position(1)), Some(1)));
+    assert_eq!(texts(&worker.read(Topic::CallVerdicts, 0, 0, 10).unwrap().records), ["external"]);
 }
 
 fn a_refused_commit_leaves_nothing<S: Subject>() {
