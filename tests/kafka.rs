@@ -396,6 +396,11 @@ fn kafka_a_lost_disk_is_rebuilt() {
     ingress.pass(now() + 50 * MINUTE);
     true_in_the_end(&reader, &companies);
     running.stop();
+    // A group that has committed nothing would publish it all once more.
+    let stranger = KafkaSettings { group: format!("{}-stranger", settings.group), ..settings };
+    let refused = Running::start(&stranger, &folder.path().join("stranger"));
+    until("a stranger is refused", || refused.thread.is_finished());
+    assert!(matches!(refused.thread.join().unwrap(), Err(PartitionError::NoPosition { .. })));
 }
 
 /// Records that nobody has read are dropped: with the old disk and without one, the worker goes on with what there is.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// How long a partition's state is waited for that a reader, or the worker before, is about to close.
-const CLOSING: Duration = Duration::from_secs(60);
+const CLOSING: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// What the name of a state that was set aside has after the partition's number, before the time.
 const ASIDE: &str = ".corrupt-";

@@ -66,13 +66,18 @@ impl Copy {
         // Events before the low-water mark are contained in what is published; those before the copy's position in the copy.
         let from = copy.map_or(0, |copy| copy.next).max(position.low_water).max(start);
         let total: i64 = parts.iter().map(|(_, from, end)| (end - from).max(0)).sum::<i64>() + (position.next - from).max(0);
-        if copy.is_none() {
-            self.store.begin()?;
-        }
         let mut reading = Reading { reader, partition, watch, done: 0, total };
         for (topic, from, end) in parts {
             let noted = |database: &Database, batch: &mut WriteBatch, next| write_first_output(database, batch, topic, next);
-            if !reading.each(topic, from..end, &mut self.store, |store, record| restore(store, topic, record), noted)? {
+            let is_begun = copy.is_none() && topic == Topic::CallVerdicts;
+            if is_begun {
+                self.store.begin()?;
+            }
+            let read = reading.each(topic, from..end, &mut self.store, |store, record| restore(store, topic, record), noted);
+            if is_begun {
+                self.store.end(matches!(read, Ok(true)))?;
+            }
+            if !read? {
                 return Ok(false);
             }
         }
@@ -90,7 +95,6 @@ impl Copy {
             return Ok(false);
         }
         self.store.write_restored(|database, batch| write_position(database, batch, position))?;
-        self.store.is_up()?;
         self.position = Some(position);
         tracing::debug!(partition, by = watch.by, records = reading.done, milliseconds = begun.elapsed().as_millis() as u64, "a copy has come up");
         Ok(true)
@@ -108,6 +112,7 @@ pub fn bring_up(
     let committed = reader.committed(partition)?;
     let start = reader.start(Topic::Events, partition)?;
     let Some(committed) = committed else {
+        refuse_published(reader, partition)?;
         let position = Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN };
         return Ok(Some((Partition::new(partition, copy.store, position), None)));
     };
@@ -129,6 +134,23 @@ pub fn bring_up(
     }
     let position = Position { next: committed.position.next.max(start), ..committed.position };
     Ok(Some((Partition::new(partition, copy.store, position), Some(committed))))
+}
+
+/// Where nothing was ever committed nothing can have been published: who published what is there would be contradicted.
+fn refuse_published(reader: &dyn Reader, partition: u32) -> Result<(), PartitionError> {
+    let (mut next, end) = (reader.start(Topic::CallVerdicts, partition)?, reader.end(Topic::CallVerdicts, partition)?);
+    while next < end {
+        // What isn't shown came to nothing.
+        let read = reader.read(Topic::CallVerdicts, partition, next, 1)?;
+        if !read.records.is_empty() {
+            return Err(PartitionError::NoPosition { partition });
+        }
+        if read.next <= next {
+            break;
+        }
+        next = read.next;
+    }
+    Ok(())
 }
 
 struct Reading<'a> {
@@ -161,7 +183,7 @@ impl Reading<'_> {
                 self.done += reached - next;
                 (self.watch.progress)(u64::try_from(self.done).unwrap_or(0), u64::try_from(self.total).unwrap_or(0));
                 next = read.next;
-                bytes += read.records.iter().map(|record| record.value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+                bytes += read.records.iter().map(size).sum::<usize>();
                 records.extend(read.records.into_iter().filter(|record| record.offset < end));
             }
             metrics::counter!("callsieve_brought_up_records_total", "by" => self.watch.by).increment(records.len() as u64);
@@ -192,6 +214,11 @@ impl Reading<'_> {
         }
         Ok(None)
     }
+}
+
+/// What a record takes in memory, tombstones as well.
+fn size(record: &Record) -> usize {
+    size_of::<Record>() + record.key.len() + record.value.as_ref().map_or(0, Vec::len)
 }
 
 /// Of a compacted topic the newest record of each key, else all.

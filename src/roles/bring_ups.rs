@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Partitions that are brought up at once. Each takes a chunk of records and what they change, some tens of megabytes.
+/// Partitions that are brought up at once. Each takes a chunk of records and what they change, some tens of megabytes; where the copy is
+/// empty, hashes of its keys are added, up to 120 MB.
 const AT_ONCE: usize = 4;
 /// How long a partition that could not be brought up waits for its next try: twice as long each time, up to a bound.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -71,7 +72,8 @@ impl BringUps {
             let Some(UnderWay { thread, pause, .. }) = self.under_way.remove(&partition) else { continue };
             match thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
                 Ok(brought) => up.extend(brought),
-                Err(PartitionError::Log(error)) if error.is_passing() => {
+                // Also where retention has gone on meanwhile: the next time it begins where the log does then.
+                Err(PartitionError::Log(error)) if error.is_passing() || matches!(error, LogError::OutOfRange { .. }) => {
                     tracing::warn!(partition, %error, "bringing up again");
                     self.waiting.insert(partition, Waiting { until: Instant::now() + pause, pause: (2 * pause).min(LONGEST_PAUSE) });
                 }

@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 const MARK_EVERY: Millis = 10_000;
 
 /// What one commit should carry, in records and in bytes; the record that goes beyond is still whole.
-const MOST_PUBLISHED: usize = 10_000;
-const MOST_PUBLISHED_BYTES: usize = 32 << 20;
+pub(super) const MOST_PUBLISHED: usize = 10_000;
+pub(super) const MOST_PUBLISHED_BYTES: usize = 32 << 20;
 
 /// Why a partition cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,15 @@ pub enum PartitionError {
     /// The log failed.
     #[error(transparent)]
     Log(#[from] crate::log::LogError),
+    /// Somebody else published, or what was committed is gone.
+    #[error(
+        "partition {partition}: call-verdicts has verdicts, but the group has no position there, so each would be published again as a first one: start with the group \
+         (--group) that published them, or with topics of its own (--topic-prefix). A group's positions expire where it has no members for offsets.retention.minutes"
+    )]
+    NoPosition {
+        /// The partition.
+        partition: u32,
+    },
     /// What the output topics hold makes no sense.
     #[error("{topic} has a record that cannot be restored, at offset {offset}: {why}")]
     Restore {
@@ -91,7 +100,7 @@ impl Partition {
             self.position.next = record.offset + 1;
             self.note(at);
             stepped += 1;
-            bytes += published[known..].iter().map(|output| output.value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+            bytes += bytes_of(&published[known..]);
             if published.len() >= MOST_PUBLISHED || bytes >= MOST_PUBLISHED_BYTES {
                 break;
             }
@@ -128,6 +137,11 @@ impl Partition {
         }
         self.marks.front().copied().unwrap_or((self.position.partition_time, self.position.next))
     }
+}
+
+/// What outputs bring into a commit.
+pub(super) fn bytes_of(outputs: &[Published]) -> usize {
+    outputs.iter().map(|output| output.value.as_ref().map_or(0, Vec::len)).sum()
 }
 
 /// The partition's time with a record: the running maximum. A writer may date records as it likes; what no clock shows must not stop time for ever.

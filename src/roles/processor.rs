@@ -6,7 +6,7 @@
 use super::bring_up::{output_topics, write_first_output, write_position};
 use super::bring_ups::BringUps;
 use super::held::Holding;
-use super::partition::{Partition, PartitionError};
+use super::partition::{MOST_PUBLISHED, MOST_PUBLISHED_BYTES, Partition, PartitionError, bytes_of};
 use crate::event::{Event, Millis, Tick, encode_event};
 use crate::log::{Commit, Log, LogError, MAX_READ_BYTES, Record, Topic};
 use crate::state::database::Database;
@@ -251,12 +251,12 @@ impl<L: Log> Worker<L> {
     /// Steps a batch of what was polled of partitions whose commit isn't under way. Returns what is to be committed, and how many records it is of.
     fn step(&mut self, looks_up: bool) -> Result<(Vec<Commit>, usize), PartitionError> {
         let mut commits = Vec::with_capacity(self.polled.len());
-        let mut stepped = 0;
+        let (mut stepped, mut published_records, mut published_bytes) = (0, 0, 0);
         // Each in turn, so that none is left behind.
         let (before, after): (Vec<u32>, Vec<u32>) =
             self.polled.keys().filter(|id| !self.under_way.contains(id)).partition(|id| **id <= self.stepped_last);
         for id in after.into_iter().chain(before) {
-            if stepped >= self.batch {
+            if stepped >= self.batch || published_records >= MOST_PUBLISHED || published_bytes >= MOST_PUBLISHED_BYTES {
                 break;
             }
             let Some(mut records) = self.polled.remove(&id) else { continue };
@@ -268,6 +268,7 @@ impl<L: Log> Worker<L> {
             stepped += taken;
             self.stepped_last = id;
             count(&outputs, taken);
+            (published_records, published_bytes) = (published_records + outputs.len(), published_bytes + bytes_of(&outputs));
             // What a commit has no room for is stepped after it.
             records.drain(..taken);
             if !records.is_empty() {

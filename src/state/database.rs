@@ -401,6 +401,8 @@ impl Database {
         let failed = |e| self.error("writing", e);
         let path = self.path.join(format!("restored.{}", family.name()));
         let options = self.engine.family_options(family.access());
+        // One that a crash has left may also be a file of the database: it must not be written over.
+        let _ = std::fs::remove_file(&path);
         let mut file = SstFileWriter::create(&options);
         file.open(&path).map_err(failed)?;
         for (key, value) in rows {

@@ -8,7 +8,7 @@ use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
 use crate::event::{
-    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Millis, OpenCall, SessionId, StandingReason, VerdictGist, decode, encode,
+    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Media, Millis, OpenCall, SessionId, StandingReason, VerdictGist, decode, encode,
     encode_onto,
 };
 use crate::judge::{
@@ -467,7 +467,7 @@ impl Store {
 
     // ---- bringing a copy up: what the output topics say ----
 
-    /// Where the copy is empty, its verdicts are taken in in bulk from now on, until [`Store::is_up`].
+    /// Where the copy is empty, its verdicts are taken in in bulk from now on, until [`Store::end`].
     pub fn begin(&mut self) -> Result<(), TableError> {
         let mut is_empty = self.deadlines.is_empty();
         for family in [Family::Judged, Family::Links] {
@@ -476,21 +476,24 @@ impl Store {
             self.database.finished(&rows)?;
             is_empty &= !rows.valid();
         }
-        self.set_bulk(is_empty.then(Bulk::new))
+        if is_empty {
+            // All files that are made in bulk are merged once, in the end.
+            self.database.set_merging(false)?;
+            self.bulk = Some(Bulk::new());
+        }
+        Ok(())
     }
 
-    fn set_bulk(&mut self, bulk: Option<Bulk>) -> Result<(), TableError> {
-        if let Some(before) = &self.bulk
-            && before.pieces > FEW_PIECES
-        {
-            self.database.merge();
+    /// Nothing is taken in in bulk any more; where it `is_whole`, what was is not taken in again, and its files are merged.
+    pub fn end(&mut self, is_whole: bool) -> Result<(), TableError> {
+        let Some(bulk) = self.bulk.take() else { return Ok(()) };
+        if is_whole {
+            self.database.flush()?;
+            if bulk.pieces > FEW_PIECES {
+                self.database.merge();
+            }
         }
-        if self.bulk.is_some() != bulk.is_some() {
-            // All files that are made in bulk are merged once, in the end.
-            self.database.set_merging(bulk.is_none())?;
-        }
-        self.bulk = bulk;
-        Ok(())
+        Ok(self.database.set_merging(true)?)
     }
 
     /// Whether verdicts are taken in in bulk.
@@ -534,17 +537,9 @@ impl Store {
             bulk.pieces = 0;
         }
         if bulk.is_full() {
-            self.set_bulk(None)?;
+            self.end(true)?;
         }
         Ok(true)
-    }
-
-    /// The copy is up: nothing is taken in in bulk any more, and what was is not taken in again.
-    pub fn is_up(&mut self) -> Result<(), TableError> {
-        if self.bulk.is_some() {
-            self.database.flush()?;
-        }
-        self.set_bulk(None)
     }
 
     /// What `account-states` says.
@@ -682,6 +677,10 @@ impl Store {
                     Some(ref row) if !is_newer(Some(row.record.position)) => Arc::new(OpenRow { on_topic: true, ..OpenRow::clone(row) }),
                     _ => Arc::new(reopened(record)),
                 });
+                // A fax has none; what took it back may be gone by now, as tombstones are.
+                if after.open.as_ref().is_some_and(|row| row.record.call.media == Media::Fax) {
+                    after.verdict = None;
+                }
             }
         }
         self.restore_session(account, session, &before, after);

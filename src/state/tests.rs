@@ -5,7 +5,7 @@ use super::database::{Database, DatabaseOptions, Engine, Family};
 use super::keys::read_due_work;
 use super::tables::verdicts_by_end;
 use crate::event::*;
-use crate::judge::{At, Output, step};
+use crate::judge::{At, Output, View, step};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rocksdb::ReadOptions;
@@ -262,7 +262,7 @@ fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
         }
         for store in [&mut bulk.store, &mut plain.store] {
             store.write_restored(|_, _| {}).unwrap();
-            store.is_up().unwrap();
+            store.end(true).unwrap();
         }
         let (bulk_rows, plain_rows) = (rows(&bulk.store), rows(&plain.store));
         assert_eq!(bulk_rows.iter().find(|row| !plain_rows.contains(row)), None, "seed {seed}");
@@ -286,4 +286,33 @@ fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
         assert!(again_rows.iter().filter(|row| !is_due(row)).eq(plain_rows.iter().filter(|row| !is_due(row))), "seed {seed}");
         assert!(again.has_due_work(), "seed {seed}");
     }
+}
+
+#[test]
+fn a_fax_has_no_verdict_also_where_what_took_it_back_is_gone() {
+    let mut live = Subject::new(usize::MAX);
+    let completed = Event::SnapshotCompleted(SnapshotCompleted { account_id: account(), sync_id: "1".into(), completed_at: T0, numbers_seen: 0 });
+    live.step(At { offset: 0, time: T0 }, &completed);
+    let Event::CallLegs(call) = over(&account(), "s-1", T0) else { panic!("facts of a call") };
+    live.step(At { offset: 1, time: T0 }, &Event::CallLegs(call.clone()));
+    live.step(At { offset: 2, time: T0 + 60_000 }, &Event::Tick(Tick { at: T0 + 60_000 }));
+    live.step(At { offset: 3, time: T0 + 60_000 }, &Event::CallLegs(CallLegs { media: Media::Fax, ..call }));
+
+    let mut restored = Subject::new(usize::MAX).store;
+    let mut opened = 0;
+    for output in &live.published {
+        match output {
+            Output::Verdict(_) => restore_verdict(&mut restored, output),
+            Output::Open(row) => {
+                let before = restored.session(&row.record.account_id, &row.record.session_id).unwrap();
+                assert!(before.verdict.is_some());
+                restored.restore_open(&row.record.account_id, &row.record.session_id, Some(row.record.clone())).unwrap();
+                let after = restored.session(&row.record.account_id, &row.record.session_id).unwrap();
+                assert!(after.verdict.is_none() && after.open.is_some());
+                opened += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(opened, 1);
 }

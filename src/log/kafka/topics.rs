@@ -267,6 +267,12 @@ fn findings_of(topic: &Described, partitions: usize) -> Vec<Finding> {
                 format!("retention.ms is {}: events would be dropped within a day, read or not; set it to {}", setting("retention.ms"), 30 * DAY_MS),
             );
         }
+        if number("retention.bytes").is_some_and(|bytes| bytes >= 0) {
+            found(
+                false,
+                format!("retention.bytes is {}: events may be dropped before they are read, however young; set it to -1", setting("retention.bytes")),
+            );
+        }
         if setting("message.timestamp.type") != "LogAppendTime" {
             found(
                 false,
@@ -310,6 +316,7 @@ mod tests {
             (Topic::CompanyNumbers, "cleanup.policy", "compact,delete", true),
             (Topic::Events, "cleanup.policy", "compact", true),
             (Topic::Events, "retention.ms", "3600000", true),
+            (Topic::Events, "retention.bytes", "1000000000", false),
             (Topic::OpenCalls, "max.message.bytes", "1048588", true),
             (Topic::CallVerdicts, "min.insync.replicas", "4", true),
             (Topic::CallVerdicts, "min.insync.replicas", "1", false),

@@ -29,6 +29,8 @@ use tokio::sync::watch;
 
 /// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
 const REFUSALS: u32 = 3;
+/// How long a poll takes that gives only records that can't be read now.
+const WAITING: Duration = Duration::from_millis(100);
 /// How long it may take until a partition that was taken up is fetched.
 const TAKEN_UP: Duration = Duration::from_secs(1);
 /// How long a partition gives nothing before it is looked whether there is something. Longer than leaders take to change, and clients to find them.
@@ -438,6 +440,10 @@ impl Log for KafkaLog {
         let now = Instant::now();
         let next = |records: &Vec<Record>| records.last().map(|record| record.offset + 1);
         self.fetched.extend(polled.iter().filter_map(|(partition, records)| Some((*partition, (next(records)?, now)))));
+        if polled.is_empty() && !waiting.is_empty() {
+            // They are fetched again, over and over.
+            std::thread::sleep(WAITING);
+        }
         for (partition, next) in waiting {
             if self.owned.contains(&partition) {
                 self.seek(partition, next)?;
