@@ -27,7 +27,7 @@ const OUTPUTS: [Topic; 4] = [Topic::AccountStates, Topic::CompanyNumbers, Topic:
 
 /// Who brings a copy up: what is told how far that is, and what cuts it off.
 pub struct Watch<'a> {
-    /// Cuts it off when it is true; looked at between chunks.
+    /// Cuts it off when it is true; looked at between chunks, and while files are merged.
     pub is_cancelled: &'a dyn Fn() -> bool,
     /// Told records read, and records that there are to read in all.
     pub progress: &'a dyn Fn(u64, u64),
@@ -74,10 +74,8 @@ impl Copy {
                 self.store.begin()?;
             }
             let read = reading.each(topic, from..end, &mut self.store, |store, record| restore(store, topic, record), noted);
-            if is_begun {
-                self.store.end(matches!(read, Ok(true)))?;
-            }
-            if !read? {
+            let is_merged = !is_begun || self.store.end(matches!(read, Ok(true)), watch.is_cancelled)?;
+            if !read? || !is_merged {
                 return Ok(false);
             }
         }
@@ -192,6 +190,9 @@ impl Reading<'_> {
             }
             // Rows are written as they come, the position last: a copy that is cut off here is one that is behind, as before.
             store.write_restored(|database, batch| noted(database, batch, next.min(end)))?;
+            if !store.tend(self.watch.is_cancelled)? {
+                return Ok(false);
+            }
         }
         Ok(true)
     }

@@ -36,7 +36,10 @@ pub enum PartitionError {
         partition: u32,
     },
     /// What the output topics hold makes no sense.
-    #[error("{topic} has a record that cannot be restored, at offset {offset}: {why}")]
+    #[error(
+        "{topic} has a record that cannot be restored, at offset {offset}: {why}. Only callsieve writes there: if a newer one wrote it, run that; if something else did, \
+         write a tombstone for its key, let the topic be compacted, and start again"
+    )]
     Restore {
         /// The topic.
         topic: Topic,

@@ -5,12 +5,23 @@ use foldhash::fast::FixedState;
 use foldhash::{HashSet, HashSetExt};
 use std::hash::BuildHasher;
 
-/// So many keys are remembered at most, those of some 5 million calls, in 84 MB.
-const MOST_KNOWN: usize = 14_000_000;
-/// So often rows are written before the files are merged: each time makes a file in every family.
-pub(super) const MOST_PIECES: usize = 150;
-/// So many files in a family RocksDB merges by itself, and writing doesn't wait for that.
-pub(super) const FEW_PIECES: usize = 16;
+/// Bounds of what is taken in in bulk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// So many keys are remembered at most.
+    pub(super) keys: usize,
+    /// So often rows are written before the files are merged: each time makes a file in every family.
+    pub(super) most_pieces: usize,
+    /// So many files in a family RocksDB merges by itself, and writing doesn't wait for that.
+    pub(super) few_pieces: usize,
+}
+
+impl Default for Limits {
+    /// The keys of some 5 million calls, in 84 MB.
+    fn default() -> Self {
+        Self { keys: 14_000_000, most_pieces: 150, few_pieces: 16 }
+    }
+}
 
 /// Where a row's key and value stand among the bytes.
 struct Row {
@@ -28,13 +39,14 @@ pub(super) struct Bulk {
     /// The same of the verdicts among the rows.
     waiting: HashSet<u32>,
     /// How often rows were written since the files were merged.
-    pub(super) pieces: usize,
+    pieces: usize,
+    limits: Limits,
 }
 
 impl Bulk {
     /// Of an empty database.
-    pub(super) fn new() -> Self {
-        Self { rows: Default::default(), bytes: Vec::new(), known: HashSet::new(), waiting: HashSet::new(), pieces: 0 }
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { rows: Default::default(), bytes: Vec::new(), known: HashSet::new(), waiting: HashSet::new(), pieces: 0, limits }
     }
 
     /// Whether the database surely lacks a key.
@@ -59,7 +71,21 @@ impl Bulk {
 
     /// Whether it has no more room for keys: then what the database lacks can't be told any more.
     pub(super) fn is_full(&self) -> bool {
-        self.known.len() >= MOST_KNOWN
+        self.known.len() >= self.limits.keys
+    }
+
+    /// Whether there are more files than RocksDB should merge by itself.
+    pub(super) fn has_many_files(&self) -> bool {
+        self.pieces > self.limits.few_pieces
+    }
+
+    /// Whether the files are to be merged before there are more; if so, that counts as done.
+    pub(super) fn is_to_be_merged(&mut self) -> bool {
+        let is_due = self.pieces >= self.limits.most_pieces;
+        if is_due {
+            self.pieces = 0;
+        }
+        is_due
     }
 
     /// Adds a row. Of one key there may be several before they are taken; the last counts.
@@ -110,7 +136,7 @@ mod tests {
 
     #[test]
     fn rows_come_in_key_order_and_the_last_of_a_key_counts() {
-        let mut bulk = Bulk::new();
+        let mut bulk = Bulk::new(Limits::default());
         for (key, value) in [("b", "1"), ("a", "2"), ("b", "3"), ("", "4"), ("b", "5")] {
             bulk.put(Family::Judged, key.as_bytes(), value.as_bytes());
         }
@@ -126,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_is_noted_is_not_lacking() {
-        let mut bulk = Bulk::new();
+        let mut bulk = Bulk::new(Limits::default());
         bulk.note(Family::Judged, b"a");
         let lacks = [(Family::Judged, &b"a"[..]), (Family::Links, b"a"), (Family::Judged, b"b")].map(|(family, key)| bulk.lacks(family, key));
         assert_eq!(lacks, [false, true, true]);

@@ -10,6 +10,7 @@ use rocksdb::{
     WriteBufferManager, WriteOptions,
 };
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Why a database didn't do what it was asked. Every error names the operation and the directory.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -296,6 +297,8 @@ impl Engine {
     }
 }
 
+/// How often it is looked whether a merge is done, or cut off.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// In the directory of a database of which a read or a write found that it is corrupt.
 const MARK: &str = "CORRUPT";
 
@@ -414,14 +417,29 @@ impl Database {
         self.db.ingest_external_file_cf_opts(self.family(family), &options, vec![path]).map_err(failed)
     }
 
-    /// Merges all files into larger ones, and waits for that. Where it fails, what is written next says so.
-    pub fn merge(&self) {
+    /// Merges all files into larger ones, and waits for that. Where it fails, what is written next says so. Returns false if it was cut off: then nothing is
+    /// merged or written out any more until the database is opened again.
+    pub fn merge(&self, is_cancelled: &dyn Fn() -> bool) -> bool {
         let mut options = CompactOptions::default();
         // Beside RocksDB's own merging, where that is on.
         options.set_exclusive_manual_compaction(false);
-        for family in Family::ALL {
-            self.db.compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
-        }
+        std::thread::scope(|scope| {
+            let merging = scope.spawn(|| {
+                for family in Family::ALL {
+                    self.db.compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
+                }
+            });
+            loop {
+                if is_cancelled() {
+                    self.db.cancel_all_background_work(false);
+                    return false;
+                }
+                if merging.is_finished() {
+                    return true;
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+        })
     }
 
     /// Whether files are merged into larger ones as they come.

@@ -3,7 +3,7 @@
 //! The rows are the truth; every index is derived from them here, in one place ([`Store::apply`]), whether a step changed a row or
 //! a copy is being brought up. Deadlines of open calls are kept in memory only, and read from the open rows when the store opens.
 
-use super::bulk::{Bulk, FEW_PIECES, MOST_PIECES};
+use super::bulk::{Bulk, Limits};
 use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
@@ -153,6 +153,7 @@ pub struct Store {
     unread_open: Cell<usize>,
     /// While a copy is brought up that began empty.
     bulk: Option<Bulk>,
+    bulk_limits: Limits,
     /// No judged call ended before.
     earliest_end: Cell<Millis>,
     kept_for: Millis,
@@ -199,6 +200,7 @@ impl Store {
             scratch: Vec::new(),
             deadlines,
             bulk: None,
+            bulk_limits: Limits::default(),
             earliest_end: Cell::new(Millis::MIN),
             kept_for: RETENTION,
             most_cached: MOST_CACHED,
@@ -215,6 +217,12 @@ impl Store {
     #[cfg(test)]
     pub(super) fn caching(self, most_cached: usize) -> Self {
         Self { most_cached, ..self }
+    }
+
+    /// The same, with other bounds of what is taken in in bulk.
+    #[cfg(test)]
+    pub(super) fn in_bulk_within(self, bulk_limits: Limits) -> Self {
+        Self { bulk_limits, ..self }
     }
 
     /// Where the rows are.
@@ -479,21 +487,32 @@ impl Store {
         if is_empty {
             // All files that are made in bulk are merged once, in the end.
             self.database.set_merging(false)?;
-            self.bulk = Some(Bulk::new());
+            self.bulk = Some(Bulk::new(self.bulk_limits));
         }
         Ok(())
     }
 
-    /// Nothing is taken in in bulk any more; where it `is_whole`, what was is not taken in again, and its files are merged.
-    pub fn end(&mut self, is_whole: bool) -> Result<(), TableError> {
-        let Some(bulk) = self.bulk.take() else { return Ok(()) };
+    /// Nothing is taken in in bulk any more; where it `is_whole`, what was is not taken in again, and its files are merged. Returns false if that was cut off,
+    /// as [`Database::merge`] is.
+    pub fn end(&mut self, is_whole: bool, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
+        let Some(bulk) = self.bulk.take() else { return Ok(true) };
         if is_whole {
             self.database.flush()?;
-            if bulk.pieces > FEW_PIECES {
-                self.database.merge();
+            if bulk.has_many_files() && !self.database.merge(is_cancelled) {
+                return Ok(false);
             }
         }
-        Ok(self.database.set_merging(true)?)
+        self.database.set_merging(true)?;
+        Ok(true)
+    }
+
+    /// Merges files before there are too many, and ends what is taken in in bulk before it knows too many keys. Returns false if that was cut off.
+    pub fn tend(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
+        let Some(bulk) = &mut self.bulk else { return Ok(true) };
+        if bulk.is_full() {
+            return self.end(true, is_cancelled);
+        }
+        Ok(!bulk.is_to_be_merged() || self.database.merge(is_cancelled))
     }
 
     /// Whether verdicts are taken in in bulk.
@@ -532,13 +551,6 @@ impl Store {
             self.database.ingest(family, bulk.sorted(family))?;
         }
         bulk.clear();
-        if bulk.pieces >= MOST_PIECES {
-            self.database.merge();
-            bulk.pieces = 0;
-        }
-        if bulk.is_full() {
-            self.end(true)?;
-        }
         Ok(true)
     }
 

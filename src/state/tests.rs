@@ -1,6 +1,7 @@
 //! What a worker's view of the state shows must not depend on what of it is in memory.
 
 use super::Store;
+use super::bulk::Limits;
 use super::database::{Database, DatabaseOptions, Engine, Family};
 use super::keys::read_due_work;
 use super::tables::verdicts_by_end;
@@ -217,28 +218,37 @@ fn restore_verdict(store: &mut Store, output: &Output) {
     }
 }
 
+/// What an hour of calls has published, faxes among them.
+fn lived(rng: &mut ChaCha8Rng) -> Subject {
+    let mut live = Subject::new(usize::MAX);
+    let completed = Event::SnapshotCompleted(SnapshotCompleted { account_id: account(), sync_id: "1".into(), completed_at: T0, numbers_seen: 0 });
+    let mut time = T0;
+    for offset in 0..1_000 {
+        time += rng.random_range(0..4_000);
+        // A fax is no call: its verdict is taken back.
+        let event = match event(rng, time) {
+            _ if offset == 20 => completed.clone(),
+            Event::CallLegs(legs) if rng.random_ratio(1, 40) => Event::CallLegs(CallLegs { media: Media::Fax, ..legs }),
+            event => event,
+        };
+        live.step(At { offset, time }, &event);
+    }
+    live
+}
+
 #[test]
 fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
-    for seed in 0..4 {
+    let few_keys = Limits { keys: 40, ..Limits::default() };
+    let few_files = Limits { most_pieces: 3, few_pieces: 1, ..Limits::default() };
+    for (seed, limits) in (0..).zip([Limits::default(), Limits::default(), few_keys, few_files]) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut live = Subject::new(usize::MAX);
-        let completed = Event::SnapshotCompleted(SnapshotCompleted { account_id: account(), sync_id: "1".into(), completed_at: T0, numbers_seen: 0 });
-        let mut time = T0;
-        for offset in 0..1_000 {
-            time += rng.random_range(0..4_000);
-            // A fax is no call: its verdict is taken back.
-            let event = match event(&mut rng, time) {
-                _ if offset == 20 => completed.clone(),
-                Event::CallLegs(legs) if rng.random_ratio(1, 40) => Event::CallLegs(CallLegs { media: Media::Fax, ..legs }),
-                event => event,
-            };
-            live.step(At { offset, time }, &event);
-        }
+        let live = lived(&mut rng);
         let count = |is: fn(&Output) -> bool| live.published.iter().filter(|output| is(output)).count();
         let (verdicts, gone) = (count(|output| matches!(output, Output::Verdict(_))), count(|output| matches!(output, Output::VerdictGone(..))));
         assert!(verdicts > 100 && gone > 0, "seed {seed}: {verdicts} verdicts, {gone} taken back");
 
         let (mut bulk, mut plain) = (Subject::new(usize::MAX), Subject::new(usize::MAX));
+        bulk.store = bulk.store.in_bulk_within(limits);
         bulk.store.begin().unwrap();
         assert!(bulk.store.is_in_bulk() && !plain.store.is_in_bulk());
         for store in [&mut bulk.store, &mut plain.store] {
@@ -258,11 +268,13 @@ fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
             restore_verdict(&mut plain.store, output);
             if rng.random_ratio(1, 10) {
                 bulk.store.write_restored(|_, _| {}).unwrap();
+                assert!(bulk.store.tend(&|| false).unwrap());
             }
         }
+        assert_eq!(bulk.store.is_in_bulk(), limits.keys > 40, "seed {seed}");
         for store in [&mut bulk.store, &mut plain.store] {
             store.write_restored(|_, _| {}).unwrap();
-            store.end(true).unwrap();
+            assert!(store.end(true, &|| false).unwrap());
         }
         let (bulk_rows, plain_rows) = (rows(&bulk.store), rows(&plain.store));
         assert_eq!(bulk_rows.iter().find(|row| !plain_rows.contains(row)), None, "seed {seed}");
@@ -286,6 +298,31 @@ fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
         assert!(again_rows.iter().filter(|row| !is_due(row)).eq(plain_rows.iter().filter(|row| !is_due(row))), "seed {seed}");
         assert!(again.has_due_work(), "seed {seed}");
     }
+}
+
+#[test]
+fn a_merge_can_be_cut_off_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
+    let open = || Store::open(Arc::new(Database::open(dir.path(), &engine, &[]).unwrap())).unwrap();
+    let mut store = open().in_bulk_within(Limits { few_pieces: 1, ..Limits::default() });
+    store.begin().unwrap();
+    for output in &lived(&mut ChaCha8Rng::seed_from_u64(1)).published {
+        restore_verdict(&mut store, output);
+        store.write_restored(|_, _| {}).unwrap();
+    }
+    let before = rows(&store).into_iter().map(|(family, key, value)| (family.to_owned(), key, value)).collect::<Vec<_>>();
+    assert!(before.len() > 100, "{}", before.len());
+    assert!(!store.end(true, &|| true).unwrap(), "cut off at once");
+    drop(store);
+    let mut again = open();
+    assert!(rows(&again).into_iter().map(|(family, key, value)| (family.to_owned(), key, value)).eq(before));
+    again.begin().unwrap();
+    assert!(!again.is_in_bulk(), "it isn't empty any more");
+    let mut state = rocksdb::WriteBatch::default();
+    state.put_cf(again.database().family(Family::Meta), b"k", b"v");
+    again.database().write(state).unwrap();
+    again.database().flush().unwrap();
 }
 
 #[test]

@@ -191,7 +191,11 @@ fn committed(client: &Client, events: &str, partitions: &[u32], wait: Duration) 
         element.error().map_err(failed(format!("asking what is committed of partition {partition}")))?;
         let Offset::Offset(offset) = element.offset() else { return Ok(None) };
         let corrupt = |why: String| LogError::Corrupt { partition: *partition, what: "the committed position".into(), why };
-        let committed: Committed = element.metadata().parse().map_err(corrupt)?;
+        let foreign = |why: String| {
+            let remedy = "commit it anew as it was, text included, or start with topics and a group of its own (--topic-prefix, --group)";
+            corrupt(format!("{why}. Something else committed it (offsets that were reset?): {remedy}"))
+        };
+        let committed: Committed = element.metadata().parse().map_err(foreign)?;
         if committed.position.next != offset {
             return Err(corrupt(format!("its offset is {offset}, but its text says {}", committed.position.next)));
         }
