@@ -44,16 +44,23 @@ pub async fn synchronise(data_dir: &Path, company: &Company) {
     append_numbers(&log.appender(), company).await;
 }
 
-/// Appends a company's numbers, and that they are all.
-pub async fn append_numbers(appender: &dyn Appender, company: &Company) {
+/// What a company's lists of numbers say.
+pub fn numbers(company: &Company) -> Vec<Event> {
     let account = account(company);
     let asked = Asked { account: Some(&account), received_at: Some(now()), country: Country::DEFAULT, history: false };
-    for list in (AccountLists { company, base: "https://platform.ringcentral.com", at: now() }).all() {
-        let Ok(document) = read_document(list.to_string().as_bytes(), &asked) else { continue };
-        sync::append(appender, &account, &document.events).await.unwrap();
-    }
-    let completed = SnapshotCompleted { account_id: account.clone(), sync_id: "test".into(), completed_at: now(), numbers_seen: 0 };
-    sync::append(appender, &account, [&Event::SnapshotCompleted(completed)]).await.unwrap();
+    let lists = AccountLists { company, base: "https://platform.ringcentral.com", at: now() }.all();
+    lists.into_iter().filter_map(|list| read_document(list.to_string().as_bytes(), &asked).ok()).flat_map(|document| document.events).collect()
+}
+
+/// That they are all.
+pub fn completed(company: &Company) -> Event {
+    Event::SnapshotCompleted(SnapshotCompleted { account_id: account(company), sync_id: "test".into(), completed_at: now(), numbers_seen: 0 })
+}
+
+/// Appends a company's numbers, and that they are all.
+pub async fn append_numbers(appender: &dyn Appender, company: &Company) {
+    let events = [numbers(company), vec![completed(company)]].concat();
+    sync::append(appender, &account(company), &events).await.unwrap();
 }
 
 /// The service as a process; killed when dropped.

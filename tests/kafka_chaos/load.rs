@@ -1,8 +1,9 @@
 //! Simulated companies whose notifications are posted to the services until one acknowledges each.
 
-use crate::common::{TOKEN, account, append_numbers, company, now};
-use callsieve::event::CallVerdict;
+use crate::common::{TOKEN, account, company, completed, now, numbers};
+use callsieve::event::{CallVerdict, Event};
 use callsieve::log::Appender;
+use callsieve::roles::sync::append;
 use callsieve::simulate::{Company, HOUR_MS, Notification};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +61,22 @@ impl Watched {
     }
 }
 
+/// Whether a number becomes known only when verdicts have been made without it.
+fn is_late(number: &str) -> bool {
+    number.ends_with(['0', '1', '2'])
+}
+
+/// What a company's lists say of some numbers.
+fn observed(company: &Company, is_wanted: impl Fn(&str) -> bool) -> Vec<Event> {
+    let mut events = numbers(company);
+    for event in &mut events {
+        if let Event::NumbersObserved(page) = event {
+            page.numbers.retain(|number| is_wanted(&number.number));
+        }
+    }
+    events
+}
+
 /// The companies of a round. Their notifications come in shares, one for each fault and a last one.
 pub struct Load {
     companies: Vec<Arc<Watched>>,
@@ -73,9 +90,18 @@ impl Load {
         Self { companies, shares: faults + 1, allowed: Arc::default() }
     }
 
+    /// Appends the companies' numbers as if they were all, though some are missing: verdicts on calls with those are to be corrected.
     pub async fn append_numbers(&self, appender: &dyn Appender) {
-        for watched in &self.companies {
-            append_numbers(appender, &watched.company).await;
+        for Watched { company, .. } in self.companies.iter().map(Arc::as_ref) {
+            let events = [observed(company, |number| !is_late(number)), vec![completed(company)]].concat();
+            append(appender, &account(company), &events).await.unwrap();
+        }
+    }
+
+    /// Appends those that were missing.
+    pub async fn append_late_numbers(&self, appender: &dyn Appender) {
+        for Watched { company, .. } in self.companies.iter().map(Arc::as_ref) {
+            append(appender, &account(company), &observed(company, is_late)).await.unwrap();
         }
     }
 

@@ -236,9 +236,14 @@ async fn run(seed: u64, deck: &[Kind], enough: usize, twice: f64) -> Report {
             bases.push(service.lock().await.base());
         }
         let sending = load.send(&bases);
+        let mut is_late = true;
         for (n, kind) in faults.iter().enumerate() {
             if report.faults() >= enough {
                 break;
+            }
+            if n == faults.len() / 2 {
+                load.append_late_numbers(&world.kafka.appender()).await;
+                is_late = false;
             }
             // One that comes with a commit needs some.
             load.allow(if matches!(kind, Kind::KilledAt(_)) { n + 2 } else { n + 1 });
@@ -265,6 +270,9 @@ async fn run(seed: u64, deck: &[Kind], enough: usize, twice: f64) -> Report {
                 report.twice += 1;
             }
         }
+        if is_late {
+            load.append_late_numbers(&world.kafka.appender()).await;
+        }
         load.allow(usize::MAX);
         for sender in sending {
             tokio::time::timeout(PATIENCE, sender).await.expect("everything is acknowledged").unwrap();
@@ -290,6 +298,7 @@ async fn run(seed: u64, deck: &[Kind], enough: usize, twice: f64) -> Report {
         assert_eq!(service.terminate(), Some(0), "{}: {:?}", service.name, service.said());
     }
     assert_eq!(world.true_in_the_end(&loads).await, revisions, "revisions after the end");
+    assert!(revisions > report.calls, "{revisions} revisions of {} calls: no verdict was corrected", report.calls);
     report.ended(begun.elapsed(), &logs());
     report
 }
