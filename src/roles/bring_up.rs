@@ -7,7 +7,7 @@ use crate::judge::{At, recall};
 use crate::log::{Committed, LogError, Position, Read, Reader, Record, Topic};
 use crate::state::Store;
 use crate::state::database::{Database, Family};
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashSet, HashSetExt};
 use rocksdb::WriteBatch;
 use std::ops::Range;
 use std::sync::Arc;
@@ -223,16 +223,14 @@ fn size(record: &Record) -> usize {
 }
 
 /// Of a compacted topic the newest record of each key, else all.
-fn newest(topic: Topic, records: &[Record]) -> impl Iterator<Item = &Record> {
-    let mut newest: HashMap<&[u8], usize> = HashMap::new();
-    if topic.is_compacted() {
-        newest.extend(records.iter().enumerate().map(|(place, record)| (record.key.as_slice(), place)));
+fn newest(topic: Topic, records: &[Record]) -> Vec<&Record> {
+    if !topic.is_compacted() {
+        return records.iter().collect();
     }
-    records
-        .iter()
-        .enumerate()
-        .filter(move |(place, record)| newest.get(record.key.as_slice()).is_none_or(|newest| newest == place))
-        .map(|(_, record)| record)
+    let mut keys: HashSet<&[u8]> = HashSet::with_capacity(records.len());
+    let mut newest: Vec<&Record> = records.iter().rev().filter(|record| keys.insert(&record.key)).collect();
+    newest.reverse();
+    newest
 }
 
 /// Applies what an output topic says of its key.

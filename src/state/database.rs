@@ -395,7 +395,8 @@ impl Database {
     }
 
     /// Adds rows as a file of their own, past the write buffers: whole or not at all, and durable at once. They come in key order, each key once. For
-    /// many rows at once, of which few have been written by [`Database::write`] since the last time: those would have to go to a file before.
+    /// many rows at once, of which few have been written by [`Database::write`] since the last time: those would have to go to a file before. Not
+    /// compressed: merging does that, once.
     pub fn ingest<'a>(&self, family: Family, rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<(), DatabaseError> {
         let mut rows = rows.peekable();
         if rows.peek().is_none() {
@@ -403,7 +404,8 @@ impl Database {
         }
         let failed = |e| self.error("writing", e);
         let path = self.path.join(format!("restored.{}", family.name()));
-        let options = self.engine.family_options(family.access());
+        let mut options = self.engine.family_options(family.access());
+        options.set_compression_type(DBCompressionType::None);
         // One that a crash has left may also be a file of the database: it must not be written over.
         let _ = std::fs::remove_file(&path);
         let mut file = SstFileWriter::create(&options);

@@ -311,6 +311,12 @@ impl Store {
         };
         let (was, is) = (names(was), names(is));
         for key in is.iter().filter(|key| !was.contains(key)) {
+            if self.lacks(Family::Links, key) && !self.lists.get_mut().rows.contains_key(key) {
+                let lists = self.lists.get_mut();
+                lists.changed.insert(key.clone());
+                lists.rows.insert(key.clone(), [id.clone()].into());
+                continue;
+            }
             self.change_list(key, |list| {
                 if let Err(place) = list.binary_search(id) {
                     list.insert(place, id.clone());
@@ -542,7 +548,10 @@ impl Store {
         let Cache { rows: lists, changed } = self.lists.get_mut();
         changed.retain(|key| {
             let Some(list) = lists.get(key).filter(|list| !list.is_empty()) else { return true };
-            bulk.put(Family::Links, key, &encode_list(list));
+            match &**list {
+                [one] => bulk.put(Family::Links, key, one.as_str().as_bytes()),
+                list => bulk.put(Family::Links, key, &encode_list(list)),
+            }
             bulk.note(Family::Links, key);
             false
         });
