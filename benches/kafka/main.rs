@@ -88,7 +88,7 @@ fn throughput(brokers: &str, prepared: &Prepared) -> anyhow::Result<f64> {
     let warm_up = fresh(brokers, "warm-up")?;
     let warmed = process(&warm_up, prepared, 3, 1)?;
     let (every, bytes) = (warmed.records as usize / warmed.published.max(1), warmed.bytes / warmed.published.max(1));
-    let mut best = 0.0;
+    let mut of_one = 0.0;
     for workers in [1, 2] {
         let settings = fresh(brokers, "throughput")?;
         let done = process(&settings, prepared, rounds, workers)?;
@@ -109,9 +109,12 @@ fn throughput(brokers: &str, prepared: &Prepared) -> anyhow::Result<f64> {
             done.of_broker,
             done.memory as f64 / 1e6
         );
-        best = f64::max(best, done.rate);
+        if workers == 1 {
+            of_one = done.rate;
+        }
     }
-    Ok(best)
+    // The latencies are of one worker, too.
+    Ok(of_one)
 }
 
 /// What the service made of the rounds.

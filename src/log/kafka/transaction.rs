@@ -30,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the producer's thread is waited for, where its calls keep to their limits far longer than it takes.
 const ANSWER: Duration = Duration::from_secs(45);
 
-/// How long after a transaction the next one begins: while the markers of the first are being written, the client puts the second off by 20 ms.
-pub(super) const MARKERS: Duration = Duration::from_millis(5);
 /// How often delivery reports are taken.
 const REPORTS: Duration = Duration::from_micros(250);
 
@@ -154,7 +152,6 @@ fn produce(
         Ok(producer) => (Some(producer), Ok(Ends::new())),
         Err(error) => (None, Err(Failure::GiveUp(words(&error)))),
     };
-    let mut ended = Instant::now();
     loop {
         let is_over = matches!(answer, Err(Failure::GiveUp(_)));
         // Nobody waits any more where it took too long.
@@ -162,7 +159,6 @@ fn produce(
             return;
         }
         let (Some(producer), Ok((transaction, group))) = (&producer, transactions.recv()) else { return };
-        std::thread::sleep((ended + MARKERS).saturating_duration_since(Instant::now()));
         answer = match transaction {
             Transaction::Commit(publications) => publish(producer, &publications, holder, &group),
             Transaction::Copy(copies, done) => copy(producer, &copies, &done, &group).map(|()| Ends::new()),
@@ -172,7 +168,6 @@ fn produce(
         {
             answer = Err(Failure::GiveUp(format!("a transaction could not be aborted: {}", words(&error))));
         }
-        ended = Instant::now();
     }
 }
 
@@ -260,10 +255,15 @@ fn publish(
     holder: Option<&str>,
     group: &ConsumerGroupMetadata,
 ) -> Result<Ends, Failure> {
-    let failure = |error: KafkaError| Failure::of(&error);
     let Sending { names, framing, ends: delivered } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
+    let events = &names[Topic::Events.index()];
+    let mut positions = TopicPartitionList::with_capacity(publications.len());
+    // One is enough to begin with; it is sent again with the others, when it is known where the outputs ended.
+    if let Some(Publication { partition, position, ends, .. }) = publications.first() {
+        add(&mut positions, events, *partition, &Committed { position: *position, ends: *ends, holder: holder.map(str::to_owned) })?;
+    }
+    begin(producer, &positions, group)?;
     reached("produce");
     for publication in publications {
         for output in &publication.outputs {
@@ -287,18 +287,25 @@ fn publish(
                 ends.set(*topic, *end);
             }
         }
-        let mut element = positions.add_partition(&names[Topic::Events.index()], number(*partition));
-        element.set_offset(Offset::Offset(position.next)).map_err(failure)?;
-        element.set_metadata(Committed { position: *position, ends, holder: holder.map(str::to_owned) }.to_string());
+        add(&mut positions, events, *partition, &Committed { position: *position, ends, holder: holder.map(str::to_owned) })?;
         moved.insert(*partition, ends);
     }
-    end(producer, &positions, group)?;
+    send_offsets(producer, &positions, group)?;
+    end(producer)?;
     Ok(moved)
+}
+
+/// Adds what is committed of a partition to a list of such.
+fn add(positions: &mut TopicPartitionList, events: &str, partition: u32, committed: &Committed) -> Result<(), Failure> {
+    let mut element = positions.add_partition(events, number(partition));
+    element.set_offset(Offset::Offset(committed.position.next)).map_err(|error| Failure::of(&error))?;
+    element.set_metadata(committed.to_string());
+    Ok(())
 }
 
 fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     let Sending { names, framing, .. } = &**producer.context();
-    producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
+    begin(producer, done, group)?;
     for copied in copies {
         let mut record = BaseRecord::to(&names[copied.topic.index()]).partition(number(copied.partition)).timestamp(copied.timestamp);
         let value = copied.value.as_ref().map(|value| framing.written(copied.topic, value));
@@ -308,7 +315,18 @@ fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartiti
         send(producer, with(record, &copied.key, &copied.headers))?;
     }
     deliver(producer)?;
-    end(producer, done, group)
+    end(producer)
+}
+
+/// Begins a transaction with offsets: while the markers of the one before are being written, the client asks for those again after 2 ms, but for a partition
+/// to write to only after 20.
+fn begin(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
+    send_offsets(producer, positions, group)
+}
+
+fn send_offsets(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    insist(|| producer.send_offsets_to_transaction(positions, group, REQUEST)).map_err(|error| Failure::of(&error))
 }
 
 /// Waits until all that was sent is delivered, or has failed.
@@ -323,8 +341,7 @@ fn deliver(producer: &BaseProducer<Sending>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn end(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
-    insist(|| producer.send_offsets_to_transaction(positions, group, REQUEST)).map_err(|error| Failure::of(&error))?;
+fn end(producer: &BaseProducer<Sending>) -> Result<(), Failure> {
     reached("offsets-sent");
     // From here on the outcome may be unknown; only Kafka's own answer ends that.
     insist(|| producer.commit_transaction(REQUEST)).map_err(|error| match error {

@@ -10,7 +10,7 @@ use super::framing::copied;
 use super::points::reached;
 use super::reader::KafkaReader;
 use super::settings::KafkaSettings;
-use super::transaction::{MARKERS, Publication, Transactions};
+use super::transaction::{Publication, Transactions};
 use crate::log::{Batch, Came, Commit, Committed, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Read, Reader, Record, Topic};
 use crate::state::database::Database;
 use rdkafka::bindings::rd_kafka_resp_err_t;
@@ -29,6 +29,8 @@ use tokio::sync::watch;
 
 /// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
 const REFUSALS: u32 = 3;
+/// How long after a commit a batch goes on filling: a transaction costs the broker more than its records do.
+const GATHER: Duration = Duration::from_millis(2);
 /// How long a poll takes that gives only records that can't be read now.
 const WAITING: Duration = Duration::from_millis(100);
 /// How long it may take until a partition that was taken up is fetched.
@@ -111,7 +113,7 @@ pub struct KafkaLog {
     owned: BTreeSet<u32>,
     /// Commits in a row that came to nothing.
     refused: u32,
-    /// Before that a batch that isn't full goes on filling, since the next transaction doesn't begin sooner.
+    /// Before that a batch that isn't full goes on filling.
     gathers_until: Instant,
     /// Of those, the ones that aren't to be fetched.
     paused: BTreeSet<u32>,
@@ -488,7 +490,7 @@ impl Log for KafkaLog {
             answer => answer?,
         };
         self.refused = 0;
-        self.gathers_until = Instant::now() + MARKERS;
+        self.gathers_until = Instant::now() + GATHER;
         self.ends.extend(ends.into_iter().filter(|(partition, _)| self.owned.contains(partition)));
         reached("apply");
         for (database, state) in states {
