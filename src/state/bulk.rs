@@ -105,7 +105,8 @@ impl Bulk {
         let rows = &self.rows[family as usize];
         let key = |row: &Row| &self.bytes[row.start..row.value];
         // Keys lie far apart in memory, and begin alike: most are told apart by what comes after that, beside one another.
-        let common = rows.first().map_or(0, |first| rows.iter().fold(first.value - first.start, |common, row| alike(&key(first)[..common], key(row))));
+        let common =
+            rows.first().map_or(0, |first| rows.iter().fold(first.value - first.start, |common, row| alike(&key(first)[..common], key(row))));
         let mut order: Vec<(u128, usize)> = rows.iter().map(|row| first_bytes(&key(row)[common..])).zip(0..).collect();
         order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| key(&rows[a.1]).cmp(key(&rows[b.1]))).then(a.1.cmp(&b.1)));
         order.dedup_by(|later, earlier| {
@@ -157,7 +158,8 @@ mod tests {
         for (end, value) in ends.into_iter().zip(["1", "2", "3", "4", "5", "6"]) {
             bulk.put(Family::Waiting, long(end).as_bytes(), value.as_bytes());
         }
-        let found: Vec<(String, &[u8])> = bulk.sorted(Family::Waiting).map(|(key, value)| (String::from_utf8_lossy(key).into_owned(), value)).collect();
+        let found: Vec<(String, &[u8])> =
+            bulk.sorted(Family::Waiting).map(|(key, value)| (String::from_utf8_lossy(key).into_owned(), value)).collect();
         let mut expected = vec![(long(ends[0]), &b"1"[..]), (long(ends[4]), b"5"), (long(ends[3]), b"4"), (long(ends[2]), b"3"), (long("b"), b"6")];
         assert_eq!(found, expected);
         expected.sort();
