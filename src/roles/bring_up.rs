@@ -48,12 +48,15 @@ impl Copy {
         Ok(Self { partition, position: stored_position(&database)?, store: Store::open(database)? })
     }
 
-    /// Goes on to what is committed, where the copy is behind that. Returns whether it got there: cut off, it is a copy that is behind, as before, and
-    /// what it has read of the output topics isn't read again.
+    /// Goes on to what is committed, where the copy is behind that. Returns whether it got there. Cut off, or after an error, it is of no use until it is
+    /// opened again: then it is a copy that is behind, as before, and what it has read of the output topics isn't read again.
     pub fn bring_up(&mut self, reader: &dyn Reader, committed: &Committed, watch: &Watch<'_>) -> Result<bool, PartitionError> {
         let (partition, copy, position) = (self.partition, self.position, committed.position);
         if copy.is_some_and(|copy| copy.next == position.next) {
             return Ok(true);
+        }
+        if copy.is_none() && !self.store.tidy(watch.is_cancelled)? {
+            return Ok(false);
         }
         let start = reader.start(Topic::Events, partition)?;
         let begun = Instant::now();
@@ -73,9 +76,8 @@ impl Copy {
             if is_begun {
                 self.store.begin()?;
             }
-            let read = reading.each(topic, from..end, &mut self.store, |store, record| restore(store, topic, record), noted);
-            let is_merged = !is_begun || self.store.end(matches!(read, Ok(true)), watch.is_cancelled)?;
-            if !read? || !is_merged {
+            let is_read = reading.each(topic, from..end, &mut self.store, |store, record| restore(store, topic, record), noted)?;
+            if !is_read || (is_begun && !self.store.end(watch.is_cancelled)?) {
                 return Ok(false);
             }
         }

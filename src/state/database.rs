@@ -10,6 +10,7 @@ use rocksdb::{
     WriteBufferManager, WriteOptions,
 };
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 /// Why a database didn't do what it was asked. Every error names the operation and the directory.
@@ -216,6 +217,8 @@ pub struct Engine {
     cache: Cache,
     buffer_bytes: usize,
     write_ahead_log: bool,
+    /// Held while a database's files are merged.
+    merging: Arc<Mutex<()>>,
 }
 
 impl Engine {
@@ -252,6 +255,7 @@ impl Engine {
             cache: Cache::new_lru_cache(options.cache_bytes),
             buffer_bytes: (options.write_buffer_bytes / 4).clamp(1 << 20, 64 << 20),
             write_ahead_log: options.write_ahead_log,
+            merging: Arc::default(),
         }
     }
 
@@ -395,8 +399,8 @@ impl Database {
     }
 
     /// Adds rows as a file of their own, past the write buffers: whole or not at all, and durable at once. They come in key order, each key once. For
-    /// many rows at once, of which few have been written by [`Database::write`] since the last time: those would have to go to a file before. Not
-    /// compressed: merging does that, once.
+    /// many rows at once, of which few have been written by [`Database::write`] since the last time: those would have to go to a file before. They
+    /// aren't compressed, since merging does that.
     pub fn ingest<'a>(&self, family: Family, rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<(), DatabaseError> {
         let mut rows = rows.peekable();
         if rows.peek().is_none() {
@@ -422,6 +426,15 @@ impl Database {
     /// Merges all files into larger ones, and waits for that. Where it fails, what is written next says so. Returns false if it was cut off: then nothing is
     /// merged or written out any more until the database is opened again.
     pub fn merge(&self, is_cancelled: &dyn Fn() -> bool) -> bool {
+        // One database at a time: one that waits for RocksDB's threads couldn't be cut off.
+        let _merging = loop {
+            match self.engine.merging.try_lock() {
+                Err(TryLockError::WouldBlock) if is_cancelled() => return false,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_EVERY),
+                Ok(merging) => break merging,
+                Err(TryLockError::Poisoned(merging)) => break merging.into_inner(),
+            }
+        };
         let mut options = CompactOptions::default();
         // Beside RocksDB's own merging, where that is on.
         options.set_exclusive_manual_compaction(false);
@@ -442,6 +455,16 @@ impl Database {
                 std::thread::sleep(LOOK_EVERY);
             }
         })
+    }
+
+    /// How many files a family has at most that aren't merged yet.
+    pub fn unmerged_files(&self) -> Result<u64, DatabaseError> {
+        let mut most = 0;
+        for family in Family::ALL {
+            let files = self.db.property_int_value_cf(self.family(family), "rocksdb.num-files-at-level0").map_err(|e| self.error("reading", e))?;
+            most = most.max(files.unwrap_or(0));
+        }
+        Ok(most)
     }
 
     /// Whether files are merged into larger ones as they come.

@@ -498,15 +498,13 @@ impl Store {
         Ok(())
     }
 
-    /// Nothing is taken in in bulk any more; where it `is_whole`, what was is not taken in again, and its files are merged. Returns false if that was cut off,
-    /// as [`Database::merge`] is.
-    pub fn end(&mut self, is_whole: bool, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
+    /// Nothing is taken in in bulk any more; what was isn't taken in again, and its files are merged. Returns false if that was cut off, as
+    /// [`Database::merge`] is.
+    pub fn end(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
         let Some(bulk) = self.bulk.take() else { return Ok(true) };
-        if is_whole {
-            self.database.flush()?;
-            if bulk.has_many_files() && !self.database.merge(is_cancelled) {
-                return Ok(false);
-            }
+        self.database.flush()?;
+        if bulk.has_many_files() && !self.database.merge(is_cancelled) {
+            return Ok(false);
         }
         self.database.set_merging(true)?;
         Ok(true)
@@ -516,9 +514,14 @@ impl Store {
     pub fn tend(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
         let Some(bulk) = &mut self.bulk else { return Ok(true) };
         if bulk.is_full() {
-            return self.end(true, is_cancelled);
+            return self.end(is_cancelled);
         }
         Ok(!bulk.is_to_be_merged() || self.database.merge(is_cancelled))
+    }
+
+    /// Merges what somebody has left who was cut off: RocksDB would let the first write wait for that. Returns false if that was cut off, too.
+    pub fn tidy(&self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
+        Ok(self.database.unmerged_files()? <= self.bulk_limits.few_pieces as u64 || self.database.merge(is_cancelled))
     }
 
     /// Whether verdicts are taken in in bulk.

@@ -274,7 +274,7 @@ fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
         assert_eq!(bulk.store.is_in_bulk(), limits.keys > 40, "seed {seed}");
         for store in [&mut bulk.store, &mut plain.store] {
             store.write_restored(|_, _| {}).unwrap();
-            assert!(store.end(true, &|| false).unwrap());
+            assert!(store.end(&|| false).unwrap());
         }
         let (bulk_rows, plain_rows) = (rows(&bulk.store), rows(&plain.store));
         assert_eq!(bulk_rows.iter().find(|row| !plain_rows.contains(row)), None, "seed {seed}");
@@ -313,9 +313,12 @@ fn a_merge_can_be_cut_off_and_nothing_is_lost() {
     }
     let before = rows(&store).into_iter().map(|(family, key, value)| (family.to_owned(), key, value)).collect::<Vec<_>>();
     assert!(before.len() > 100, "{}", before.len());
-    assert!(!store.end(true, &|| true).unwrap(), "cut off at once");
+    assert!(!store.end(&|| true).unwrap(), "cut off at once");
+    assert!(store.database().unmerged_files().unwrap() > 20, "it was merged all the same");
     drop(store);
     let mut again = open();
+    assert!(again.tidy(&|| false).unwrap());
+    assert_eq!(again.database().unmerged_files().unwrap(), 0);
     assert!(rows(&again).into_iter().map(|(family, key, value)| (family.to_owned(), key, value)).eq(before));
     again.begin().unwrap();
     assert!(!again.is_in_bulk(), "it isn't empty any more");

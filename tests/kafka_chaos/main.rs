@@ -241,15 +241,15 @@ async fn run(seed: u64, deck: &[Kind], enough: usize, twice: f64) -> Report {
             if report.faults() >= enough {
                 break;
             }
-            if n == faults.len() / 2 {
-                load.append_late_numbers(&world.kafka.appender()).await;
-                is_late = false;
-            }
             // One that comes with a commit needs some.
             load.allow(if matches!(kind, Kind::KilledAt(_)) { n + 2 } else { n + 1 });
             // At any moment of the share that is on its way.
             let share = rng.random_range(0.1..0.7);
             until("a share is taken in", async || load.is_sent(n, share)).await;
+            if n == faults.len() / 2 {
+                load.append_late_numbers(&world.kafka.appender()).await;
+                is_late = false;
+            }
             // Now and then a broker's fault and a processor's at once.
             let second = (TAKES_SERVICE.contains(kind) && rng.random_bool(twice)).then(|| *TAKES_BROKER.choose(&mut rng).unwrap());
             let (mut of_first, mut of_second) = (ChaCha8Rng::from_rng(&mut rng), ChaCha8Rng::from_rng(&mut rng));

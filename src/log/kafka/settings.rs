@@ -174,9 +174,8 @@ impl KafkaSettings {
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string())
             // All outputs of a commit are there before the first is sent.
             .set("linger.ms", "0")
-            // What is asked for while the markers of the transaction before are being written is asked for again soon.
-            .set("retry.backoff.ms", "2")
-            .set("retry.backoff.max.ms", "10");
+            // What is asked for while the markers of the transaction before are being written is asked for again: soon, then less and less often.
+            .set("retry.backoff.ms", "2");
         config
     }
 

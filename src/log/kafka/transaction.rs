@@ -257,13 +257,7 @@ fn publish(
 ) -> Result<Ends, Failure> {
     let Sending { names, framing, ends: delivered } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    let events = &names[Topic::Events.index()];
-    let mut positions = TopicPartitionList::with_capacity(publications.len());
-    // One is enough to begin with; it is sent again with the others, when it is known where the outputs ended.
-    if let Some(Publication { partition, position, ends, .. }) = publications.first() {
-        add(&mut positions, events, *partition, &Committed { position: *position, ends: *ends, holder: holder.map(str::to_owned) })?;
-    }
-    begin(producer, &positions, group)?;
+    begin(producer, group)?;
     reached("produce");
     for publication in publications {
         for output in &publication.outputs {
@@ -287,25 +281,18 @@ fn publish(
                 ends.set(*topic, *end);
             }
         }
-        add(&mut positions, events, *partition, &Committed { position: *position, ends, holder: holder.map(str::to_owned) })?;
+        let mut element = positions.add_partition(&names[Topic::Events.index()], number(*partition));
+        element.set_offset(Offset::Offset(position.next)).map_err(|error| Failure::of(&error))?;
+        element.set_metadata(Committed { position: *position, ends, holder: holder.map(str::to_owned) }.to_string());
         moved.insert(*partition, ends);
     }
-    send_offsets(producer, &positions, group)?;
-    end(producer)?;
+    end(producer, &positions, group)?;
     Ok(moved)
-}
-
-/// Adds what is committed of a partition to a list of such.
-fn add(positions: &mut TopicPartitionList, events: &str, partition: u32, committed: &Committed) -> Result<(), Failure> {
-    let mut element = positions.add_partition(events, number(partition));
-    element.set_offset(Offset::Offset(committed.position.next)).map_err(|error| Failure::of(&error))?;
-    element.set_metadata(committed.to_string());
-    Ok(())
 }
 
 fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     let Sending { names, framing, .. } = &**producer.context();
-    begin(producer, done, group)?;
+    begin(producer, group)?;
     for copied in copies {
         let mut record = BaseRecord::to(&names[copied.topic.index()]).partition(number(copied.partition)).timestamp(copied.timestamp);
         let value = copied.value.as_ref().map(|value| framing.written(copied.topic, value));
@@ -315,18 +302,22 @@ fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartiti
         send(producer, with(record, &copied.key, &copied.headers))?;
     }
     deliver(producer)?;
-    end(producer)
+    end(producer, done, group)
 }
 
-/// Begins a transaction with offsets: while the markers of the one before are being written, the client asks for those again after 2 ms, but for a partition
-/// to write to only after 20.
-fn begin(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+/// Begins a transaction with an offset: while the markers of the one before are being written, the client asks for those again after 2 ms, then a little later
+/// each time, but for a partition to write to only after 20. One that nobody asks for, since nothing is known of it until the transaction ends, whatever becomes
+/// of who began it.
+fn begin(producer: &BaseProducer<Sending>, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
-    send_offsets(producer, positions, group)
+    let mut none = TopicPartitionList::with_capacity(1);
+    let names = &producer.context().names;
+    none.add_partition_offset(&names[Topic::DeadLetters.index()], 0, Offset::Offset(0)).map_err(|error| Failure::of(&error))?;
+    send_offsets(producer, &none, group)
 }
 
-fn send_offsets(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
-    insist(|| producer.send_offsets_to_transaction(positions, group, REQUEST)).map_err(|error| Failure::of(&error))
+fn send_offsets(producer: &BaseProducer<Sending>, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    insist(|| producer.send_offsets_to_transaction(offsets, group, REQUEST)).map_err(|error| Failure::of(&error))
 }
 
 /// Waits until all that was sent is delivered, or has failed.
@@ -341,7 +332,8 @@ fn deliver(producer: &BaseProducer<Sending>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn end(producer: &BaseProducer<Sending>) -> Result<(), Failure> {
+fn end(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    send_offsets(producer, positions, group)?;
     reached("offsets-sent");
     // From here on the outcome may be unknown; only Kafka's own answer ends that.
     insist(|| producer.commit_transaction(REQUEST)).map_err(|error| match error {
