@@ -303,6 +303,20 @@ fn a_call_that_was_forgotten_is_not_judged_again_from_an_old_copy_that_has_it_op
 }
 
 #[test]
+fn a_clock_that_was_set_forward_and_back_keeps_no_call_waiting() {
+    let mut company = Company::new();
+    company.append([said("s-1", "p-1", ALICE, BOB, "Disconnected")]);
+    company.work();
+    // The worker's own; the log's goes on as before.
+    NOW.with(|now| now.set(T0 + 2 * H));
+    company.work();
+    assert_eq!(company.newest().len(), 0);
+    NOW.with(|now| now.set(T0));
+    company.pass(10 * MIN, S);
+    assert_eq!(company.verdict("s-1"), (Verdict::Internal, 1));
+}
+
+#[test]
 fn bringing_up_says_how_many_records_are_read_of_how_many() {
     let mut company = Company::new();
     company.others(H);

@@ -199,7 +199,7 @@ impl<L: Log> Worker<L> {
             self.conclude()?;
         }
         self.close_revoked();
-        let looks_up = (self.clock)() >= self.looked_up_at.saturating_add(LOOK_UP_EVERY);
+        let looks_up = has_passed((self.clock)(), self.looked_up_at, LOOK_UP_EVERY);
         let (commits, stepped) = self.step(looks_up)?;
         self.conclude()?;
         let of: BTreeSet<u32> = commits.iter().map(|commit| commit.partition).collect();
@@ -297,7 +297,7 @@ impl<L: Log> Worker<L> {
         let now = (self.clock)();
         for (id, partition) in &self.partitions {
             let (last, offset) = self.ticked_at.get(id).copied().unwrap_or((Millis::MIN, -1));
-            let is_overdue = now >= last.saturating_add(TICK_EVERY);
+            let is_overdue = has_passed(now, last, TICK_EVERY);
             let is_wanted = partition.has_due_work() || (partition.is_due(now) && is_overdue);
             // What was polled moves time on, or brings its work about.
             if !is_wanted || self.polled.contains_key(id) {
@@ -355,6 +355,11 @@ impl<L: Log> Drop for Worker<L> {
         self.begin_again();
         self.bring_ups.cancel(|_| false);
     }
+}
+
+/// Whether so much time has passed since then by a clock that may have been set back meanwhile.
+fn has_passed(now: Millis, since: Millis, time: Millis) -> bool {
+    now < since || now >= since.saturating_add(time)
 }
 
 /// Before which offsets of the output topics everything is that was published so far; `None` while the log doesn't answer: those noted before still hold.
