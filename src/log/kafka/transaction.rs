@@ -257,7 +257,9 @@ fn publish(
 ) -> Result<Ends, Failure> {
     let Sending { names, framing, ends: delivered } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    begin(producer, group)?;
+    let mut unasked = TopicPartitionList::with_capacity(1);
+    unasked.add_partition_offset(&names[Topic::DeadLetters.index()], 0, Offset::Offset(0)).map_err(|error| Failure::of(&error))?;
+    begin(producer, &unasked, group)?;
     reached("produce");
     for publication in publications {
         for output in &publication.outputs {
@@ -292,7 +294,7 @@ fn publish(
 
 fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     let Sending { names, framing, .. } = &**producer.context();
-    begin(producer, group)?;
+    begin(producer, done, group)?;
     for copied in copies {
         let mut record = BaseRecord::to(&names[copied.topic.index()]).partition(number(copied.partition)).timestamp(copied.timestamp);
         let value = copied.value.as_ref().map(|value| framing.written(copied.topic, value));
@@ -305,15 +307,12 @@ fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartiti
     end(producer, done, group)
 }
 
-/// Begins a transaction with an offset: while the markers of the one before are being written, the client asks for those again after 2 ms, then a little later
-/// each time, but for a partition to write to only after 20. One that nobody asks for, since nothing is known of it until the transaction ends, whatever becomes
-/// of who began it.
-fn begin(producer: &BaseProducer<Sending>, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+/// Begins a transaction with offsets: while the markers of the one before are being written, the client asks for those again after 2 ms, then a little later
+/// each time, but for a partition to write to only after 20. A worker's are such as nobody asks for, since nothing is known of them until the transaction ends,
+/// whatever becomes of who began it.
+fn begin(producer: &BaseProducer<Sending>, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
-    let mut none = TopicPartitionList::with_capacity(1);
-    let names = &producer.context().names;
-    none.add_partition_offset(&names[Topic::DeadLetters.index()], 0, Offset::Offset(0)).map_err(|error| Failure::of(&error))?;
-    send_offsets(producer, &none, group)
+    send_offsets(producer, offsets, group)
 }
 
 fn send_offsets(producer: &BaseProducer<Sending>, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
