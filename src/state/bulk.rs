@@ -79,13 +79,14 @@ impl Bulk {
         self.pieces > self.limits.few_pieces
     }
 
-    /// Whether the files are to be merged before there are more; if so, that counts as done.
-    pub(super) fn is_to_be_merged(&mut self) -> bool {
-        let is_due = self.pieces >= self.limits.most_pieces;
-        if is_due {
-            self.pieces = 0;
-        }
-        is_due
+    /// Whether the files are to be merged before there are more.
+    pub(super) fn is_to_be_merged(&self) -> bool {
+        self.pieces >= self.limits.most_pieces
+    }
+
+    /// The files are merged: they are counted anew.
+    pub(super) fn merged(&mut self) {
+        self.pieces = 0;
     }
 
     /// Adds a row. Of one key there may be several before they are taken; the last counts.

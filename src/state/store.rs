@@ -516,7 +516,11 @@ impl Store {
         if bulk.is_full() {
             return self.end(is_cancelled);
         }
-        Ok(!bulk.is_to_be_merged() || self.database.merge(is_cancelled))
+        if !bulk.is_to_be_merged() {
+            return Ok(true);
+        }
+        bulk.merged();
+        Ok(self.database.merge(is_cancelled))
     }
 
     /// Merges what somebody has left who was cut off: RocksDB would let the first write wait for that. Returns false if that was cut off, too.
