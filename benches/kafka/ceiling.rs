@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Records of a transaction, as the processor polls them.
-const BATCH: usize = 5_000;
+const BATCH: usize = 20_000;
 
 /// Reads the input of `from` with so many workers, and writes a record of `bytes` for every `every` of them. Returns records a second.
 pub fn run(from: &KafkaSettings, records: i64, workers: u32, every: usize, bytes: usize) -> anyhow::Result<f64> {

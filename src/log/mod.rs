@@ -402,6 +402,11 @@ pub trait Log: Reader {
     /// answer is empty. A partition starts at its committed position (without one, at the start of what is kept).
     fn poll(&mut self, max_records: usize, wait: Duration) -> Result<Vec<Batch>, LogError>;
 
+    /// Of how many records a commit is at most: what bounds the memory that it takes, and how long others wait for it.
+    fn batch(&self) -> usize {
+        5_000
+    }
+
     /// Publishes each partition's outputs and makes its position lasting, all or nothing, with the state at once or right after.
     ///
     /// With several partitions, Kafka does all of them or none, the embedded log each for itself (they have nothing in common). So after an error

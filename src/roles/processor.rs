@@ -16,11 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Records of one batch, at most: what bounds the memory and the latency of a commit.
-/// (Small where faults are caused on purpose, so that full ones occur.)
-const BATCH: usize = if cfg!(feature = "failpoints") { 100 } else { 5_000 };
 /// As many batches may be held that can't be stepped yet: Kafka's client gives long runs of one partition.
-const HELD: usize = 8;
+const HELD: usize = 4;
 /// How long a poll waits, and so how late a deadline is noticed on an idle partition.
 const WAIT: Duration = Duration::from_millis(100);
 /// The same while partitions are brought up: how late it is noticed that one is.
@@ -49,7 +46,7 @@ pub struct Worker<L: Log> {
     under_way: BTreeSet<u32>,
     /// Which of them was stepped last.
     stepped_last: u32,
-    /// [`BATCH`], but for tests.
+    /// [`Log::batch`], but for tests.
     batch: usize,
     bring_ups: BringUps,
     clock: fn() -> Millis,
@@ -71,12 +68,12 @@ impl<L: Log> Worker<L> {
         let report: Report = Arc::new(report);
         Self {
             bring_ups: BringUps::new(log.reader(), Arc::new(database), report.clone()),
+            batch: log.batch(),
             log,
             partitions: BTreeMap::new(),
             polled: BTreeMap::new(),
             under_way: BTreeSet::new(),
             stepped_last: u32::MAX,
-            batch: BATCH,
             clock,
             report,
             ticked_at: BTreeMap::new(),

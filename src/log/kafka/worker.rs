@@ -29,6 +29,9 @@ use tokio::sync::watch;
 
 /// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
 const REFUSALS: u32 = 3;
+/// Records of a commit: what a transaction costs the broker besides its records is shared by so many. (Few where faults are caused on purpose, so that full
+/// ones occur.)
+const BATCH: usize = if cfg!(feature = "failpoints") { 100 } else { 20_000 };
 /// How long after a commit a batch goes on filling: a transaction costs the broker more than its records do.
 const GATHER: Duration = Duration::from_millis(2);
 /// How long a poll takes that gives only records that can't be read now.
@@ -457,6 +460,10 @@ impl Log for KafkaLog {
         }
         self.group = self.consumer.group_metadata().map(Arc::new);
         Ok(polled.into_iter().map(|(partition, records)| Batch { partition, records }).collect())
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
     }
 
     fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
