@@ -467,10 +467,32 @@ async fn kafka_a_service_refuses_what_does_not_fit_and_says_what_to_change() {
     says(&refused(&other, &a, &[]), &["is the state of", "--data-dir"]);
 }
 
-/// TLS, and a password by SCRAM: for `topics` as for the service; what refuses them ends it.
+/// Gives the user of the secure addresses what README says that it needs, for topics, groups and transactions of these names.
+fn give_rights(settings: &KafkaSettings) {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(project.join("README.md")).unwrap();
+    let commands: Vec<&str> = readme.lines().filter_map(|line| line.trim_start().strip_prefix("kafka-acls.sh ")).collect();
+    assert_eq!(commands.len(), 4);
+    let started = commands.into_iter().map(|command| {
+        let arguments = command.split(' ').map(|word| match word {
+            "kafka-1:9092" => shared_brokers(),
+            "callsieve." => settings.topic_prefix.clone(),
+            "callsieve" => settings.group.clone(),
+            word => word.to_owned(),
+        });
+        let mut tool = std::process::Command::new(project.join("tests/kafka/cluster"));
+        tool.args(["tool", "org.apache.kafka.tools.AclCommand"]).args(arguments).stdout(std::process::Stdio::null()).spawn().unwrap()
+    });
+    for mut command in started.collect::<Vec<_>>() {
+        assert!(command.wait().unwrap().success());
+    }
+}
+
+/// TLS, a password by SCRAM, and no rights but those that README lists: for `topics`, `replay` and `dead-letters` as for the service; what refuses them
+/// ends it.
 #[tokio::test]
 #[ignore = "needs a broker: make kafka-test"]
-async fn kafka_a_service_goes_by_tls_and_password() {
+async fn kafka_a_service_goes_by_tls_and_password_with_the_rights_of_readme() {
     let cluster = std::path::PathBuf::from(std::env::var("CALLSIEVE_TEST_CLUSTER").unwrap());
     let brokers = std::fs::read_to_string(cluster.join("secure")).expect("tests/kafka/run --secure");
     let settings = KafkaSettings { brokers: brokers.trim().to_owned(), ..named("") };
@@ -485,8 +507,16 @@ async fn kafka_a_service_goes_by_tls_and_password() {
         let done = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve")).args(arguments).args(config).output().unwrap();
         (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
     };
-    assert_eq!(said(&["topics", "create", "--partitions", "1"]).0, Some(0));
-    assert_eq!(said(&["topics", "check"]).0, Some(0));
+    let succeeds = |arguments: &[&str]| {
+        let (code, words) = said(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {words}");
+        words
+    };
+    let (code, words) = said(&["topics", "create", "--partitions", "4"]);
+    assert!(code == Some(1) && words.to_lowercase().contains("authorization failed"), "{words}");
+    give_rights(&settings);
+    succeeds(&["topics", "create", "--partitions", "4"]);
+    succeeds(&["topics", "check"]);
 
     let data = folder.path().join("data");
     let refused = ["run", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
@@ -498,10 +528,17 @@ async fn kafka_a_service_goes_by_tls_and_password() {
 
     let service = Running::start(&data, &config);
     service.ready().await;
-    let watched = Watched::new(52, 1);
-    watched.send(&Mutex::new(vec![service.base.clone()])).await;
+    let watched = Arc::new(Watched::new(52, 1));
     let plain = KafkaSettings { brokers: shared_brokers(), ..settings };
-    let events = apart(move || Reader::end(&Kafka::connect(plain).unwrap().reader(), Topic::Events, 0).unwrap()).await;
-    assert_eq!(usize::try_from(events).unwrap(), watched.documents.len());
+    let kafka = apart(move || Arc::new(Kafka::connect(plain).unwrap())).await;
+    append_numbers(&kafka.appender(), &watched.company).await;
+    watched.send(&Mutex::new(vec![service.base.clone()])).await;
+    true_in_the_end(&kafka, &[watched]).await;
+    let of_replay = folder.path().join("replay");
+    let of_replay = ["--data-dir", of_replay.to_str().unwrap()];
+    succeeds(&[&["replay", "start", "again"], &of_replay[..]].concat());
+    succeeds(&["replay", "diff", "again"]);
+    succeeds(&[&["replay", "drop", "again"], &of_replay[..]].concat());
     assert_eq!(service.terminate(), Some(0));
+    succeeds(&["dead-letters", "list"]);
 }
