@@ -459,6 +459,12 @@ async fn kafka_a_service_refuses_what_does_not_fit_and_says_what_to_change() {
     says(&refused(&settings, &a, &["--partitions", "3"]), &["--partitions", "--brokers"]);
 
     with_topics(&settings).await;
+    // Longer than a transaction may be open, which no producer can be made with: seen when the worker joins.
+    says(&refused(&settings, &a, &["--kafka", "message.timeout.ms=30000"]), &["message.timeout.ms"]);
+    let several = TopicSettings { partitions: PARTITIONS + 1, ..TopicSettings::default() };
+    let of = settings.clone();
+    let error = apart(move || create(&of, &several).unwrap_err().to_string()).await;
+    says(&error, &["it is there, with 4", "repartition"]);
     let service = Running::start(&a, &arguments(&settings, &["--kafka", "client.id=somebody"]));
     service.ready().await;
     says(&refused(&settings, &a, &[]), &["--data-dir"]);
@@ -476,7 +482,6 @@ fn give_rights(settings: &KafkaSettings) {
     let started = commands.into_iter().map(|command| {
         let arguments = command.split(' ').map(|word| match word {
             "kafka-1:9092" => shared_brokers(),
-            "callsieve." => settings.topic_prefix.clone(),
             "callsieve" => settings.group.clone(),
             word => word.to_owned(),
         });
@@ -529,16 +534,26 @@ async fn kafka_a_service_goes_by_tls_and_password_with_the_rights_of_readme() {
     let service = Running::start(&data, &config);
     service.ready().await;
     let watched = Arc::new(Watched::new(52, 1));
-    let plain = KafkaSettings { brokers: shared_brokers(), ..settings };
+    let (group, plain) = (settings.group.clone(), KafkaSettings { brokers: shared_brokers(), ..settings });
     let kafka = apart(move || Arc::new(Kafka::connect(plain).unwrap())).await;
     append_numbers(&kafka.appender(), &watched.company).await;
     watched.send(&Mutex::new(vec![service.base.clone()])).await;
+    let account = watched.account.clone();
     true_in_the_end(&kafka, &[watched]).await;
+    let unreadable = reqwest::Client::new().post(format!("{}/webhooks/ringcentral/{}", service.base, account)).header("verification-token", TOKEN);
+    assert_eq!(unreadable.body("no json").send().await.unwrap().status(), 200);
     let of_replay = folder.path().join("replay");
     let of_replay = ["--data-dir", of_replay.to_str().unwrap()];
     succeeds(&[&["replay", "start", "again"], &of_replay[..]].concat());
+    assert!(succeeds(&["replay", "status"]).contains("again"));
     succeeds(&["replay", "diff", "again"]);
+    succeeds(&["replay", "promote", "again"]);
     succeeds(&[&["replay", "drop", "again"], &of_replay[..]].concat());
     assert_eq!(service.terminate(), Some(0));
-    succeeds(&["dead-letters", "list"]);
+    assert!(succeeds(&["dead-letters", "list"]).contains("not JSON"));
+    let (code, words) = said(&["dead-letters", "retry", "--all"]);
+    assert!(code == Some(1) && words.contains("not JSON"), "{words}");
+    let moved = format!("{group}-moved.");
+    succeeds(&["topics", "repartition", "--partitions", "5", "--to-prefix", &moved, "--once"]);
+    assert!(succeeds(&["topics", "describe", "--topic-prefix", &moved]).contains("5 partitions"));
 }

@@ -109,6 +109,10 @@ impl Log for DisturbedLog {
         Ok(batches)
     }
 
+    fn batch(&self) -> usize {
+        self.of.batch()
+    }
+
     fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
         self.of.hand_over(commits)
     }

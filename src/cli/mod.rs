@@ -9,6 +9,7 @@ pub mod topics;
 
 use crate::roles::service::{self, RunArgs};
 use crate::simulate::{self, SimulateArgs};
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -70,13 +71,29 @@ pub fn main() -> ExitCode {
 /// Parses the arguments, together with the configuration file that they may name.
 fn arguments(given: Vec<OsString>) -> anyhow::Result<Arguments> {
     let (all, file) = config::with_file(&Arguments::command(), "run", given)?;
-    let parsed = Arguments::command().try_get_matches_from(all).and_then(|matches| Arguments::from_arg_matches(&matches));
-    Ok(parsed.unwrap_or_else(|error| {
+    Ok(parse(all).unwrap_or_else(|error| {
         if let (Some(file), true) = (file, error.use_stderr()) {
             eprintln!("with what the configuration file {} sets:", file.display());
         }
         error.exit()
     }))
+}
+
+/// Parses the arguments. What is wrong with a value that may hold a secret is told without the value.
+fn parse(all: Vec<OsString>) -> Result<Arguments, clap::Error> {
+    let parsed = Arguments::command().try_get_matches_from(all).and_then(|matches| Arguments::from_arg_matches(&matches));
+    parsed.map_err(|mut error| {
+        let is_secret = error.get(ContextKind::InvalidArg).is_some_and(|option| has_secrets(&Arguments::command(), &option.to_string()));
+        if is_secret && error.get(ContextKind::InvalidValue).is_some() {
+            error.insert(ContextKind::InvalidValue, ContextValue::String("***".into()));
+        }
+        error
+    })
+}
+
+fn has_secrets(command: &clap::Command, option: &str) -> bool {
+    let mut own = command.get_arguments().filter(|arg| arg.is_hide_env_values_set());
+    own.any(|arg| arg.to_string() == option) || command.get_subcommands().any(|command| has_secrets(command, option))
 }
 
 fn simulated(args: SimulateArgs) -> anyhow::Result<()> {
@@ -97,7 +114,7 @@ mod tests {
         let config = format!("--config={}", file.path().display());
         let given = ["callsieve"].iter().chain(more).map(OsString::from).chain([OsString::from(config)]).collect();
         let (all, _) = config::with_file(&Arguments::command(), "run", given).map_err(|error| format!("{error:#}"))?;
-        Arguments::try_parse_from(all).map(|arguments| arguments.command).map_err(|error| error.to_string())
+        parse(all).map(|arguments| arguments.command).map_err(|error| error.to_string())
     }
 
     fn run(text: &str, more: &[&str]) -> RunArgs {
@@ -143,6 +160,21 @@ mod tests {
             let error = parsed(text, &["run"]).map(drop).unwrap_err();
             assert!(error.contains(said), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn what_may_hold_a_secret_is_not_shown() {
+        for (options, said) in [
+            (["--kafka", "sasl.password=hunter2\nacks=all"], "acks is set by callsieve itself"),
+            (["--kafka", "acks=all\nsasl.password=hunter2"], "acks is set by callsieve itself"),
+            (["--kafka", "sasl.username=me\nhunter2"], "line 2 isn't NAME=VALUE"),
+            (["--schema-registry", "me:hunter2@registry:8081"], "http://"),
+        ] {
+            let error = parsed("brokers = 'a'", &["run", options[0], options[1]]).map(drop).unwrap_err();
+            assert!(error.contains(said) && error.contains(options[0]) && !error.contains("hunter2"), "{error}");
+        }
+        let error = parsed("", &["run", "--workers", "many"]).map(drop).unwrap_err();
+        assert!(error.contains("many"), "what holds none is: {error}");
     }
 
     #[test]

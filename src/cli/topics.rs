@@ -79,6 +79,9 @@ struct CreateArgs {
     /// Copies that Kafka keeps of each topic [default: as the cluster does by itself]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=15))]
     replication: Option<u32>,
+    /// Copies that must have a record before it is acknowledged [default: as the cluster does by itself]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=15))]
+    min_insync_replicas: Option<u32>,
     /// Days after which records of the input, and dead letters, are dropped
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     retention_days: u32,
@@ -113,9 +116,9 @@ pub fn main(args: TopicsArgs) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match args.action {
         Action::Create(args) => {
-            let wanted =
-                TopicSettings { partitions: args.partitions, replication: args.replication, retention_days: args.retention_days, over: Vec::new() };
-            kafka::create(&args.kafka.settings(), &wanted)?;
+            let CreateArgs { kafka, partitions, replication, min_insync_replicas, retention_days } = args;
+            let wanted = TopicSettings { partitions, replication, min_insync_replicas, retention_days, over: Vec::new() };
+            kafka::create(&kafka.settings(), &wanted)?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Check(args) => {

@@ -403,9 +403,7 @@ pub trait Log: Reader {
     fn poll(&mut self, max_records: usize, wait: Duration) -> Result<Vec<Batch>, LogError>;
 
     /// Of how many records a commit is at most: what bounds the memory that it takes, and how long others wait for it.
-    fn batch(&self) -> usize {
-        5_000
-    }
+    fn batch(&self) -> usize;
 
     /// Publishes each partition's outputs and makes its position lasting, all or nothing, with the state at once or right after.
     ///

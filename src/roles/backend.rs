@@ -185,8 +185,10 @@ impl Backend {
                 let member = on.members[number].as_deref();
                 while !stop.load(Ordering::Acquire) {
                     match on.kafka.worker(member) {
-                        // Brokers that are away come back.
-                        Err(error) if error.is_passing() => tracing::warn!(%error, "joining the group again"),
+                        // Brokers that are away come back; one that refuses us goes on to.
+                        Err(error) if error.is_passing() && !matches!(error, LogError::Refused { .. }) => {
+                            tracing::warn!(%error, "joining the group again");
+                        }
                         joined => return self.drive(joined?, held, stop),
                     }
                     std::thread::sleep(JOIN_AGAIN);

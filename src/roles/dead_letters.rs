@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 /// Why it could not be taken in, in words.
 pub const CAUSE: &str = "callsieve.cause";
-/// Where it came in: [`WEBHOOK`] or [`EVENTS`].
+/// Where it came in: [`WEBHOOK`], [`EVENTS`] or [`SPOOL`].
 pub const SOURCE: &str = "callsieve.source";
 /// When it came in, in milliseconds since 1970.
 pub const RECEIVED_AT: &str = "callsieve.received_at";
@@ -30,6 +30,8 @@ pub const RETRY_OF: &str = "callsieve.retry_of";
 pub const WEBHOOK: &str = "webhook";
 /// A [`SOURCE`]: a record of the log.
 pub const EVENTS: &str = "events";
+/// A [`SOURCE`]: an event that was to be appended from the spool, and that the topic has no room for any more.
+pub const SPOOL: &str = "spool";
 
 /// What a letter has beside what it had before it was one.
 const ADDED: [&str; 7] = [CAUSE, SOURCE, RECEIVED_AT, TOPIC, PARTITION, OFFSET, CUT_FROM];
@@ -221,8 +223,8 @@ fn read(place: Place, record: &Record) -> Result<(Vec<Input>, Option<String>), S
         inputs.iter_mut().for_each(|input| input.headers.push(retry_of.clone()));
         return Ok((inputs, cause));
     }
-    if letter.source != EVENTS {
-        return Err(format!("it doesn't say where it came from: its header {SOURCE} is neither {WEBHOOK} nor {EVENTS}"));
+    if ![EVENTS, SPOOL].contains(&letter.source.as_str()) {
+        return Err(format!("it doesn't say where it came from: its header {SOURCE} is none of {WEBHOOK}, {EVENTS}, {SPOOL}"));
     }
     let account = match decode_event(value) {
         Ok(event) => event.account_id().ok_or("it is about no account")?.clone(),
@@ -283,6 +285,7 @@ mod tests {
             letter("7", b"no json", &[(CAUSE, "Not JSON: at line 1"), (SOURCE, WEBHOOK)]),
             letter("7", body, &webhook),
             Input { account: "7".into(), value: event.clone(), headers: headers_of_event(3, &refused, "too old") },
+            letter("7", &event, &[(CAUSE, "too large"), (SOURCE, SPOOL)]),
             letter("8", b"broken", &[(CAUSE, "not framed"), (SOURCE, EVENTS), (PARTITION, "0"), (OFFSET, "4")]),
             letter("7", b"{", &[(CAUSE, "too large"), (SOURCE, WEBHOOK), (CUT_FROM, "2000000")]),
         ] {

@@ -100,19 +100,24 @@ impl Held {
         }
     }
 
-    /// How many seconds bringing up will take still, at the speed that it has had so far; `None` as long as nothing was read.
+    /// How many seconds bringing up will take still, at the speed that it has had so far; `None` as long as nothing was read. Partitions that wait for their turn
+    /// are taken to be as large as those that are being read.
     #[must_use]
     pub fn seconds_left(&self) -> Option<u64> {
         let partitions = self.locked();
         let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut left, mut speed) = (0, 0.0);
+        let (mut left, mut speed, mut totals) = (0.0, 0.0, 0.0);
         for (partition, since) in &*reading {
             if let Some(Holding::BringingUp { done, total }) = partitions.get(partition) {
-                left += total.saturating_sub(*done);
+                left += total.saturating_sub(*done) as f64;
+                totals += *total as f64;
                 speed += *done as f64 / since.elapsed().as_secs_f64().max(0.001);
             }
         }
-        (speed > 0.0).then(|| (left as f64 / speed).ceil() as u64)
+        let waiting = partitions.values().filter(|holding| matches!(holding, Holding::BringingUp { total: 0, .. })).count();
+        left += waiting as f64 * totals / reading.len().max(1) as f64;
+        // What was read may still have to be merged.
+        (speed > 0.0).then(|| ((left / speed).ceil() as u64).max(1))
     }
 
     /// A worker has ended, and with it the service.
@@ -195,7 +200,13 @@ mod tests {
         held.tell(5, Holding::BringingUp { done: 0, total: 10 });
         assert_eq!(held.seconds_left(), None, "it isn't known how fast it is");
         held.tell(5, Holding::BringingUp { done: 1, total: 1_000_000_000 });
-        assert!(held.seconds_left().is_some_and(|seconds| seconds > 0));
+        let of_one = held.seconds_left().unwrap();
+        assert!(of_one > 0);
+        held.tell(6, Holding::BringingUp { done: 0, total: 0 });
+        assert!(held.seconds_left().unwrap() >= of_one / 10 * 15, "those that wait for their turn count");
+        held.tell(6, Holding::Closed);
+        held.tell(5, Holding::BringingUp { done: 10, total: 10 });
+        assert_eq!(held.seconds_left(), Some(1), "it isn't up yet");
         held.tell(5, Holding::Closed);
         assert_eq!(Arc::strong_count(&database), 1, "what is closed is not kept open");
         held.stopped();

@@ -238,7 +238,7 @@ impl Repartition {
         if kafka::has_members(&self.from, &self.to.topic(Topic::Events))? {
             bail!(
                 "the group {} has members, so what it publishes isn't final: stop its instances, or restart them with --workers 0 to go on taking webhooks in. \
-                 One that was killed is missed by the brokers after a while",
+                 One that was killed, or that has an --instance, is missed by the brokers after a minute or so",
                 self.from.group
             );
         }

@@ -298,6 +298,11 @@ impl Log for EmbeddedWorker {
         }
     }
 
+    fn batch(&self) -> usize {
+        // Who appends waits for it.
+        5_000
+    }
+
     fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
         let mut answers = Vec::with_capacity(commits.len());
         for commit in &commits {

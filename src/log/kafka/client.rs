@@ -41,7 +41,7 @@ pub(super) fn failed(operation: impl Into<String>) -> impl FnOnce(KafkaError) ->
 }
 
 /// Whether trying again will end in the same way until somebody changes something.
-fn is_refusal(error: &KafkaError) -> bool {
+pub(super) fn is_refusal(error: &KafkaError) -> bool {
     match error {
         KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => true,
         other => matches!(
@@ -59,9 +59,10 @@ fn is_refusal(error: &KafkaError) -> bool {
     }
 }
 
-/// The client's words, without its type's name.
+/// The client's words, without its type's name, and without a setting's value, which may be a password.
 pub(super) fn words(error: &KafkaError) -> String {
     match error {
+        KafkaError::ClientConfig(_, what, name, _) => format!("{what} ({name})"),
         KafkaError::Transaction(error) => error.string(),
         other => other.to_string(),
     }

@@ -52,23 +52,20 @@ impl Kafka {
     }
 }
 
-/// Deletes the group with its positions, if there is one. Not for threads of an async runtime.
+/// Deletes the group with its positions, if there is one; false if it has members. Not for threads of an async runtime.
 ///
 /// # Errors
-/// If it has members, or the cluster can't be reached.
-pub fn remove_group(settings: &KafkaSettings) -> Result<(), LogError> {
+/// If the cluster can't be reached, or refuses.
+pub fn remove_group(settings: &KafkaSettings) -> Result<bool, LogError> {
     let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
     let operation = format!("deleting the group {}", settings.group);
     let options = AdminOptions::new().request_timeout(Some(REQUEST));
     for answer in answered(admin.delete_groups(&[&settings.group], &options))?.map_err(failed(operation.clone()))? {
         match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound)) => {}
-            Err((_, RDKafkaErrorCode::NonEmptyGroup)) => {
-                let why = "it has a member; stop it first, or wait until the brokers have missed one that was killed".to_owned();
-                return Err(LogError::Kafka { operation, why });
-            }
+            Err((_, RDKafkaErrorCode::NonEmptyGroup)) => return Ok(false),
             Err((_, code)) => return Err(LogError::Kafka { operation, why: code.to_string() }),
         }
     }
-    Ok(())
+    Ok(true)
 }

@@ -16,8 +16,8 @@ pub struct KafkaSettings {
     pub output_prefix: Option<String>,
     /// The consumer group of the processor's workers.
     pub group: String,
-    /// Any of librdkafka's settings by its own name (`security.protocol`, `sasl.username`, …). They are given to every client, over what is set here;
-    /// what exactly-once rests on can't be changed.
+    /// Any of librdkafka's settings by its own name (`security.protocol`, `sasl.username`, …). They are given to every client that has such a setting, over what
+    /// is set here; what exactly-once rests on can't be changed.
     pub passed: BTreeMap<String, String>,
     /// How values stand on the topics.
     pub framing: Framed,
@@ -37,11 +37,12 @@ impl Default for KafkaSettings {
 }
 
 /// Settings of librdkafka that are not the operator's: exactly-once, the order of records, or the way of reading rests on them.
-pub const FIXED: [&str; 11] = [
+pub const FIXED: [&str; 12] = [
     "bootstrap.servers",
     "group.id",
     "group.instance.id",
     "transactional.id",
+    "transaction.timeout.ms",
     "enable.idempotence",
     "acks",
     "isolation.level",
@@ -69,13 +70,14 @@ impl KafkaSettings {
     /// # Errors
     /// Says what is wrong with one: that it is none, or that it can't be changed.
     pub fn named(text: &str) -> Result<BTreeMap<String, String>, String> {
-        let one = |line: &str| {
-            let (name, value) = line.split_once('=').ok_or_else(|| format!("{line:?} isn't NAME=VALUE"))?;
+        // Without the text, which may be a password's.
+        let one = |(number, line): (usize, &str)| {
+            let (name, value) = line.split_once('=').ok_or_else(|| format!("line {} isn't NAME=VALUE", number + 1))?;
             let name = name.trim();
             let name = name.strip_prefix("kafka.").unwrap_or(name);
             if FIXED.contains(&name) { Err(format!("{name} is set by callsieve itself")) } else { Ok((name.to_owned(), value.to_owned())) }
         };
-        text.lines().filter(|line| !line.trim().is_empty()).map(one).collect()
+        text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(one).collect()
     }
 
     /// The first of the passed settings that can't be changed.
@@ -123,7 +125,9 @@ impl KafkaSettings {
 
     /// A client that looks up offsets, and assigns itself what it reads. `committed` says whether it sees transactions that are under way.
     pub(super) fn reader(&self, committed: bool) -> ClientConfig {
-        let mut config = self.client();
+        let mut config = ClientConfig::new();
+        config.set("fetch.wait.max.ms", "10").set("fetch.queue.backoff.ms", "10").set("queued.max.messages.kbytes", "32768");
+        let mut config = self.over(config);
         // Settings of a group's member mean nothing here, and some are refused by a client that is none.
         for name in ["group.protocol", "group.remote.assignor", "partition.assignment.strategy", "max.poll.interval.ms", "session.timeout.ms"] {
             config.remove(name);
@@ -135,10 +139,7 @@ impl KafkaSettings {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
             // That the end is reached, and past which markers, is said by an event of its own.
-            .set("enable.partition.eof", "true")
-            .set("fetch.wait.max.ms", "10")
-            .set("fetch.queue.backoff.ms", "10")
-            .set("queued.max.messages.kbytes", "32768");
+            .set("enable.partition.eof", "true");
         config
     }
 
@@ -169,13 +170,14 @@ impl KafkaSettings {
     /// A worker's producer.
     pub(super) fn transactional(&self, id: &str) -> ClientConfig {
         let mut config = self.producer();
-        config
-            .set("transactional.id", id)
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string())
-            // All outputs of a commit are there before the first is sent.
-            .set("linger.ms", "0")
-            // What is asked for while the markers of the transaction before are being written is asked for again: soon, then less and less often.
-            .set("retry.backoff.ms", "2");
+        config.set("transactional.id", id).set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string());
+        // All outputs of a commit are there before the first is sent. What is asked for while the markers of the transaction before are being written is asked
+        // for again: soon, then less and less often.
+        for (name, value) in [("linger.ms", "0"), ("retry.backoff.ms", "2")] {
+            if !self.passed.contains_key(name) {
+                config.set(name, value);
+            }
+        }
         config
     }
 

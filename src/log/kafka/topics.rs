@@ -23,6 +23,8 @@ pub struct TopicSettings {
     pub partitions: u32,
     /// How many copies Kafka keeps; `None` as the cluster does by itself.
     pub replication: Option<u32>,
+    /// How many of them must have a record before it is acknowledged; `None` as the cluster does by itself.
+    pub min_insync_replicas: Option<u32>,
     /// Days after which records of the input, and dead letters, are dropped.
     pub retention_days: u32,
     /// Settings of single topics over those that they get otherwise, by Kafka's own names.
@@ -31,7 +33,7 @@ pub struct TopicSettings {
 
 impl Default for TopicSettings {
     fn default() -> Self {
-        Self { partitions: 12, replication: None, retention_days: 30, over: Vec::new() }
+        Self { partitions: 12, replication: None, min_insync_replicas: None, retention_days: 30, over: Vec::new() }
     }
 }
 
@@ -45,6 +47,9 @@ impl TopicSettings {
         } else {
             settings.push(("cleanup.policy".into(), "delete".into()));
             settings.push(("retention.ms".into(), (i64::from(self.retention_days) * DAY_MS).to_string()));
+        }
+        if let Some(replicas) = self.min_insync_replicas {
+            settings.push(("min.insync.replicas".into(), replicas.to_string()));
         }
         if topic == Topic::Events {
             // The partition's time is the broker's, so that there is one clock.
@@ -88,11 +93,32 @@ pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Top
     let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
     for answer in answered(admin.create_topics(&wanted, &options))?.map_err(failed("making the topics"))? {
         match answer {
-            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((name, code)) => return Err(LogError::Kafka { operation: format!("making the topic {name}"), why: code.to_string() }),
+            Ok(_) => {}
+            Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => {
+                let operation = format!("making the topic {name} with {} partitions", topics.partitions);
+                let found = partitions_of(&admin, &name, &operation)?;
+                if found != topics.partitions as usize {
+                    let why = format!("it is there, with {found}; `callsieve topics repartition` moves to another number");
+                    return Err(LogError::Refused { operation, why });
+                }
+            }
+            Err((name, code)) => return Err(failed(format!("making the topic {name}"))(KafkaError::AdminOp(code))),
         }
     }
     served(settings, topics.partitions, some)
+}
+
+/// How many partitions a topic has that is there. The broker that is asked may not know of it yet.
+fn partitions_of(admin: &AdminClient<Told>, name: &str, operation: &str) -> Result<usize, LogError> {
+    let until = Instant::now() + SERVED;
+    loop {
+        let metadata = admin.inner().fetch_metadata(Some(name), REQUEST).map_err(failed(operation))?;
+        let found = metadata.topics().first().map_or(0, |found| found.partitions().len());
+        if found > 0 || Instant::now() >= until {
+            return Ok(found);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Waits on this thread.

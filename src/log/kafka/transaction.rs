@@ -5,7 +5,7 @@
 //! the same transactional id ends what it had begun.
 
 use super::appender::with;
-use super::client::{REQUEST, Told, number, words};
+use super::client::{REQUEST, Told, is_refusal, number, words};
 use super::copier::Copied;
 use super::framing::Framed;
 use super::points::reached;
@@ -150,10 +150,11 @@ fn produce(
     let ready = made.and_then(|producer| insist(|| producer.init_transactions(REQUEST)).map(|()| producer));
     let (producer, mut answer) = match ready {
         Ok(producer) => (Some(producer), Ok(Ends::new())),
+        Err(error) if is_refusal(&error) => (None, Err(Failure::Refused(words(&error)))),
         Err(error) => (None, Err(Failure::GiveUp(words(&error)))),
     };
     loop {
-        let is_over = matches!(answer, Err(Failure::GiveUp(_)));
+        let is_over = matches!(answer, Err(Failure::GiveUp(_) | Failure::Refused(_)));
         // Nobody waits any more where it took too long.
         if answers.send(answer).is_err() || is_over {
             return;
@@ -177,12 +178,14 @@ enum Failure {
     Abort(String),
     /// Its producer is of no use any more.
     GiveUp(String),
+    /// No producer can be had until somebody changes something.
+    Refused(String),
 }
 
 impl Failure {
     fn why(self) -> String {
         match self {
-            Self::Abort(why) | Self::GiveUp(why) => why,
+            Self::Abort(why) | Self::GiveUp(why) | Self::Refused(why) => why,
         }
     }
 
@@ -203,8 +206,11 @@ impl Transactions {
     pub(super) fn ready(&mut self) -> Result<(), LogError> {
         if self.producing.is_none() {
             let mut producing = Producing::start(&self.settings, &self.id, self.holder.as_deref())?;
-            let not_ready = |why| LogError::Kafka { operation: "taking up the transactions of this worker's predecessor".into(), why };
-            producing.answer().map_err(|failure| not_ready(failure.why()))?;
+            let operation = format!("making the producer of the transactions {}", self.id);
+            producing.answer().map_err(|failure| match failure {
+                Failure::Refused(why) => LogError::Refused { operation, why },
+                other => LogError::Kafka { operation, why: other.why() },
+            })?;
             self.producing = Some(producing);
         }
         Ok(())

@@ -420,6 +420,9 @@ impl Log for KafkaLog {
             let was_drained = std::mem::replace(&mut is_drained, got.is_none());
             match got {
                 Some(Ok((partition, mut record))) if self.owned.contains(&partition) => {
+                    // Also of those that wait: a long run of them must not hold up the others.
+                    left -= 1;
+                    left_bytes = left_bytes.saturating_sub(record.key.len() + record.value.as_ref().map_or(0, Vec::len));
                     if waiting.contains_key(&partition) {
                         continue;
                     }
@@ -428,8 +431,6 @@ impl Log for KafkaLog {
                         waiting.insert(partition, record.offset);
                         continue;
                     }
-                    left -= 1;
-                    left_bytes = left_bytes.saturating_sub(record.key.len() + record.value.as_ref().map_or(0, Vec::len));
                     polled.entry(partition).or_default().push(record);
                 }
                 // What was fetched before the partition was gone.

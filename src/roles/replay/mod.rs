@@ -22,6 +22,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What the names of its topics have after the deployment's prefix.
 const PREFIX: &str = "replay-";
@@ -30,6 +31,9 @@ const BEGUN: &[u8] = b"begun";
 const DONE: &str = "done-";
 /// Records that are read at once.
 const CHUNK: usize = 10_000;
+/// After so long the brokers have missed a member that ended (their `group.consumer.session.timeout.ms` is 45 s by default).
+const MISSED: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A replay by its name, and the log that it judges anew.
 #[derive(Debug, Clone)]
@@ -192,8 +196,18 @@ impl Replay {
     /// # Errors
     /// If it is running, or the cluster can't be reached.
     pub fn drop_all(&self, data_dir: &Path) -> anyhow::Result<()> {
-        // Who runs it is refused here, before anything is gone.
-        kafka::remove_group(&self.own())?;
+        // Who runs it is refused here, before anything is gone. One that has finished isn't run, but the brokers keep the place of a member with a name for a while.
+        let has_finished = self.opened()?.is_some_and(|(_, begun, done)| done.len() >= begun.parts.len());
+        let until = Instant::now() + if has_finished { MISSED } else { Duration::ZERO };
+        while !kafka::remove_group(&self.own())? {
+            if Instant::now() >= until {
+                bail!(
+                    "the replay {} is run: its group has a member. Stop it first; one that was killed is missed by the brokers after a minute or so",
+                    self.name
+                );
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
         kafka::remove(&self.own())?;
         let dir = self.state_dir(data_dir);
         match std::fs::remove_dir_all(&dir) {

@@ -125,6 +125,10 @@ impl<L: Log> Log for Past<L> {
         Ok(batches)
     }
 
+    fn batch(&self) -> usize {
+        self.log.batch()
+    }
+
     fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
         self.log.hand_over(commits)
     }

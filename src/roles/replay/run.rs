@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// How often it is told how far a replay is.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 const SHOW_EVERY: Duration = Duration::from_millis(200);
-/// The member that runs it. Whoever runs it next takes its place at once, and the transaction that it left.
+/// The member that runs it. Whoever runs it next takes its place, and the transaction that it left.
 const MEMBER: &str = "replay";
 
 /// How a replay is run.
