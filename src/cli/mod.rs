@@ -83,7 +83,9 @@ fn arguments(given: Vec<OsString>) -> anyhow::Result<Arguments> {
 fn parse(all: Vec<OsString>) -> Result<Arguments, clap::Error> {
     let parsed = Arguments::command().try_get_matches_from(all).and_then(|matches| Arguments::from_arg_matches(&matches));
     parsed.map_err(|mut error| {
-        let is_secret = error.get(ContextKind::InvalidArg).is_some_and(|option| has_secrets(&Arguments::command(), &option.to_string()));
+        let mut command = Arguments::command();
+        command.build();
+        let is_secret = error.get(ContextKind::InvalidArg).is_some_and(|option| has_secrets(&command, &option.to_string()));
         if is_secret && error.get(ContextKind::InvalidValue).is_some() {
             error.insert(ContextKind::InvalidValue, ContextValue::String("***".into()));
         }

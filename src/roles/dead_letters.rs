@@ -285,7 +285,6 @@ mod tests {
             letter("7", b"no json", &[(CAUSE, "Not JSON: at line 1"), (SOURCE, WEBHOOK)]),
             letter("7", body, &webhook),
             Input { account: "7".into(), value: event.clone(), headers: headers_of_event(3, &refused, "too old") },
-            letter("7", &event, &[(CAUSE, "too large"), (SOURCE, SPOOL)]),
             letter("8", b"broken", &[(CAUSE, "not framed"), (SOURCE, EVENTS), (PARTITION, "0"), (OFFSET, "4")]),
             letter("7", b"{", &[(CAUSE, "too large"), (SOURCE, WEBHOOK), (CUT_FROM, "2000000")]),
         ] {
@@ -326,5 +325,9 @@ mod tests {
         assert_eq!(offsets(&Filter { retried: true, ..Filter::default() }), [4, 3, 2, 1, 0]);
         assert_eq!(find(&reader, Place { partition: 0, offset: 5 }).unwrap(), None, "what says so is no letter");
         assert!(find(&reader, Place { partition: 0, offset: 99 }).is_err());
+
+        let spooled = appender.append_dead_letter(letter("7", &event, &[(CAUSE, "too large"), (SOURCE, SPOOL)])).await.unwrap();
+        let record = find(&reader, spooled).unwrap().unwrap();
+        assert_eq!(retry(&appender, spooled, &record).await.unwrap(), Retried::GivenBack(1));
     }
 }
