@@ -119,6 +119,12 @@ pub enum Came {
 }
 
 impl Record {
+    /// Bytes of key and value, as [`MAX_READ_BYTES`] counts them.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Vec::len)
+    }
+
     /// The value, as it stands on the log.
     #[must_use]
     pub fn value_as_it_came(&self) -> Option<Vec<u8>> {

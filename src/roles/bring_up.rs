@@ -221,7 +221,7 @@ impl Reading<'_> {
 
 /// What a record takes in memory, tombstones as well.
 fn size(record: &Record) -> usize {
-    size_of::<Record>() + record.key.len() + record.value.as_ref().map_or(0, Vec::len)
+    size_of::<Record>() + record.bytes()
 }
 
 /// Of a compacted topic the newest record of each key, else all.

@@ -226,7 +226,7 @@ impl<L: Log> Worker<L> {
             let (mut ready, mut held, mut bytes) = (0, 0, 0);
             for (id, records) in &self.polled {
                 held += records.len();
-                bytes += records.iter().map(bytes_of_input).sum::<usize>();
+                bytes += records.iter().map(Record::bytes).sum::<usize>();
                 ready += if self.under_way.contains(id) { 0 } else { records.len() };
             }
             if ready >= self.batch || held >= HELD * self.batch || bytes >= HELD * MAX_READ_BYTES {
@@ -236,7 +236,7 @@ impl<L: Log> Worker<L> {
             let (mut new, mut new_bytes) = (0, 0);
             for batch in self.log.poll(room, std::mem::take(&mut wait))? {
                 new += batch.records.len();
-                new_bytes += batch.records.iter().map(bytes_of_input).sum::<usize>();
+                new_bytes += batch.records.iter().map(Record::bytes).sum::<usize>();
                 self.polled.entry(batch.partition).or_default().extend(batch.records);
             }
             // The next poll answers the group, before which there is something to do.
@@ -353,10 +353,6 @@ impl<L: Log> Drop for Worker<L> {
         self.begin_again();
         self.bring_ups.cancel(|_| false);
     }
-}
-
-fn bytes_of_input(record: &Record) -> usize {
-    record.key.len() + record.value.as_ref().map_or(0, Vec::len)
 }
 
 /// Whether so much time has passed since then by a clock that may have been set back meanwhile.

@@ -19,7 +19,7 @@ pub use cleaner::{Maintained, Retention};
 use super::frame::Frame;
 use super::{
     Appender, Appending, Batch, Commit, Committed, Input, Log, LogError, MAX_INPUT_BYTES, MAX_READ_BYTES, OutputEnds, Place, Position, Read, Reader,
-    Topic, partition_of,
+    Record, Topic, partition_of,
 };
 use crate::state::database::{Database, Engine};
 use partition::{Partition, Signal, locked};
@@ -271,7 +271,7 @@ impl EmbeddedWorker {
                 continue;
             }
             left -= read.records.len().min(left);
-            left_bytes = left_bytes.saturating_sub(read.records.iter().map(|r| r.key.len() + r.value.as_ref().map_or(0, Vec::len)).sum());
+            left_bytes = left_bytes.saturating_sub(read.records.iter().map(Record::bytes).sum());
             batches.push(Batch { partition: owned.partition.number, records: read.records });
         }
         Ok(batches)

@@ -6,7 +6,7 @@
 use super::client::{REQUEST, Told, failed, number};
 use super::native::{Fetched, Queue};
 use super::settings::KafkaSettings;
-use crate::log::{Committed, LogError, MAX_READ_BYTES, Read, Record, Topic};
+use crate::log::{Committed, LogError, MAX_READ_BYTES, Read, Topic};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
@@ -328,7 +328,7 @@ impl Cursor {
                     Fetched::Record(mut record) if record.offset >= read.next => {
                         settings.framing.read(topic, &mut record)?;
                         read.next = record.offset + 1;
-                        bytes += size(&record);
+                        bytes += record.bytes();
                         read.records.push(record);
                     }
                     Fetched::Record(_) => {}
@@ -353,10 +353,6 @@ impl Cursor {
         self.place = None;
         self.queue.consumer().unassign().map_err(failed("ending a read"))
     }
-}
-
-fn size(record: &Record) -> usize {
-    record.key.len() + record.value.as_ref().map_or(0, Vec::len)
 }
 
 /// Whether trying again would not help.

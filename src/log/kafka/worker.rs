@@ -422,7 +422,7 @@ impl Log for KafkaLog {
                 Some(Ok((partition, mut record))) if self.owned.contains(&partition) => {
                     // Also of those that wait: a long run of them must not hold up the others.
                     left -= 1;
-                    left_bytes = left_bytes.saturating_sub(record.key.len() + record.value.as_ref().map_or(0, Vec::len));
+                    left_bytes = left_bytes.saturating_sub(record.bytes());
                     if waiting.contains_key(&partition) {
                         continue;
                     }
