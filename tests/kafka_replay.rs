@@ -11,7 +11,7 @@ use callsieve::event::{
     NumberQuery, NumbersObserved, ObservedNumber, Rejudge, RevisionCause, SessionId, SnapshotCompleted, Verdict, encode_event,
 };
 use callsieve::judge::RULES;
-use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, names};
+use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, create_some, names};
 use callsieve::log::{Appender, Headers, Input, Reader, Topic};
 use callsieve::roles::replay::{Progress, Replay};
 use cluster::newest;
@@ -391,4 +391,10 @@ fn dropped(replayed: &Replayed) {
     assert_eq!(replayed.told(&["status"]), "");
     assert!(replayed.refused(&["status", "r"]).contains("there is no replay r"));
     replayed.told(&["drop", "r"]);
+
+    // One that was cut off while it was made.
+    let half = KafkaSettings { topic_prefix: format!("{}replay-r.", replayed.live.topic_prefix), ..replayed.live.clone() };
+    create_some(&half, &TopicSettings { partitions: PARTITIONS, ..TopicSettings::default() }, &[Topic::Events]).unwrap();
+    replayed.told(&["drop", "r"]);
+    assert_eq!(names(&replayed.live, &half.topic_prefix).unwrap(), [""; 0]);
 }

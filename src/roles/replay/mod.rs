@@ -197,8 +197,8 @@ impl Replay {
     /// If it is running, or the cluster can't be reached.
     pub fn drop_all(&self, data_dir: &Path) -> anyhow::Result<()> {
         // Who runs it is refused here, before anything is gone. One that has finished isn't run, but the brokers keep the place of a member with a name for a while.
-        let has_finished = self.opened()?.is_some_and(|(_, begun, done)| done.len() >= begun.parts.len());
-        let until = Instant::now() + if has_finished { MISSED } else { Duration::ZERO };
+        // (What can't be opened, since it was cut off while it was made, hasn't.)
+        let until = Instant::now() + if self.finished().is_ok() { MISSED } else { Duration::ZERO };
         while !kafka::remove_group(&self.own())? {
             if Instant::now() >= until {
                 bail!(
