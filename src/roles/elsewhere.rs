@@ -35,11 +35,14 @@ pub(super) struct Others {
 }
 
 impl Others {
-    pub fn new(holders: Holders) -> reqwest::Result<Self> {
+    pub fn new(holders: Holders, http: reqwest::Client) -> Self {
+        Self { holders, http }
+    }
+
+    /// What they are asked with. It reads the system's certificates, which takes a while.
+    pub fn client() -> reqwest::Result<reqwest::Client> {
         // Addresses are the operator's, so a proxy of the environment has no business here.
-        let http =
-            reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).timeout(ANSWER).redirect(reqwest::redirect::Policy::none()).build()?;
-        Ok(Self { holders, http })
+        reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).timeout(ANSWER).redirect(reqwest::redirect::Policy::none()).build()
     }
 
     /// Where a partition is held, if that is elsewhere. A Kafka that gives no answer leaves it open.

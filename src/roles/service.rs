@@ -308,7 +308,7 @@ impl Service {
             let appender = backend.appender();
             let ingress = ingress(args, appender.clone());
             let (stop, stopping) = watch::channel(false);
-            let shared = shared(args, &backend, appender, ingress, stopping)?;
+            let shared = shared(args, &backend, appender, ingress, None, stopping)?;
             let serving = Serving::begin(listener, address, router(shared.clone()), stop, args);
             return Self::on(backend, shared, serving, None).map(Some);
         }
@@ -319,6 +319,8 @@ impl Service {
         let front = Front::new(ingress.clone(), metrics);
         let (stop, stopping) = watch::channel(false);
         let serving = Serving::begin(listener, address, front.router(), stop, args);
+        // Ready by the time that Kafka is reached.
+        let http = tokio::task::spawn_blocking(Others::client);
         let opened = tokio::select! {
             opened = wait_for_kafka(args, &front) => opened.map(Some),
             () = interrupted => Ok(None),
@@ -330,7 +332,9 @@ impl Service {
                 return ended.map(|_| None);
             }
         };
-        let shared = shared(args, &backend, Arc::new(spool.direct_appender()), ingress, stopping)?;
+        let http = http.await.context("making a client for other instances was cut off")?.context("making a client for other instances")?;
+        let others = backend.holders(args.advertise.clone()).map(|holders| Arc::new(Others::new(holders, http)));
+        let shared = shared(args, &backend, Arc::new(spool.direct_appender()), ingress, others, stopping)?;
         front.open(router(shared.clone()));
         let kafka = backend.appender();
         let forwarding = tokio::spawn(async move { spool.forward(kafka).await });
@@ -486,6 +490,7 @@ fn shared(
     backend: &Backend,
     appender: Arc<dyn Appender>,
     ingress: Arc<Ingress>,
+    others: Option<Arc<Others>>,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<Arc<Shared>> {
     Ok(Arc::new(Shared {
@@ -496,7 +501,7 @@ fn shared(
         // An instance that is told to judge nothing is ready without partitions.
         held: Arc::new(if args.brokers.is_some() && args.workers == 0 { Held::nothing() } else { Held::default() }),
         clock: system_clock(),
-        others: backend.holders(args.advertise.clone()).map(Others::new).transpose()?.map(Arc::new),
+        others,
         stop,
         api_token: args.api_token.clone(),
         metrics: instruments::recorder()?,

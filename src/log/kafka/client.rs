@@ -1,6 +1,8 @@
 //! What the clients have in common: where their words go, and how their errors are told.
 
+use super::settings::KafkaSettings;
 use crate::log::LogError;
+use rdkafka::admin::AdminClient;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
@@ -30,6 +32,35 @@ impl ClientContext for Told {
 }
 
 impl ConsumerContext for Told {}
+
+/// A client for what is asked of the cluster itself.
+pub(super) struct Admin {
+    /// `None` while it is dropped.
+    client: Option<AdminClient<Told>>,
+}
+
+impl Admin {
+    pub(super) fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
+        let client = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+        Ok(Self { client: Some(client) })
+    }
+}
+
+impl std::ops::Deref for Admin {
+    type Target = AdminClient<Told>;
+
+    fn deref(&self) -> &Self::Target {
+        self.client.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Admin {
+    /// Its own thread looks only every 100 ms whether it is to end, which nobody need wait for.
+    fn drop(&mut self) {
+        let client = self.client.take();
+        drop(std::thread::Builder::new().name("admin-end".into()).spawn(move || drop(client)));
+    }
+}
 
 /// An error of Kafka's, with what was tried.
 pub(super) fn failed(operation: impl Into<String>) -> impl FnOnce(KafkaError) -> LogError {

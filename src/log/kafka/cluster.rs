@@ -1,9 +1,9 @@
 //! Whether a cluster is there, lets us in, and is new enough.
 
-use super::client::{REQUEST, Told, failed};
+use super::client::{Admin, REQUEST, failed};
 use super::settings::KafkaSettings;
 use crate::log::{LogError, Topic};
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -114,7 +114,7 @@ pub enum Age {
 /// # Errors
 /// If no client can be made.
 pub fn ages_of(settings: &KafkaSettings, brokers: &[Broker]) -> Result<Vec<Age>, LogError> {
-    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let admin = Admin::new(settings)?;
     let options = AdminOptions::new().request_timeout(Some(REQUEST));
     // One after another: each is asked itself.
     let age = |broker: &Broker| {

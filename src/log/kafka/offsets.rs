@@ -1,11 +1,11 @@
 //! A group's positions, seen and set from outside the group.
 
 use super::Kafka;
-use super::client::{REQUEST, Told, failed, number};
+use super::client::{Admin, REQUEST, Told, failed, number};
 use super::settings::KafkaSettings;
 use super::topics::answered;
 use crate::log::{Committed, LogError, OutputEnds, Position, Reader, Topic};
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::AdminOptions;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -57,7 +57,7 @@ impl Kafka {
 /// # Errors
 /// If the cluster can't be reached, or refuses.
 pub fn remove_group(settings: &KafkaSettings) -> Result<bool, LogError> {
-    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let admin = Admin::new(settings)?;
     let operation = format!("deleting the group {}", settings.group);
     let options = AdminOptions::new().request_timeout(Some(REQUEST));
     for answer in answered(admin.delete_groups(&[&settings.group], &options))?.map_err(failed(operation.clone()))? {

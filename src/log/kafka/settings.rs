@@ -104,7 +104,9 @@ impl KafkaSettings {
     fn over(&self, mut config: ClientConfig) -> ClientConfig {
         config
             .set("client.id", "callsieve")
-            // A broker that went away is looked for again at once, and then at most once a second.
+            // A broker that went away is looked for again at once, and then at most once a second. (A client's connections after its first one wait for half of
+            // the first pause, and a start makes many.)
+            .set("reconnect.backoff.ms", "20")
             .set("reconnect.backoff.max.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", "60000")
             // A request in two packets would wait for the first one's acknowledgement, which the other side delays by 40 ms.
@@ -150,7 +152,8 @@ impl KafkaSettings {
             .set("group.protocol", "consumer")
             // Its default of a second is how long a full queue would stand still after it was drained.
             .set("fetch.queue.backoff.ms", "10")
-            .set("fetch.wait.max.ms", "500");
+            // A partition that is taken up is fetched after the fetch that is under way, which waits for so long where the others give nothing.
+            .set("fetch.wait.max.ms", "50");
         let mut config = self.over(config);
         if config.get("group.protocol") != Some("consumer") && config.get("partition.assignment.strategy").is_none() {
             config.set("partition.assignment.strategy", "cooperative-sticky");

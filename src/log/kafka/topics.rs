@@ -1,9 +1,9 @@
 //! Making the topics, and looking whether they are as they should be.
 
-use super::client::{REQUEST, Told, failed};
+use super::client::{Admin, REQUEST, failed};
 use super::settings::KafkaSettings;
 use crate::log::{LogError, Reader, Topic};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ pub fn create(settings: &KafkaSettings, topics: &TopicSettings) -> Result<(), Lo
 /// # Errors
 /// As [`create`].
 pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Topic]) -> Result<(), LogError> {
-    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let admin = Admin::new(settings)?;
     let names: Vec<String> = some.iter().map(|topic| settings.topic(*topic)).collect();
     let configured: Vec<Vec<(String, String)>> = some.iter().map(|topic| topics.of(*topic)).collect();
     // -1 is Kafka's way of saying "as the cluster does".
@@ -109,7 +109,7 @@ pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Top
 }
 
 /// How many partitions a topic has that is there. The broker that is asked may not know of it yet.
-fn partitions_of(admin: &AdminClient<Told>, name: &str, operation: &str) -> Result<usize, LogError> {
+fn partitions_of(admin: &Admin, name: &str, operation: &str) -> Result<usize, LogError> {
     let until = Instant::now() + SERVED;
     loop {
         let metadata = admin.inner().fetch_metadata(Some(name), REQUEST).map_err(failed(operation))?;
@@ -148,7 +148,7 @@ fn served(settings: &KafkaSettings, partitions: u32, topics: &[Topic]) -> Result
 /// # Errors
 /// If the cluster can't be reached.
 pub fn names(settings: &KafkaSettings, prefix: &str) -> Result<Vec<String>, LogError> {
-    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let admin = Admin::new(settings)?;
     let metadata = admin.inner().fetch_metadata(None, REQUEST).map_err(failed("listing the topics"))?;
     let mut names: Vec<String> = metadata.topics().iter().map(|topic| topic.name().to_owned()).filter(|name| name.starts_with(prefix)).collect();
     names.sort();
@@ -160,7 +160,7 @@ pub fn names(settings: &KafkaSettings, prefix: &str) -> Result<Vec<String>, LogE
 /// # Errors
 /// If Kafka refuses, or doesn't get rid of them in time.
 pub fn remove(settings: &KafkaSettings) -> Result<(), LogError> {
-    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let admin = Admin::new(settings)?;
     let all = Topic::ALL.map(|topic| settings.topic(topic));
     let there =
         || -> Result<Vec<String>, LogError> { Ok(names(settings, &settings.topic_prefix)?.into_iter().filter(|name| all.contains(name)).collect()) };
@@ -207,7 +207,7 @@ pub struct Described {
 /// # Errors
 /// If the cluster can't be reached, or doesn't let us look.
 pub fn describe(settings: &KafkaSettings) -> Result<Vec<Described>, LogError> {
-    let admin: AdminClient<Told> = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
+    let admin = Admin::new(settings)?;
     let mut described = Vec::new();
     for topic in Topic::ALL {
         let name = settings.topic(topic);

@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the producer's thread is waited for, where its calls keep to their limits far longer than it takes.
 const ANSWER: Duration = Duration::from_secs(45);
 
+/// How long a producer waits to be let in before it is called again: then it asks again at once, and by itself after half a second, where its predecessor's
+/// transaction had to be ended first.
+const AGAIN: Duration = Duration::from_millis(20);
 /// How often delivery reports are taken.
 const REPORTS: Duration = Duration::from_micros(250);
 
@@ -147,7 +150,7 @@ fn produce(
 ) {
     let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), framing: settings.framing.clone(), ends: Mutex::default() };
     let made: Result<BaseProducer<Sending>, KafkaError> = settings.transactional(id).create_with_context(context);
-    let ready = made.and_then(|producer| insist(|| producer.init_transactions(REQUEST)).map(|()| producer));
+    let ready = made.and_then(|producer| insist(|| producer.init_transactions(AGAIN)).map(|()| producer));
     let (producer, mut answer) = match ready {
         Ok(producer) => (Some(producer), Ok(Ends::new())),
         Err(error) if is_refusal(&error) => (None, Err(Failure::Refused(words(&error)))),
