@@ -216,6 +216,11 @@ impl crate::log::Reader for KafkaReader {
                     tracing::debug!("{error}");
                     std::thread::sleep(LOOK_EVERY);
                 }
+                // The client says of an answer that has to wait for a transaction only that none came in time.
+                Err(LogError::Kafka { operation, .. }) if committed(&self.shared.written, &events, &[partition], REQUEST).is_ok() => {
+                    let why = format!("a transaction that has not ended within {} s holds the position of partition {partition}", REQUEST.as_secs());
+                    return Err(LogError::Kafka { operation, why });
+                }
                 answer => return answer.map(|mut all| all.pop().flatten()),
             }
         }

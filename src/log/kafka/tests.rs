@@ -224,6 +224,27 @@ fn kafka_what_an_aborted_transaction_wrote_is_passed_over() {
 
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
+fn kafka_a_position_that_a_transaction_holds_is_told_from_a_broker_that_is_away() {
+    let subject = OnKafka::fresh(1);
+    let settings = &subject.kafka.settings;
+    let producer: BaseProducer = settings.transactional("holder").set("transaction.timeout.ms", "60000").create().unwrap();
+    producer.init_transactions(REQUEST).unwrap();
+    producer.begin_transaction().unwrap();
+    let mut held = rdkafka::TopicPartitionList::new();
+    held.add_partition_offset(&settings.topic(Topic::Events), 0, rdkafka::Offset::Offset(0)).unwrap();
+    let member: BaseConsumer = settings.reader(true).create().unwrap();
+    producer.send_offsets_to_transaction(&held, &member.group_metadata().unwrap(), REQUEST).unwrap();
+    let error = subject.kafka.reader().committed(0).unwrap_err();
+    assert!(
+        error.is_passing() && error.to_string().contains("a transaction that has not ended within 10 s holds the position of partition 0"),
+        "{error}"
+    );
+    producer.abort_transaction(REQUEST).unwrap();
+    assert_eq!(subject.kafka.reader().committed(0).unwrap(), None);
+}
+
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
 fn kafka_holds_the_position_beside_its_offset() {
     let subject = OnKafka::fresh(1);
     let next = append(&subject, "1", "x").offset + 1;
