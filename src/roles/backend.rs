@@ -96,9 +96,8 @@ impl Backend {
         if !are_new(&settings, &found, args.allow_old_brokers)? && settings.fall_back_to_classic() {
             tracing::info!("joining the group by the classic protocol, which old brokers have");
         }
-        check_topics(&settings)?;
-        let kafka = Kafka::connect(settings.clone())?.announcing(args.advertise.clone());
-        let partitions = kafka.partitions();
+        let partitions = check_topics(&settings)?;
+        let kafka = Kafka::with(settings.clone(), partitions)?.announcing(args.advertise.clone());
         let cluster = kafka.cluster_id()?;
         // The state is a fold of this log and of no other.
         let of = format!("cluster {cluster}, topics {}*, group {}, {partitions} partitions", settings.topic_prefix, settings.group);
@@ -310,8 +309,8 @@ fn are_new(settings: &KafkaSettings, brokers: &[Broker], allow_old: bool) -> any
     Ok(are_new)
 }
 
-/// Refuses topics that are missing or lose something; tells what else is worth knowing of them.
-pub(super) fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
+/// Refuses topics that are missing or lose something; tells what else is worth knowing of them. Returns how many partitions they have.
+pub(super) fn check_topics(settings: &KafkaSettings) -> anyhow::Result<u32> {
     let described = kafka::describe(settings).with_context(|| format!("reaching Kafka at {}", settings.brokers))?;
     let (wrong, warnings): (Vec<_>, Vec<_>) = kafka::findings(&described).into_iter().partition(|finding| finding.is_wrong);
     for warning in warnings {
@@ -325,7 +324,7 @@ pub(super) fn check_topics(settings: &KafkaSettings) -> anyhow::Result<()> {
             list.join("\n")
         );
     }
-    Ok(())
+    Ok(described.first().map_or(0, |events| u32::try_from(events.partitions).unwrap_or(u32::MAX)))
 }
 
 impl States {
