@@ -33,3 +33,18 @@ fn flags_come_before_the_environment_and_that_before_the_file() {
     std::fs::remove_file(&config).unwrap();
     assert!(refused(&config, &[], &[]).contains("reading the configuration file"));
 }
+
+#[test]
+fn the_chart_refuses_the_settings_that_callsieve_refuses() {
+    let schema = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/helm/callsieve/values.schema.json")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    let refused: Vec<&str> = schema
+        .pointer("/properties/kafka/properties/settings/propertyNames/not/enum")
+        .unwrap()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap())
+        .collect();
+    assert_eq!(refused, callsieve::log::kafka::FIXED);
+}
