@@ -8,7 +8,7 @@ use super::service::{RunArgs, log_dir};
 use super::standby::{Copies, Standby};
 use crate::event::Millis;
 use crate::log::embedded::{Clock, EmbeddedLog, EmbeddedOptions, Retention};
-use crate::log::kafka::{self, Age, Broker, Kafka, KafkaSettings};
+use crate::log::kafka::{self, Admin, Age, Broker, Kafka, KafkaSettings};
 use crate::log::spool::{Spool, SpoolOptions};
 use crate::log::{Appender, Log, LogError, Reader};
 use crate::state::database::{Database, DatabaseError, DatabaseOptions, Engine};
@@ -47,6 +47,24 @@ struct OnKafka {
     members: Vec<Option<String>>,
     states: States,
     standbys: Standbys,
+    _aside: Aside,
+}
+
+/// Lets go of the client that the start asked the cluster with, for which the start doesn't wait.
+struct Aside(Option<JoinHandle<()>>);
+
+impl Aside {
+    fn dropping(admin: Admin) -> anyhow::Result<Self> {
+        let thread = std::thread::Builder::new().name("aside".into()).spawn(move || drop(admin));
+        Ok(Self(Some(thread.context("starting a thread")?)))
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // Nothing depends on how it ended.
+        let _ = self.0.take().map(JoinHandle::join);
+    }
 }
 
 /// Copies of what other instances hold.
@@ -92,11 +110,13 @@ impl Backend {
             ..KafkaSettings::default()
         };
         let found = kafka::reach(&settings)?;
+        let admin = Admin::new(&settings)?;
         // Nor do old ones have the group protocol of KIP-848 as the client speaks it; it would ask for it for ever.
-        if !are_new(&settings, &found, args.allow_old_brokers)? && settings.fall_back_to_classic() {
+        if !are_new(&admin, &found, args.allow_old_brokers)? && settings.fall_back_to_classic() {
             tracing::info!("joining the group by the classic protocol, which old brokers have");
         }
-        let partitions = check_topics(&settings)?;
+        let partitions = check_topics(&admin, &settings)?;
+        let aside = Aside::dropping(admin)?;
         let kafka = Kafka::with(settings.clone(), partitions)?.announcing(args.advertise.clone());
         let cluster = kafka.cluster_id()?;
         // The state is a fold of this log and of no other.
@@ -105,7 +125,7 @@ impl Backend {
         let own = args.advertise.clone().unwrap_or_default();
         let standbys = Standbys { count: args.standbys as usize, own, copies: Copies::default() };
         let members = (0..args.workers).map(|number| args.instance.as_ref().map(|instance| format!("{instance}-{number}"))).collect();
-        Ok(Self { kept: Kept::Kafka(Box::new(OnKafka { kafka, members, states, standbys })), partitions })
+        Ok(Self { kept: Kept::Kafka(Box::new(OnKafka { kafka, members, states, standbys, _aside: aside })), partitions })
     }
 
     /// Whether opening failed only because Kafka is away.
@@ -287,9 +307,9 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 // ---- on Kafka ----
 
 /// Whether none of the brokers is older than Kafka 4.0. One that is is refused, unless that is allowed.
-fn are_new(settings: &KafkaSettings, brokers: &[Broker], allow_old: bool) -> anyhow::Result<bool> {
+fn are_new(admin: &Admin, brokers: &[Broker], allow_old: bool) -> anyhow::Result<bool> {
     let mut are_new = true;
-    for (Broker { id, address }, age) in brokers.iter().zip(kafka::ages_of(settings, brokers)?) {
+    for (Broker { id, address }, age) in brokers.iter().zip(kafka::ages_of(admin, brokers)?) {
         match age {
             Age::Since4 => {}
             Age::Before4 { has } if allow_old => {
@@ -310,8 +330,8 @@ fn are_new(settings: &KafkaSettings, brokers: &[Broker], allow_old: bool) -> any
 }
 
 /// Refuses topics that are missing or lose something; tells what else is worth knowing of them. Returns how many partitions they have.
-pub(super) fn check_topics(settings: &KafkaSettings) -> anyhow::Result<u32> {
-    let described = kafka::describe(settings).with_context(|| format!("reaching Kafka at {}", settings.brokers))?;
+pub(super) fn check_topics(admin: &Admin, settings: &KafkaSettings) -> anyhow::Result<u32> {
+    let described = kafka::describe_by(admin, settings).with_context(|| format!("reaching Kafka at {}", settings.brokers))?;
     let (wrong, warnings): (Vec<_>, Vec<_>) = kafka::findings(&described).into_iter().partition(|finding| finding.is_wrong);
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -324,7 +344,8 @@ pub(super) fn check_topics(settings: &KafkaSettings) -> anyhow::Result<u32> {
             list.join("\n")
         );
     }
-    Ok(described.first().map_or(0, |events| u32::try_from(events.partitions).unwrap_or(u32::MAX)))
+    let events = described.first().context("there are no topics")?;
+    Ok(u32::try_from(events.partitions)?)
 }
 
 impl States {

@@ -319,7 +319,7 @@ impl Service {
         let front = Front::new(ingress.clone(), metrics);
         let (stop, stopping) = watch::channel(false);
         let serving = Serving::begin(listener, address, front.router(), stop, args);
-        // Ready by the time that Kafka is reached.
+        // Made while Kafka is reached: reading the certificates takes about as long.
         let http = tokio::task::spawn_blocking(Others::client);
         let opened = tokio::select! {
             opened = wait_for_kafka(args, &front) => opened.map(Some),

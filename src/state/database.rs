@@ -240,7 +240,7 @@ impl Engine {
         // With files opened as they are needed, opening a database doesn't get slower with its size.
         base.set_max_open_files(256);
         base.set_skip_stats_update_on_db_open(true);
-        // By itself each database would start 16 threads while it opens its few files, which takes longer than opening them.
+        // By itself a database would start up to 15 threads for each of its families to open their few files, which takes longer than opening them.
         base.set_max_file_opening_threads(1);
         // Spread the writing out of large files, so that a sync of the write-ahead log doesn't wait behind it.
         base.set_bytes_per_sync(1 << 20);

@@ -33,32 +33,20 @@ impl ClientContext for Told {
 
 impl ConsumerContext for Told {}
 
-/// A client for what is asked of the cluster itself.
-pub(super) struct Admin {
-    /// `None` while it is dropped.
-    client: Option<AdminClient<Told>>,
-}
+/// A client for what is asked of the cluster itself. It takes up to 100 ms to be dropped: so long its own thread doesn't look whether it is to end.
+pub struct Admin(AdminClient<Told>);
 
 impl Admin {
-    pub(super) fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
-        let client = settings.client().create_with_context(Told).map_err(failed("making a client"))?;
-        Ok(Self { client: Some(client) })
+    /// Makes the client; it connects when it is asked for something.
+    ///
+    /// # Errors
+    /// For settings that the client refuses.
+    pub fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
+        settings.client().create_with_context(Told).map(Self).map_err(failed("making a client"))
     }
-}
 
-impl std::ops::Deref for Admin {
-    type Target = AdminClient<Told>;
-
-    fn deref(&self) -> &Self::Target {
-        self.client.as_ref().expect("it is there until it is dropped")
-    }
-}
-
-impl Drop for Admin {
-    /// Its own thread looks only every 100 ms whether it is to end, which nobody need wait for.
-    fn drop(&mut self) {
-        let client = self.client.take();
-        drop(std::thread::Builder::new().name("admin-end".into()).spawn(move || drop(client)));
+    pub(super) fn client(&self) -> &AdminClient<Told> {
+        &self.0
     }
 }
 

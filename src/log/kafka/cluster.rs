@@ -112,13 +112,12 @@ pub enum Age {
 /// How old brokers are, each by the settings that it has: the client doesn't tell which versions of requests they speak. Waits for the network.
 ///
 /// # Errors
-/// If no client can be made.
-pub fn ages_of(settings: &KafkaSettings, brokers: &[Broker]) -> Result<Vec<Age>, LogError> {
-    let admin = Admin::new(settings)?;
+/// If nothing can be asked.
+pub fn ages_of(admin: &Admin, brokers: &[Broker]) -> Result<Vec<Age>, LogError> {
     let options = AdminOptions::new().request_timeout(Some(REQUEST));
     // One after another: each is asked itself.
     let age = |broker: &Broker| {
-        let asked = super::topics::answered(admin.describe_configs([&ResourceSpecifier::Broker(broker.id)], &options))?;
+        let asked = super::topics::answered(admin.client().describe_configs([&ResourceSpecifier::Broker(broker.id)], &options))?;
         let answer = asked.map_err(|error| super::client::words(&error)).and_then(|answers| match answers.into_iter().next() {
             Some(Ok(resource)) => Ok(resource),
             Some(Err(code)) => Err(code.to_string()),

@@ -24,13 +24,14 @@ mod worker;
 mod tests;
 
 pub use appender::KafkaAppender;
+pub use client::Admin;
 pub use cluster::{Age, Broker, ages_of, reach};
 pub use copier::{Copied, Copier, Done, has_members};
 pub use framing::{Framed, Framing};
 pub use offsets::remove_group;
 pub use reader::KafkaReader;
 pub use settings::{FIXED, KafkaSettings};
-pub use topics::{Described, Finding, TopicSettings, create, create_some, describe, findings, names, remove};
+pub use topics::{Described, Finding, TopicSettings, create, create_some, describe, describe_by, findings, names, remove};
 pub use worker::KafkaLog;
 
 use super::{LogError, Topic};
@@ -53,18 +54,18 @@ impl Kafka {
     /// # Errors
     /// For settings that can't be, a cluster or a framing's registry that can't be reached, and topics that are missing or differ in their number of partitions.
     pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
-        if let Some(name) = settings.refused() {
-            return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
-        }
         let partitions = count_partitions(&settings)?;
         Self::with(settings, partitions)
     }
 
-    /// As [`Kafka::connect`], where not all topics are there yet; they are to have so many partitions.
+    /// As [`Kafka::connect`], for who knows how many partitions the topics have, or are to have.
     ///
     /// # Errors
     /// For settings that can't be, and a framing's registry that can't be reached or refuses.
     pub fn with(mut settings: KafkaSettings, partitions: u32) -> Result<Self, LogError> {
+        if let Some(name) = settings.refused() {
+            return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
+        }
         settings.framing.prepare(&Topic::ALL.map(|topic| settings.topic(topic)))?;
         let reader = KafkaReader::new(&settings, partitions)?;
         let appender = KafkaAppender::new(&settings, partitions)?;

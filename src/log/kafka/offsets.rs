@@ -60,7 +60,7 @@ pub fn remove_group(settings: &KafkaSettings) -> Result<bool, LogError> {
     let admin = Admin::new(settings)?;
     let operation = format!("deleting the group {}", settings.group);
     let options = AdminOptions::new().request_timeout(Some(REQUEST));
-    for answer in answered(admin.delete_groups(&[&settings.group], &options))?.map_err(failed(operation.clone()))? {
+    for answer in answered(admin.client().delete_groups(&[&settings.group], &options))?.map_err(failed(operation.clone()))? {
         match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound)) => {}
             Err((_, RDKafkaErrorCode::NonEmptyGroup)) => return Ok(false),

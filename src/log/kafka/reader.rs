@@ -20,6 +20,8 @@ const CURSORS: usize = 8;
 const TRANSACTION: Duration = Duration::from_secs(60);
 /// How long a cursor waits for its batch to be full: also where all that there is has come.
 const FULL: Duration = Duration::from_millis(2);
+/// How long a broker that is there takes to answer at most.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// How often the end of a transaction under way is looked for, and the growth of topics that somebody follows.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const FOLLOW_EVERY: Duration = Duration::from_millis(20);
@@ -145,6 +147,18 @@ impl KafkaReader {
         Ok(read)
     }
 
+    /// Why a position isn't told: of one that has to wait for a transaction the client says only that no answer came in time.
+    fn held_back(&self, partition: u32, error: LogError) -> LogError {
+        let events = self.shared.settings.topic(Topic::Events);
+        let asked = |client| committed(client, &events, &[partition], AT_ONCE).is_ok();
+        // The brokers answer, and not to who asks for what is stable: also not after that.
+        if !asked(&self.shared.written) || asked(&self.shared.committed) {
+            return error;
+        }
+        let why = format!("a transaction that has not ended within {} s holds the position of partition {partition}", REQUEST.as_secs());
+        LogError::Kafka { operation: "asking what is committed".into(), why }
+    }
+
     /// The cursor that stands there, if it is known that more is committed.
     fn standing(&self, topic: Topic, partition: u32, from: i64) -> Option<Cursor> {
         let mut idle = locked(&self.shared.idle);
@@ -216,11 +230,7 @@ impl crate::log::Reader for KafkaReader {
                     tracing::debug!("{error}");
                     std::thread::sleep(LOOK_EVERY);
                 }
-                // The client says of an answer that has to wait for a transaction only that none came in time.
-                Err(LogError::Kafka { operation, .. }) if committed(&self.shared.written, &events, &[partition], REQUEST).is_ok() => {
-                    let why = format!("a transaction that has not ended within {} s holds the position of partition {partition}", REQUEST.as_secs());
-                    return Err(LogError::Kafka { operation, why });
-                }
+                Err(error @ LogError::Kafka { .. }) => return Err(self.held_back(partition, error)),
                 answer => return answer.map(|mut all| all.pop().flatten()),
             }
         }

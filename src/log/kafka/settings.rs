@@ -152,8 +152,9 @@ impl KafkaSettings {
             .set("group.protocol", "consumer")
             // Its default of a second is how long a full queue would stand still after it was drained.
             .set("fetch.queue.backoff.ms", "10")
-            // A partition that is taken up is fetched after the fetch that is under way, which waits for so long where the others give nothing.
-            .set("fetch.wait.max.ms", "50");
+            // A partition that is taken up is fetched after the fetch that is under way, which waits for so long where the others give nothing. (An idle member
+            // asks each broker so often.)
+            .set("fetch.wait.max.ms", "100");
         let mut config = self.over(config);
         if config.get("group.protocol") != Some("consumer") && config.get("partition.assignment.strategy").is_none() {
             config.set("partition.assignment.strategy", "cooperative-sticky");

@@ -91,7 +91,7 @@ pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Top
         })
         .collect();
     let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
-    for answer in answered(admin.create_topics(&wanted, &options))?.map_err(failed("making the topics"))? {
+    for answer in answered(admin.client().create_topics(&wanted, &options))?.map_err(failed("making the topics"))? {
         match answer {
             Ok(_) => {}
             Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => {
@@ -112,7 +112,7 @@ pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Top
 fn partitions_of(admin: &Admin, name: &str, operation: &str) -> Result<usize, LogError> {
     let until = Instant::now() + SERVED;
     loop {
-        let metadata = admin.inner().fetch_metadata(Some(name), REQUEST).map_err(failed(operation))?;
+        let metadata = admin.client().inner().fetch_metadata(Some(name), REQUEST).map_err(failed(operation))?;
         let found = metadata.topics().first().map_or(0, |found| found.partitions().len());
         if found > 0 || Instant::now() >= until {
             return Ok(found);
@@ -148,8 +148,11 @@ fn served(settings: &KafkaSettings, partitions: u32, topics: &[Topic]) -> Result
 /// # Errors
 /// If the cluster can't be reached.
 pub fn names(settings: &KafkaSettings, prefix: &str) -> Result<Vec<String>, LogError> {
-    let admin = Admin::new(settings)?;
-    let metadata = admin.inner().fetch_metadata(None, REQUEST).map_err(failed("listing the topics"))?;
+    names_by(&Admin::new(settings)?, prefix)
+}
+
+fn names_by(admin: &Admin, prefix: &str) -> Result<Vec<String>, LogError> {
+    let metadata = admin.client().inner().fetch_metadata(None, REQUEST).map_err(failed("listing the topics"))?;
     let mut names: Vec<String> = metadata.topics().iter().map(|topic| topic.name().to_owned()).filter(|name| name.starts_with(prefix)).collect();
     names.sort();
     Ok(names)
@@ -163,14 +166,14 @@ pub fn remove(settings: &KafkaSettings) -> Result<(), LogError> {
     let admin = Admin::new(settings)?;
     let all = Topic::ALL.map(|topic| settings.topic(topic));
     let there =
-        || -> Result<Vec<String>, LogError> { Ok(names(settings, &settings.topic_prefix)?.into_iter().filter(|name| all.contains(name)).collect()) };
+        || -> Result<Vec<String>, LogError> { Ok(names_by(&admin, &settings.topic_prefix)?.into_iter().filter(|name| all.contains(name)).collect()) };
     let doomed = there()?;
     if doomed.is_empty() {
         return Ok(());
     }
     let doomed: Vec<&str> = doomed.iter().map(String::as_str).collect();
     let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
-    for answer in answered(admin.delete_topics(&doomed, &options))?.map_err(failed("deleting topics"))? {
+    for answer in answered(admin.client().delete_topics(&doomed, &options))?.map_err(failed("deleting topics"))? {
         match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
             Err((name, code)) => return Err(LogError::Kafka { operation: format!("deleting the topic {name}"), why: code.to_string() }),
@@ -207,12 +210,19 @@ pub struct Described {
 /// # Errors
 /// If the cluster can't be reached, or doesn't let us look.
 pub fn describe(settings: &KafkaSettings) -> Result<Vec<Described>, LogError> {
-    let admin = Admin::new(settings)?;
+    describe_by(&Admin::new(settings)?, settings)
+}
+
+/// As [`describe`], by a client that is there.
+///
+/// # Errors
+/// As there.
+pub fn describe_by(admin: &Admin, settings: &KafkaSettings) -> Result<Vec<Described>, LogError> {
     let mut described = Vec::new();
     for topic in Topic::ALL {
         let name = settings.topic(topic);
         let operation = format!("looking at the topic {name}");
-        let metadata = admin.inner().fetch_metadata(Some(&name), REQUEST).map_err(failed(operation.clone()))?;
+        let metadata = admin.client().inner().fetch_metadata(Some(&name), REQUEST).map_err(failed(operation.clone()))?;
         let found = metadata.topics().iter().find(|found| found.name() == name);
         // A topic that has an error of another kind is there, and can't be looked at for now, or not by us.
         let found = match found.and_then(rdkafka::metadata::MetadataTopic::error).map(RDKafkaErrorCode::from) {
@@ -229,7 +239,7 @@ pub fn describe(settings: &KafkaSettings) -> Result<Vec<Described>, LogError> {
     let mut answers = BTreeMap::new();
     if !there.is_empty() {
         let options = AdminOptions::new().request_timeout(Some(REQUEST));
-        for answer in answered(admin.describe_configs(&there, &options))?.map_err(failed("reading the topics' settings"))? {
+        for answer in answered(admin.client().describe_configs(&there, &options))?.map_err(failed("reading the topics' settings"))? {
             let resource = answer.map_err(|code| LogError::Kafka { operation: "reading the topics' settings".into(), why: code.to_string() })?;
             if let OwnedResourceSpecifier::Topic(name) = resource.specifier {
                 let entries = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));

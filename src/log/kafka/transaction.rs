@@ -30,9 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the producer's thread is waited for, where its calls keep to their limits far longer than it takes.
 const ANSWER: Duration = Duration::from_secs(45);
 
-/// How long a producer waits to be let in before it is called again: then it asks again at once, and by itself after half a second, where its predecessor's
-/// transaction had to be ended first.
+/// How long a producer waits to be let in, at first and at most, before it is called again. Where its predecessor's transaction has to end first, it asks again
+/// after half a second by itself, but at once when it is called.
 const AGAIN: Duration = Duration::from_millis(20);
+const LONGEST_AGAIN: Duration = Duration::from_secs(1);
 /// How often delivery reports are taken.
 const REPORTS: Duration = Duration::from_micros(250);
 
@@ -150,7 +151,7 @@ fn produce(
 ) {
     let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), framing: settings.framing.clone(), ends: Mutex::default() };
     let made: Result<BaseProducer<Sending>, KafkaError> = settings.transactional(id).create_with_context(context);
-    let ready = made.and_then(|producer| insist(|| producer.init_transactions(AGAIN)).map(|()| producer));
+    let ready = made.and_then(|producer| let_in(&producer).map(|()| producer));
     let (producer, mut answer) = match ready {
         Ok(producer) => (Some(producer), Ok(Ends::new())),
         Err(error) if is_refusal(&error) => (None, Err(Failure::Refused(words(&error)))),
@@ -384,6 +385,16 @@ fn send<'a>(producer: &BaseProducer<Sending>, mut record: BaseRecord<'a, [u8], [
             Err((error, _)) => return Err(Failure::Abort(words(&error))),
         }
     }
+}
+
+/// Lets a producer take its place: who had its name before can commit nothing from then on.
+fn let_in(producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
+    let mut wait = AGAIN;
+    insist(|| {
+        let answer = producer.init_transactions(wait);
+        wait = (2 * wait).min(LONGEST_AGAIN);
+        answer
+    })
 }
 
 /// Calls again what may be called again, until it has an answer or patience is at its end.

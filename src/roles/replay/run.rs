@@ -6,7 +6,7 @@ use super::{BEGUN, Begun, DONE, Part, Progress, Replay};
 use crate::event::Millis;
 use crate::judge::RULES;
 use crate::log::embedded::system_clock;
-use crate::log::kafka::{self, Kafka, KafkaAppender, KafkaLog, TopicSettings};
+use crate::log::kafka::{self, Admin, Kafka, KafkaAppender, KafkaLog, TopicSettings};
 use crate::log::{LogError, Reader, Topic};
 use crate::roles::backend::{States, check_topics};
 use crate::roles::processor::Worker;
@@ -61,8 +61,7 @@ impl Replay {
         let bar = Bar::new();
         write_diagnostics(args.log_format, if bar.shown.is_some() { "warn" } else { "info" });
         let stop = until_interrupted()?;
-        check_topics(&self.live)?;
-        let live = Kafka::connect(self.live.clone())?;
+        let live = Kafka::with(self.live.clone(), check_topics(&Admin::new(&self.live)?, &self.live)?)?;
         let (own, begun, done) = self.begun(&live)?;
         if done.len() == begun.parts.len() {
             return Ok(Ended::FinishedBefore);
