@@ -65,9 +65,7 @@ fn is_refusal(code: Option<RDKafkaErrorCode>, reason: &str) -> bool {
 /// # Errors
 /// [`LogError::Refused`] for settings that the client refuses, and for a cluster that lets us not in. Any other error: it is away.
 pub fn reach(settings: &KafkaSettings) -> Result<Vec<Broker>, LogError> {
-    if let Some(name) = settings.refused() {
-        return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
-    }
+    settings.check()?;
     let operation = format!("reaching Kafka at {}", settings.brokers);
     let client: BaseConsumer<Listening> = settings.asking().create_with_context(Listening::default()).map_err(failed(operation.clone()))?;
     match client.fetch_metadata(Some(&settings.topic(Topic::Events)), ANSWER) {

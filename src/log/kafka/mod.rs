@@ -54,6 +54,7 @@ impl Kafka {
     /// # Errors
     /// For settings that can't be, a cluster or a framing's registry that can't be reached, and topics that are missing or differ in their number of partitions.
     pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
+        settings.check()?;
         let partitions = count_partitions(&settings)?;
         Self::with(settings, partitions)
     }
@@ -63,9 +64,7 @@ impl Kafka {
     /// # Errors
     /// For settings that can't be, and a framing's registry that can't be reached or refuses.
     pub fn with(mut settings: KafkaSettings, partitions: u32) -> Result<Self, LogError> {
-        if let Some(name) = settings.refused() {
-            return Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() });
-        }
+        settings.check()?;
         settings.framing.prepare(&Topic::ALL.map(|topic| settings.topic(topic)))?;
         let reader = KafkaReader::new(&settings, partitions)?;
         let appender = KafkaAppender::new(&settings, partitions)?;

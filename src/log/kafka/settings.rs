@@ -1,7 +1,7 @@
 //! How the Kafka log is reached: a few settings of our own, and any of librdkafka's.
 
 use super::framing::Framed;
-use crate::log::Topic;
+use crate::log::{LogError, Topic};
 use rdkafka::ClientConfig;
 use std::collections::BTreeMap;
 
@@ -80,10 +80,15 @@ impl KafkaSettings {
         text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(one).collect()
     }
 
-    /// The first of the passed settings that can't be changed.
-    #[must_use]
-    pub fn refused(&self) -> Option<&str> {
-        self.passed.keys().map(String::as_str).find(|name| FIXED.contains(name))
+    /// Refuses passed settings that can't be changed.
+    ///
+    /// # Errors
+    /// [`LogError::Refused`] with the first of them.
+    pub(super) fn check(&self) -> Result<(), LogError> {
+        match self.passed.keys().find(|name| FIXED.contains(&name.as_str())) {
+            Some(name) => Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() }),
+            None => Ok(()),
+        }
     }
 
     /// Goes over to the classic group protocol, with cooperative rebalances; false where a protocol was passed, which is kept.
@@ -230,7 +235,7 @@ mod tests {
     fn what_exactly_once_rests_on_is_not_passed() {
         for name in FIXED {
             let settings = passing(name, "wrong");
-            assert_eq!(settings.refused(), Some(name));
+            assert!(matches!(settings.check(), Err(LogError::Refused { operation, .. }) if operation.ends_with(name)), "{name}");
             for config in [settings.reader(true), settings.member(Some("m")), settings.transactional("t")] {
                 assert_ne!(config.get(name), Some("wrong"), "{name}");
             }
