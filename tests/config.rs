@@ -26,6 +26,9 @@ fn flags_come_before_the_environment_and_that_before_the_file() {
     // The table goes together with what the environment has.
     let said = refused(&config, &[("CALLSIEVE_WORKERS", "1"), ("CALLSIEVE_KAFKA", "linger.ms=2\nacks=0")], &[]);
     assert!(said.contains("acks is set by callsieve itself"), "{said}");
+    // And each setting that a flag has stands for itself.
+    let said = refused(&config, &[("CALLSIEVE_WORKERS", "1"), ("CALLSIEVE_KAFKA", "acks=0")], &["--kafka", "linger.ms=3"]);
+    assert!(said.contains("acks is set by callsieve itself"), "{said}");
 
     std::fs::write(&config, "broker = '127.0.0.1:1'\n").unwrap();
     let said = refused(&config, &[], &[]);

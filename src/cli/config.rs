@@ -2,7 +2,7 @@
 //!
 //! Its names are those of `callsieve run`'s options, with `-` or `_`; the table `[kafka]` has librdkafka's settings. What is set neither by a flag
 //! nor in the environment is taken from it, by putting it before the flags as if it had been given there: so each option is defined, checked and
-//! explained in one place.
+//! explained in one place. Of librdkafka's settings each stands for itself: flags change some of the environment's, and those some of the file's.
 
 use anyhow::{Context, bail};
 use clap::parser::ValueSource;
@@ -28,12 +28,18 @@ pub fn with_file(command: &Command, run: &str, mut arguments: Vec<OsString>) -> 
         let Some(sub) = leaf.find_subcommand(name) else { break };
         (leaf, found, depth) = (sub, matches, depth + 1);
     }
-    let Some(path) = path_of(found) else { return Ok((arguments, None)) };
-    let run = command.find_subcommand(run).context("there is such a command")?;
-    let table = read(&path)?;
-    let added = options(run, leaf, found, table).with_context(|| format!("the configuration file {}", path.display()))?;
+    let path = path_of(found);
+    let mut added = match &path {
+        None => Vec::new(),
+        Some(path) => {
+            let run = command.find_subcommand(run).context("there is such a command")?;
+            let table = read(path)?;
+            options(run, leaf, found, table).with_context(|| format!("the configuration file {}", path.display()))?
+        }
+    };
+    added.extend(passed_by_environment(leaf));
     arguments.splice(1 + depth..1 + depth, added);
-    Ok((arguments, Some(path)))
+    Ok((arguments, path))
 }
 
 fn path_of(found: &ArgMatches) -> Option<PathBuf> {
@@ -65,12 +71,6 @@ fn options(run: &Command, leaf: &Command, found: &ArgMatches, table: Table) -> a
         match value {
             Value::Table(settings) if name == KAFKA => {
                 flatten("", settings, &mut |setting, value| added.push(format!("--{name}={setting}={value}").into()))?;
-                // Flags replace what the environment says, and so would the file.
-                if let (Some(ValueSource::EnvVariable), Some(text)) = (source, option.get_env().and_then(std::env::var_os)) {
-                    let mut option = OsString::from(format!("--{name}="));
-                    option.push(text);
-                    added.push(option);
-                }
             }
             _ if name == KAFKA => bail!("{key} is a table: [kafka], and below it lines such as \"security.protocol\" = \"ssl\""),
             _ if is_given => {}
@@ -86,6 +86,14 @@ fn options(run: &Command, leaf: &Command, found: &ArgMatches, table: Table) -> a
         }
     }
     Ok(added)
+}
+
+/// What the environment says of librdkafka's settings, as a flag: by itself it would count only where there is no other.
+fn passed_by_environment(leaf: &Command) -> Option<OsString> {
+    let text = leaf.get_arguments().find(|arg| arg.get_long() == Some(KAFKA))?.get_env().and_then(std::env::var_os)?;
+    let mut option = OsString::from(format!("--{KAFKA}="));
+    option.push(text);
+    Some(option)
 }
 
 fn named<'a>(run: &'a Command, name: &str) -> Option<&'a Arg> {

@@ -61,21 +61,23 @@ pub(super) fn failed(operation: impl Into<String>) -> impl FnOnce(KafkaError) ->
 
 /// Whether trying again will end in the same way until somebody changes something.
 pub(super) fn is_refusal(error: &KafkaError) -> bool {
-    match error {
-        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => true,
-        other => matches!(
-            other.rdkafka_error_code(),
-            Some(
-                RDKafkaErrorCode::Authentication
-                    | RDKafkaErrorCode::SaslAuthenticationFailed
-                    | RDKafkaErrorCode::UnsupportedSASLMechanism
-                    | RDKafkaErrorCode::TopicAuthorizationFailed
-                    | RDKafkaErrorCode::GroupAuthorizationFailed
-                    | RDKafkaErrorCode::ClusterAuthorizationFailed
-                    | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
-            )
-        ),
-    }
+    let code = match error {
+        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => return true,
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    };
+    matches!(
+        code,
+        Some(
+            RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::UnsupportedSASLMechanism
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+                | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+        )
+    )
 }
 
 /// The client's words, without its type's name, and without a setting's value, which may be a password.

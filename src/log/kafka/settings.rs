@@ -37,14 +37,17 @@ impl Default for KafkaSettings {
 }
 
 /// Settings of librdkafka that are not the operator's: exactly-once, the order of records, or the way of reading rests on them.
-pub const FIXED: [&str; 12] = [
+pub const FIXED: [&str; 14] = [
     "bootstrap.servers",
+    // librdkafka's other name for it, as of acks below.
+    "metadata.broker.list",
     "group.id",
     "group.instance.id",
     "transactional.id",
     "transaction.timeout.ms",
     "enable.idempotence",
     "acks",
+    "request.required.acks",
     "isolation.level",
     "enable.auto.commit",
     "enable.auto.offset.store",
@@ -114,6 +117,8 @@ impl KafkaSettings {
             .set("reconnect.backoff.ms", "20")
             .set("reconnect.backoff.max.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", "60000")
+            // A producer's client, which the admin's is too, would otherwise make a topic by looking whether it is there.
+            .set("allow.auto.create.topics", "false")
             // A request in two packets would wait for the first one's acknowledgement, which the other side delays by 40 ms.
             .set("socket.nagle.disable", "true");
         for (name, value) in self.passed.iter().filter(|(name, _)| !FIXED.contains(&name.as_str())) {
@@ -135,6 +140,10 @@ impl KafkaSettings {
         let mut config = ClientConfig::new();
         config.set("fetch.wait.max.ms", "10").set("fetch.queue.backoff.ms", "10").set("queued.max.messages.kbytes", "32768");
         let mut config = self.over(config);
+        if !self.passed.contains_key("topic.metadata.refresh.interval.ms") {
+            // Who asks where partitions end finds out only so that another broker leads them.
+            config.set("topic.metadata.refresh.interval.ms", "5000");
+        }
         // Settings of a group's member mean nothing here, and some are refused by a client that is none.
         for name in ["group.protocol", "group.remote.assignor", "partition.assignment.strategy", "max.poll.interval.ms", "session.timeout.ms"] {
             config.remove(name);

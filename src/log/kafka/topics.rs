@@ -176,7 +176,7 @@ pub fn remove(settings: &KafkaSettings) -> Result<(), LogError> {
     for answer in answered(admin.client().delete_topics(&doomed, &options))?.map_err(failed("deleting topics"))? {
         match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
-            Err((name, code)) => return Err(LogError::Kafka { operation: format!("deleting the topic {name}"), why: code.to_string() }),
+            Err((name, code)) => return Err(failed(format!("deleting the topic {name}"))(KafkaError::AdminOp(code))),
         }
     }
     let until = Instant::now() + SERVED;
@@ -240,7 +240,7 @@ pub fn describe_by(admin: &Admin, settings: &KafkaSettings) -> Result<Vec<Descri
     if !there.is_empty() {
         let options = AdminOptions::new().request_timeout(Some(REQUEST));
         for answer in answered(admin.client().describe_configs(&there, &options))?.map_err(failed("reading the topics' settings"))? {
-            let resource = answer.map_err(|code| LogError::Kafka { operation: "reading the topics' settings".into(), why: code.to_string() })?;
+            let resource = answer.map_err(|code| failed("reading the topics' settings")(KafkaError::AdminOp(code)))?;
             if let OwnedResourceSpecifier::Topic(name) = resource.specifier {
                 let entries = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
                 answers.insert(name, entries.collect::<BTreeMap<String, String>>());
