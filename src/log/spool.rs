@@ -107,6 +107,8 @@ struct Kept {
     state: watch::Sender<State>,
     /// Known once it was reached.
     kafka: OnceLock<Arc<dyn Appender>>,
+    /// Who has it passes a piece on. It is given back when the piece is dropped, also where nobody waits for that any more.
+    forwarding: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Spool {
@@ -124,7 +126,7 @@ impl Spool {
         }
         show(held);
         let state = watch::Sender::new(State { mode: Mode::Spooling, held });
-        Ok(Self { kept: Arc::new(Kept { log, options, state, kafka: OnceLock::new() }) })
+        Ok(Self { kept: Arc::new(Kept { log, options, state, kafka: OnceLock::new(), forwarding: Arc::default() }) })
     }
 
     /// Where it is.
@@ -379,6 +381,7 @@ impl Kept {
 
     /// Passes the oldest entries of a topic on, and drops them. Cut off, it has done both or neither, as far as the counts go.
     async fn forward_piece(self: &Arc<Self>, kafka: &dyn Appender) -> Result<usize, LogError> {
+        let turn = self.forwarding.clone().lock_owned().await;
         for topic in TOPICS {
             let kept = self.clone();
             let read = blocking(move || {
@@ -399,9 +402,13 @@ impl Kept {
             metrics::counter!("callsieve_spool_forwarded_total").increment(weight.entries);
             let kept = self.clone();
             blocking(move || {
-                kept.log.drop_before(topic, 0, read.next)?;
-                kept.give_room_back(weight);
-                Ok(())
+                let _turn = turn;
+                let dropped = kept.log.drop_before(topic, 0, read.next);
+                // Also where the disk refuses: they aren't read again before a restart.
+                if kept.log.reader().start(topic, 0)? >= read.next {
+                    kept.give_room_back(weight);
+                }
+                dropped
             })
             .await?;
             return Ok(count);
@@ -425,6 +432,7 @@ async fn one_by_one(kafka: &dyn Appender, topic: Topic, inputs: Vec<Input>) -> R
                 headers.push(("callsieve.cause".into(), error.to_string().into_bytes()));
                 headers.push(("callsieve.source".into(), b"spool".to_vec()));
                 kafka.append_dead_letter(Input { headers, ..entry }).await?;
+                metrics::counter!("callsieve_dead_letters_total", "source" => "spool").increment(1);
             }
             answer => drop(answer?),
         }
