@@ -4,7 +4,7 @@
 
 use super::ingress;
 use crate::event::{AccountId, CodecError, Millis, decode_event};
-use crate::log::{Appender, Headers, Input, LogError, Place, Reader, Record, Topic};
+use crate::log::{Appender, Headers, Input, LogError, MAX_INPUT_BYTES, Output, Place, Reader, Record, Topic};
 use std::collections::BTreeMap;
 
 /// Why it could not be taken in, in words.
@@ -33,15 +33,44 @@ pub const EVENTS: &str = "events";
 /// A [`SOURCE`]: an event that was to be appended from the spool, and that the topic has no room for any more.
 pub const SPOOL: &str = "spool";
 
+/// Of a body that much is kept: a topic that takes the largest input takes the letter, too.
+pub(super) const MOST_BODY: usize = MAX_INPUT_BYTES - (16 << 10);
+/// The same of the cause, in characters, and of the key and the headers that a record had, in bytes.
+const MOST_CAUSE: usize = 1_000;
+const MOST_KEPT: usize = 8 << 10;
+
 /// What a letter has beside what it had before it was one.
 const ADDED: [&str; 7] = [CAUSE, SOURCE, RECEIVED_AT, TOPIC, PARTITION, OFFSET, CUT_FROM];
 /// Records that are read at once.
 const CHUNK: usize = 1_000;
 
-/// The headers of a record of the log that cannot be taken in: its own, then what a letter has.
-pub(super) fn headers_of_event(partition: u32, record: &Record, cause: &str) -> Headers {
-    let mut headers = record.headers.clone();
-    headers.push((CAUSE.into(), cause.as_bytes().to_vec()));
+/// The cause as it stands in a letter's headers.
+pub(super) fn cause_header(cause: &str) -> (String, Vec<u8>) {
+    (CAUSE.into(), cause.chars().take(MOST_CAUSE).collect::<String>().into_bytes())
+}
+
+/// As much of a body as a letter has room for; what is cut off is noted.
+pub(super) fn cut(mut body: Vec<u8>, headers: &mut Headers) -> Vec<u8> {
+    if body.len() > MOST_BODY {
+        headers.push((CUT_FROM.into(), body.len().to_string().into_bytes()));
+        body.truncate(MOST_BODY);
+    }
+    body
+}
+
+/// A record of the log that cannot be taken in as a letter, as it came as far as there is room. Whatever stands on the log, it must not stand in the way.
+pub(super) fn of_event(partition: u32, record: &Record, cause: &str) -> Output {
+    let mut headers = headers_of_event(partition, record, cause);
+    let key = record.key[..record.key.len().min(MOST_KEPT)].to_vec();
+    let value = record.value_as_it_came().map(|body| cut(body, &mut headers));
+    Output { topic: Topic::DeadLetters, key, value, headers }
+}
+
+/// The headers of a record of the log that cannot be taken in: its own, where they aren't too large, then what a letter has.
+fn headers_of_event(partition: u32, record: &Record, cause: &str) -> Headers {
+    let bytes: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let mut headers = if bytes <= MOST_KEPT { record.headers.clone() } else { Headers::new() };
+    headers.push(cause_header(cause));
     headers.push((SOURCE.into(), EVENTS.into()));
     headers.push((RECEIVED_AT.into(), record.timestamp.to_string().into_bytes()));
     headers.push((TOPIC.into(), Topic::Events.name().into()));
@@ -214,10 +243,10 @@ fn read(place: Place, record: &Record) -> Result<(Vec<Input>, Option<String>), S
     let letter = Letter::of(place.partition, record).ok_or("it is no letter")?;
     let value = record.value.as_deref().ok_or("it has no value")?;
     let retry_of = (RETRY_OF.to_owned(), place.to_string().into_bytes());
+    if let Some(whole) = letter.cut_from {
+        return Err(format!("it was too large: {} of its {whole} bytes are kept", value.len()));
+    }
     if letter.source == WEBHOOK {
-        if let Some(whole) = letter.cut_from {
-            return Err(format!("it was too large: {} of its {whole} bytes are kept", value.len()));
-        }
         let account = AccountId::parse(&letter.key).map_err(|error| error.to_string())?;
         let (mut inputs, cause) = ingress::read(&account, value, letter.received_at.unwrap_or(letter.buried_at));
         inputs.iter_mut().for_each(|input| input.headers.push(retry_of.clone()));
@@ -253,6 +282,34 @@ mod tests {
     fn letter(account: &str, value: &[u8], headers: &[(&str, &str)]) -> Input {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
         Input { account: account.into(), value: value.to_vec(), headers }
+    }
+
+    #[test]
+    fn whatever_stands_on_the_log_its_letter_has_room() {
+        let came = crate::log::Came::AsItIs;
+        let record = Record {
+            offset: 9,
+            timestamp: T0,
+            key: vec![b'k'; 2 << 20],
+            value: Some(vec![b'v'; 3 << 20]),
+            headers: vec![("h".repeat(1 << 20), vec![1; 1 << 20])],
+            came,
+        };
+        let cause = "é".repeat(1 << 20);
+        let letter = of_event(3, &record, &cause);
+        let headers: usize = letter.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        assert!(letter.key.len() + letter.value.as_ref().unwrap().len() + headers <= MAX_INPUT_BYTES, "{headers}");
+        let of = |name: &str| header(&letter.headers, name);
+        assert_eq!((of(CUT_FROM), of(OFFSET), of(CAUSE).map(|cause| cause.chars().count())), (Some("3145728"), Some("9"), Some(MOST_CAUSE)));
+        // It isn't given back in part.
+        let buried = Record { value: letter.value, headers: letter.headers, ..record };
+        let Err(why) = read(Place { partition: 3, offset: 0 }, &buried) else { panic!("it is cut") };
+        assert!(why.contains("of its 3145728 bytes"), "{why}");
+
+        let small = Record { key: b"7".to_vec(), value: Some(b"x".to_vec()), headers: vec![("trace".into(), b"t".to_vec())], ..buried };
+        let letter = of_event(3, &small, "broken");
+        assert_eq!((letter.key.as_slice(), letter.value.as_deref()), (b"7".as_slice(), Some(b"x".as_slice())));
+        assert!(header(&letter.headers, CUT_FROM).is_none() && header(&letter.headers, "trace") == Some("t"), "as it came");
     }
 
     fn records(reader: &dyn Reader) -> Vec<Record> {

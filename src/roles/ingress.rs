@@ -3,14 +3,14 @@
 //! RingCentral does not send again, and gives an address up that fails for ten minutes (ringcentral.md A). So whatever can't be
 //! read gets its 200 as well, and is kept as a dead letter; only the log's failing, a limit or a wrong token is an error.
 
-use super::dead_letters::{CAUSE, CUT_FROM, RECEIVED_AT, SOURCE, WEBHOOK};
+use super::dead_letters::{RECEIVED_AT, SOURCE, WEBHOOK, cause_header, cut};
 use super::problem::Problem;
 use super::rate::Rates;
 use super::shared::is_secret;
 use crate::event::{AccountId, encode_event};
 use crate::judge::number::Country;
 use crate::log::embedded::Clock;
-use crate::log::{Appender, Headers, Input, LogError, MAX_INPUT_BYTES};
+use crate::log::{Appender, Headers, Input, LogError};
 use crate::ringcentral::documents::{Asked, read_document};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
@@ -27,8 +27,6 @@ const VALIDATION_TOKEN: HeaderName = HeaderName::from_static("validation-token")
 const VERIFICATION_TOKEN: HeaderName = HeaderName::from_static("verification-token");
 /// The echo and the other headers must stay within 1,024 bytes; those others take less than 200.
 const MOST_ECHOED: usize = 800;
-/// Room for the headers of a dead letter beside its body.
-const LETTER_HEADERS: usize = 16 << 10;
 
 /// What the webhook's address needs: nothing of the state.
 pub(super) struct Ingress {
@@ -165,16 +163,9 @@ pub(super) fn read(account: &AccountId, body: &[u8], received_at: i64) -> (Vec<I
 
 /// Keeps a body as it came, with its cause beside it.
 async fn bury(ingress: &Ingress, account: &AccountId, body: &[u8], received_at: i64, cause: &str) -> Result<(), Problem> {
-    let kept = &body[..body.len().min(MAX_INPUT_BYTES - LETTER_HEADERS)];
-    let mut headers: Headers = vec![
-        (CAUSE.into(), cause.chars().take(1_000).collect::<String>().into_bytes()),
-        (SOURCE.into(), WEBHOOK.into()),
-        (RECEIVED_AT.into(), received_at.to_string().into_bytes()),
-    ];
-    if kept.len() < body.len() {
-        headers.push((CUT_FROM.into(), body.len().to_string().into_bytes()));
-    }
-    let letter = Input { account: account.to_string(), value: kept.to_vec(), headers };
+    let mut headers: Headers = vec![cause_header(cause), (SOURCE.into(), WEBHOOK.into()), (RECEIVED_AT.into(), received_at.to_string().into_bytes())];
+    let value = cut(body.to_vec(), &mut headers);
+    let letter = Input { account: account.to_string(), value, headers };
     ingress.appender.append_dead_letter(letter).await.map_err(|error| failed(&error))?;
     count("dead_letter");
     metrics::counter!("callsieve_dead_letters_total", "source" => "webhook").increment(1);

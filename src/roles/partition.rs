@@ -1,6 +1,6 @@
 //! One partition of the processor: its state, its time, and what a batch makes of them.
 
-use super::dead_letters::headers_of_event;
+use super::dead_letters;
 use crate::event::{CodecError, Event, Millis, decode_event, encode};
 use crate::judge::{At, LATEST, OPEN_CALL_AFTER, Output, step};
 use crate::log::{Came, Output as Published, Position, Record, Topic};
@@ -97,8 +97,8 @@ impl Partition {
             let at = At { offset: record.offset, time: self.position.partition_time };
             match record.value.as_deref().map(decode_event) {
                 Some(Ok(event)) => self.step_event(at, &event, record, published)?,
-                Some(Err(error)) => published.push(dead_letter(self.id, record, &unreadable(record, &error))),
-                None => published.push(dead_letter(self.id, record, "it has no value")),
+                Some(Err(error)) => published.push(dead_letters::of_event(self.id, record, &unreadable(record, &error))),
+                None => published.push(dead_letters::of_event(self.id, record, "it has no value")),
             }
             self.position.next = record.offset + 1;
             self.note(at);
@@ -118,7 +118,7 @@ impl Partition {
             published.push(publish(output, &mut self.store)?);
         }
         if let Some(cause) = stepped.refused {
-            published.push(dead_letter(self.id, record, &cause));
+            published.push(dead_letters::of_event(self.id, record, &cause));
         }
         Ok(())
     }
@@ -171,12 +171,6 @@ fn publish(output: &Output, store: &mut Store) -> Result<Published, PartitionErr
 /// Why a record can't be read: what the log knows of it comes first.
 pub(super) fn unreadable(record: &Record, error: &CodecError) -> String {
     if let Came::Unreadable(why) = &record.came { why.clone() } else { error.to_string() }
-}
-
-/// A record that cannot be taken in, as it came, with its cause and place in the headers.
-fn dead_letter(partition: u32, record: &Record, cause: &str) -> Published {
-    let headers = headers_of_event(partition, record, cause);
-    Published { topic: Topic::DeadLetters, key: record.key.clone(), value: record.value_as_it_came(), headers }
 }
 
 #[cfg(test)]
