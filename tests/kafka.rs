@@ -9,8 +9,9 @@ mod cluster;
 use callsieve::event::{AccountId, Event, Millis, SnapshotCompleted, Tick, Verdict, decode_event, encode_event};
 use callsieve::judge::number::Country;
 use callsieve::log::kafka::{Kafka, KafkaLog, KafkaReader, KafkaSettings, TopicSettings, create};
-use callsieve::log::{Log, Reader, Topic, partition_of};
+use callsieve::log::{Committed, Log, LogError, Read, Reader, Topic, partition_of};
 use callsieve::ringcentral::documents::{Asked, read_document};
+use callsieve::roles::bring_up::{Watch, bring_up};
 use callsieve::roles::partition::PartitionError;
 use callsieve::roles::processor::Worker;
 use callsieve::simulate::{AccountLists, Company, CompanyConfig, Faults, Notification, SimulatedCall, disturb};
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 const PARTITIONS: u32 = 4;
 const MINUTE: Millis = 60_000;
@@ -401,6 +403,71 @@ fn kafka_a_lost_disk_is_rebuilt() {
     let refused = Running::start(&stranger, &folder.path().join("stranger"));
     until("a stranger is refused", || refused.thread.is_finished());
     assert!(matches!(refused.thread.join().unwrap(), Err(PartitionError::NoPosition { .. })));
+}
+
+/// What a coordinator says that was away and doesn't know yet that another has taken its place.
+struct Outdated {
+    of: KafkaReader,
+    committed: Committed,
+}
+
+impl Reader for Outdated {
+    fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        self.of.start(topic, partition)
+    }
+
+    fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        self.of.end(topic, partition)
+    }
+
+    fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
+        self.of.read(topic, partition, from, max)
+    }
+
+    fn has_record(&self, topic: Topic, partition: u32, from: i64) -> Result<bool, LogError> {
+        self.of.has_record(topic, partition, from)
+    }
+
+    fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
+        self.of.subscribe_end(topic, partition)
+    }
+
+    fn committed(&self, _: u32) -> Result<Option<Committed>, LogError> {
+        Ok(Some(self.committed.clone()))
+    }
+}
+
+/// Who went on from such a position would publish what comes after it once more.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_a_position_that_is_not_the_last_is_not_believed() {
+    let settings = settings();
+    let reader = Kafka::connect(settings.clone()).unwrap().reader();
+    let folder = tempfile::tempdir().unwrap();
+    let ingress = Ingress::new(&settings);
+    let watched = Watched::new(14);
+    let partition = partition_of(watched.account.as_str(), PARTITIONS);
+    ingress.synchronise(&watched);
+    let mut positions = Vec::new();
+    let half = watched.arriving.len() / 2;
+    for (part, later) in [(0..half, 0), (half..watched.arriving.len(), 10 * MINUTE)] {
+        ingress.notify(&watched, part);
+        ingress.pass(now() + later);
+        let running = Running::start(&settings, &folder.path().join("disk"));
+        until("it is committed", || all_is_committed(&settings, &reader));
+        running.stop();
+        positions.push(reader.committed(partition).unwrap().unwrap());
+    }
+    let outdated = Outdated { of: reader.clone(), committed: positions.remove(0) };
+    assert!(outdated.committed.ends.get(Topic::CallVerdicts) < positions[0].ends.get(Topic::CallVerdicts));
+    let watch = Watch { is_cancelled: &|| false, progress: &|_, _| {}, by: "test" };
+    let brought = |reader: &dyn Reader, disk: &str| bring_up(reader, partition, databases(folder.path().join(disk))(partition).unwrap(), &watch);
+    for (disk, why) in [("disk", "and the state on disk is at"), ("none", "there are verdicts behind those")] {
+        let Err(PartitionError::Log(error)) = brought(&outdated, disk) else { panic!("{disk}: it is believed") };
+        assert!(error.is_passing() && error.to_string().contains(why), "{disk}: {error}");
+        let (up, _) = brought(&reader, disk).unwrap().unwrap();
+        assert_eq!(up.position(), positions[0].position, "{disk}");
+    }
 }
 
 /// Records that nobody has read are dropped: with the old disk and without one, the worker goes on with what there is.

@@ -6,14 +6,16 @@
 mod cluster;
 mod common;
 
-use callsieve::event::Verdict;
-use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
-use callsieve::log::{Reader, Topic, partition_of};
+use callsieve::event::{AccountId, AccountSettings, Event, Verdict, encode_event};
+use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, create_some};
+use callsieve::log::{Appender, Headers, Input, LogError, Reader, Topic, partition_of};
 use callsieve::simulate::{Company, HOUR_MS};
 use cluster::{Cluster, newest};
 use common::{Running, TOKEN, account, append_numbers, company, escaped, get, now};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -427,6 +429,80 @@ async fn kafka_a_service_outlives_its_broker() {
     assert_eq!(metric(&base, "callsieve_spool_forwarded_total ").await, last);
     service.ready().await;
     true_in_the_end(&kafka, &[watched]).await;
+    assert_eq!(service.terminate(), Some(0));
+}
+
+/// Which partitions have a broker as the leader of a topic.
+fn led_by(brokers: &str, topic: &str, broker: i32) -> BTreeSet<u32> {
+    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    let metadata = client.fetch_metadata(Some(topic), Duration::from_secs(20)).unwrap();
+    let partitions = metadata.topics()[0].partitions().iter().filter(|partition| partition.leader() == broker);
+    partitions.map(|partition| u32::try_from(partition.id()).unwrap()).collect()
+}
+
+/// A broker dies that alone has some partitions, and the service starts while it is away: the other partitions are stepped meanwhile, those when it is back.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "starts three brokers: make kafka-test"]
+async fn kafka_partitions_without_a_leader_hold_up_no_others() {
+    const PARTITIONS: u32 = 6;
+    const DYING: usize = 3;
+    let cluster = Arc::new(apart(|| Cluster::start(3)).await);
+    let settings = named(&cluster.brokers);
+    let of = settings.clone();
+    let kafka = apart(move || {
+        let alone = TopicSettings { partitions: PARTITIONS, replication: Some(1), min_insync_replicas: Some(1), ..TopicSettings::default() };
+        create_some(&of, &alone, &[Topic::Events]).unwrap();
+        create(&of, &TopicSettings { partitions: PARTITIONS, ..TopicSettings::default() }).unwrap();
+        Arc::new(Kafka::connect(of).unwrap())
+    })
+    .await;
+    let (brokers, events) = (cluster.brokers.clone(), settings.topic(Topic::Events));
+    let dying = apart(move || led_by(&brokers, &events, DYING as i32)).await;
+    assert!((1..PARTITIONS as usize).contains(&dying.len()), "{dying:?}");
+    let account_of = |partition| (1_u64..).map(|n| n.to_string()).find(|account| partition_of(account, PARTITIONS) == partition).unwrap();
+    let append = async |partitions: &[u32]| {
+        for partition in partitions {
+            let account = account_of(*partition);
+            let settings = AccountSettings { updated_at: now(), ..AccountSettings::defaults(AccountId::parse(&account).unwrap()) };
+            let input = Input { account, value: encode_event(&Event::AccountSettings(settings)), headers: Headers::new() };
+            // A broker that has just come back doesn't lead its partitions yet.
+            until("it is appended", async || kafka.appender().append(input.clone()).await.is_ok()).await;
+        }
+    };
+    // Whether the partitions are stepped up to their ends.
+    let stepped = async |partitions: &[u32]| {
+        let (kafka, partitions) = (kafka.clone(), partitions.to_vec());
+        let is_stepped = move || -> Result<bool, LogError> {
+            let positions = kafka.positions()?;
+            let next = |partition: u32| positions[partition as usize].map_or(0, |position| position.next);
+            partitions.iter().try_fold(true, |all, partition| Ok(all && next(*partition) >= kafka.reader().end(Topic::Events, *partition)?))
+        };
+        apart(is_stepped).await.unwrap_or(false)
+    };
+    let all: Vec<u32> = (0..PARTITIONS).collect();
+    let others: Vec<u32> = all.iter().copied().filter(|partition| !dying.contains(partition)).collect();
+
+    let folder = tempfile::tempdir().unwrap();
+    let service = Running::start(folder.path(), &arguments(&settings, &QUICKLY_MISSED));
+    append(&all).await;
+    until("all are stepped", async || stepped(&all).await).await;
+    service.kill();
+    let broker = cluster.clone();
+    apart(move || broker.broker("kill", DYING)).await;
+    let service = Running::start(folder.path(), &arguments(&settings, &QUICKLY_MISSED));
+    append(&others).await;
+    until("the others are stepped", async || stepped(&others).await).await;
+    // And they go on.
+    for _ in 0..3 {
+        append(&others).await;
+        until("the others are stepped again", async || stepped(&others).await).await;
+    }
+    let broker = cluster.clone();
+    apart(move || broker.broker("start", DYING)).await;
+    let gone: Vec<u32> = dying.into_iter().collect();
+    append(&gone).await;
+    until("all are stepped again", async || stepped(&all).await).await;
+    service.ready().await;
     assert_eq!(service.terminate(), Some(0));
 }
 

@@ -391,6 +391,11 @@ pub trait Reader: Send + Sync {
     /// [`LogError::OutOfRange`]: nothing is left out silently. On any topic, so is one beyond the end.
     fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError>;
 
+    /// Whether a record is there, at this offset or behind it. Doesn't wait for transactions under way.
+    fn has_record(&self, topic: Topic, partition: u32, from: i64) -> Result<bool, LogError> {
+        Ok(from < self.end(topic, partition)? && !self.read(topic, partition, from, 1)?.records.is_empty())
+    }
+
     /// The end as it grows, for who waits for new records. What it shows can be read.
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError>;
 

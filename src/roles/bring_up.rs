@@ -52,7 +52,7 @@ impl Copy {
     /// opened again: then it is a copy that is behind, as before, and what it has read of the output topics isn't read again.
     pub fn bring_up(&mut self, reader: &dyn Reader, committed: &Committed, watch: &Watch<'_>) -> Result<bool, PartitionError> {
         let (partition, copy, position) = (self.partition, self.position, committed.position);
-        if copy.is_some_and(|copy| copy.next == position.next) {
+        if copy.is_some_and(|copy| copy.next >= position.next) {
             return Ok(true);
         }
         if copy.is_none() && !self.store.tidy(watch.is_cancelled)? {
@@ -116,6 +116,7 @@ pub fn bring_up(
         let position = Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN };
         return Ok(Some((Partition::new(partition, copy.store, position), None)));
     };
+    refuse_outdated(reader, partition, copy.position, &committed)?;
     // Also where the copy is up to date: what was dropped is missed all the same.
     if committed.position.next < start {
         tracing::error!(
@@ -138,19 +139,32 @@ pub fn bring_up(
 
 /// Where nothing was ever committed nothing can have been published: who published what is there would be contradicted.
 fn refuse_published(reader: &dyn Reader, partition: u32) -> Result<(), PartitionError> {
-    let (mut next, end) = (reader.start(Topic::CallVerdicts, partition)?, reader.end(Topic::CallVerdicts, partition)?);
-    while next < end {
-        // What isn't shown came to nothing.
-        let read = reader.read(Topic::CallVerdicts, partition, next, 1)?;
-        if !read.records.is_empty() {
-            return Err(PartitionError::NoPosition { partition });
-        }
-        if read.next <= next {
-            break;
-        }
-        next = read.next;
+    let start = reader.start(Topic::CallVerdicts, partition)?;
+    if reader.has_record(Topic::CallVerdicts, partition, start)? { Err(PartitionError::NoPosition { partition }) } else { Ok(()) }
+}
+
+/// A position that isn't the last that was committed, as a coordinator may give it that was away and doesn't know yet that another has taken its place: what is
+/// published after it would be published again.
+fn refuse_outdated(reader: &dyn Reader, partition: u32, copy: Option<Position>, committed: &Committed) -> Result<(), PartitionError> {
+    let next = committed.position.next;
+    let outdated = |but: String| {
+        let operation = format!("asking what is committed of partition {partition}");
+        let why = format!(
+            "it is said to be offset {next}, {but}: so it isn't the last. Whoever answered was away; if this goes on, topics or group were reset to an older state: \
+             start with a --topic-prefix, a --group and a --data-dir of their own"
+        );
+        Err(LogError::Kafka { operation, why }.into())
+    };
+    if let Some(copy) = copy.filter(|copy| copy.next > next) {
+        return outdated(format!("and the state on disk is at {}", copy.next));
     }
-    Ok(())
+    // Where the verdicts end that were committed with it, a marker stands.
+    match committed.ends.get(Topic::CallVerdicts) {
+        Some(end) if reader.has_record(Topic::CallVerdicts, partition, end + 1)? => {
+            outdated(format!("and there are verdicts behind those up to {end}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 struct Reading<'a> {

@@ -82,8 +82,11 @@ impl BringUps {
         }
         let now = Instant::now();
         let room = AT_ONCE.saturating_sub(self.under_way.len());
-        let next: Vec<u32> = self.waiting.iter().filter(|(_, waiting)| waiting.until <= now).map(|(partition, _)| *partition).take(room).collect();
-        for partition in next {
+        // Those first that have waited longest: what fails again and again must not keep the others from their turn.
+        let mut next: Vec<(Instant, u32)> = self.waiting.iter().map(|(partition, waiting)| (waiting.until, *partition)).collect();
+        next.retain(|(until, _)| *until <= now);
+        next.sort_unstable();
+        for (_, partition) in next.into_iter().take(room) {
             let Some(Waiting { pause, .. }) = self.waiting.remove(&partition) else { continue };
             self.start(partition, pause)?;
         }

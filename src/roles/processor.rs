@@ -5,6 +5,7 @@
 
 use super::bring_up::{output_topics, write_first_output, write_position};
 use super::bring_ups::BringUps;
+use super::dead_letters::EVENTS;
 use super::held::Holding;
 use super::partition::{MOST_PUBLISHED, MOST_PUBLISHED_BYTES, Partition, PartitionError, bytes_of};
 use crate::event::{Event, Millis, Tick, encode_event};
@@ -14,7 +15,7 @@ use rocksdb::WriteBatch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// As many batches may be held that can't be stepped yet: Kafka's client gives long runs of one partition.
 const HELD: usize = 4;
@@ -24,6 +25,8 @@ const WAIT: Duration = Duration::from_millis(100);
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 /// Deadlines bring at most one tick in so much time.
 const TICK_EVERY: Millis = 1_000;
+/// A partition whose broker doesn't answer gets no tick for so many times as long as that took: so little of its time has a worker for that.
+const REST: u32 = 10;
 /// How often the ends of the output topics are noted.
 const LOOK_UP_EVERY: Millis = 5_000;
 
@@ -53,7 +56,19 @@ pub struct Worker<L: Log> {
     report: Report,
     /// When the last tick was appended, and its offset.
     ticked_at: BTreeMap<u32, (Millis, i64)>,
+    /// Until when partitions get no tick whose broker didn't answer.
+    resting: BTreeMap<u32, Instant>,
     looked_up_at: Millis,
+    /// What the commit under way is of.
+    handed_over: Counts,
+}
+
+/// What is counted once it is committed.
+#[derive(Default)]
+struct Counts {
+    records: u64,
+    verdicts: u64,
+    dead_letters: u64,
 }
 
 impl<L: Log> Worker<L> {
@@ -77,7 +92,9 @@ impl<L: Log> Worker<L> {
             clock,
             report,
             ticked_at: BTreeMap::new(),
+            resting: BTreeMap::new(),
             looked_up_at: Millis::MIN,
+            handed_over: Counts::default(),
         }
     }
 
@@ -205,7 +222,9 @@ impl<L: Log> Worker<L> {
                 self.looked_up_at = (self.clock)();
             }
             self.under_way.clone_from(&of);
+            let counts = Counts::of(stepped, &commits);
             self.log.hand_over(commits)?;
+            self.handed_over = counts;
             // Where there may be nothing else to do, it is waited for at once.
             if !is_full || is_rebalanced {
                 self.conclude()?;
@@ -265,7 +284,6 @@ impl<L: Log> Worker<L> {
             let taken = partition.step(&records[..records.len().min(self.batch - stepped)], &mut outputs)?;
             stepped += taken;
             self.stepped_last = id;
-            count(&outputs, taken);
             (published_records, published_bytes) = (published_records + outputs.len(), published_bytes + bytes_of(&outputs));
             // What a commit has no room for is stepped after it.
             records.drain(..taken);
@@ -286,7 +304,10 @@ impl<L: Log> Worker<L> {
     /// Waits for the commit that is under way, if one is.
     fn conclude(&mut self) -> Result<(), PartitionError> {
         self.under_way.clear();
-        Ok(self.log.conclude()?)
+        let counts = std::mem::take(&mut self.handed_over);
+        self.log.conclude()?;
+        counts.tell();
+        Ok(())
     }
 
     /// Lets time pass where nothing else does: a partition with due work, or with a deadline that the clock has passed. `stepped` are those that this turn
@@ -301,16 +322,25 @@ impl<L: Log> Worker<L> {
             if !is_wanted || self.polled.contains_key(id) {
                 continue;
             }
-            // Asked last: it may be a question to a broker. One that doesn't answer is asked again by the next turn.
-            let Some(end) = passing(self.log.end(Topic::Events, *id))? else { continue };
+            let asked = Instant::now();
+            if self.resting.get(id).is_some_and(|until| asked < *until) {
+                continue;
+            }
+            // Asked last: it may be a question to a broker. While one doesn't answer, the others go on.
+            let Some(end) = passing(self.log.end(Topic::Events, *id))? else {
+                self.resting.insert(*id, asked + REST * asked.elapsed());
+                break;
+            };
             let next = partition.position().next;
             // What is left before the end may be no record: where somebody has appended in a transaction, its marker is the last that there is.
             let is_marker = is_overdue && offset < next && !stepped.contains(id);
             if end <= next || is_marker {
                 let tick = encode_event(&Event::Tick(Tick { at: now }));
-                if let Some(offset) = passing(self.log.append(*id, b"", &tick))? {
-                    self.ticked_at.insert(*id, (now, offset));
-                }
+                let Some(offset) = passing(self.log.append(*id, b"", &tick))? else {
+                    self.resting.insert(*id, asked + REST * asked.elapsed());
+                    break;
+                };
+                self.ticked_at.insert(*id, (now, offset));
             }
         }
         Ok(())
@@ -376,13 +406,19 @@ fn passing<T>(answer: Result<T, LogError>) -> Result<Option<T>, LogError> {
     }
 }
 
-fn count(outputs: &[crate::log::Output], records: usize) {
-    metrics::counter!("callsieve_records_total").increment(records as u64);
-    for output in outputs {
-        match (output.topic, &output.value) {
-            (Topic::CallVerdicts, Some(_)) => metrics::counter!("callsieve_verdicts_total").increment(1),
-            (Topic::DeadLetters, _) => metrics::counter!("callsieve_dead_letters_total", "source" => "processor").increment(1),
-            _ => {}
+impl Counts {
+    fn of(records: usize, commits: &[Commit]) -> Self {
+        let outputs = || commits.iter().flat_map(|commit| &commit.outputs);
+        Self {
+            records: records as u64,
+            verdicts: outputs().filter(|output| output.topic == Topic::CallVerdicts && output.value.is_some()).count() as u64,
+            dead_letters: outputs().filter(|output| output.topic == Topic::DeadLetters).count() as u64,
         }
+    }
+
+    fn tell(&self) {
+        metrics::counter!("callsieve_records_total").increment(self.records);
+        metrics::counter!("callsieve_verdicts_total").increment(self.verdicts);
+        metrics::counter!("callsieve_dead_letters_total", "source" => EVENTS).increment(self.dead_letters);
     }
 }

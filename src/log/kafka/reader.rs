@@ -14,14 +14,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Consumers that are kept for further reads.
+/// Consumers that are kept for further reads at least: as many as partitions where those are more, since each may be brought up by somebody.
 const CURSORS: usize = 8;
+const MOST_CURSORS: usize = 64;
 /// How long a read waits for a transaction under way. A worker that died with one is found out after the transaction's timeout.
 const TRANSACTION: Duration = Duration::from_secs(60);
 /// How long a cursor waits for its batch to be full: also where all that there is has come.
 const FULL: Duration = Duration::from_millis(2);
 /// How long a broker that is there takes to answer at most.
-const AT_ONCE: Duration = Duration::from_secs(1);
+pub(super) const AT_ONCE: Duration = Duration::from_secs(2);
 /// How often the end of a transaction under way is looked for, and the growth of topics that somebody follows.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const FOLLOW_EVERY: Duration = Duration::from_millis(20);
@@ -87,7 +88,7 @@ impl KafkaReader {
 
     /// Refuses an offset that isn't between the start of what is kept and the end; tells both.
     pub(super) fn check_offset(&self, topic: Topic, partition: u32, asked: i64) -> Result<(i64, i64), LogError> {
-        let (start, end) = self.shared.ends(&self.shared.written, topic, partition)?;
+        let (start, end) = self.shared.ends(&self.shared.written, topic, partition, REQUEST)?;
         // A compacted topic's start moves past what newer records have replaced.
         let first = if topic.is_compacted() { 0 } else { start };
         if asked < first || asked > end {
@@ -96,11 +97,9 @@ impl KafkaReader {
         Ok((start, end))
     }
 
-    /// Whether a committed record is there, at this offset or behind it. Doesn't wait for transactions under way.
-    pub(super) fn has_record(&self, topic: Topic, partition: u32, from: i64) -> Result<bool, LogError> {
-        let (_, stable) = self.shared.ends(&self.shared.committed, topic, partition)?;
-        // Where the end is further on, it may be by markers alone.
-        Ok(from < stable && !self.read_up_to(topic, partition, from, stable, 1, None)?.records.is_empty())
+    /// Where a partition starts and ends, for who can do without the answer where a broker doesn't give it at once.
+    pub(super) fn ends_at_once(&self, topic: Topic, partition: u32) -> Result<(i64, i64), LogError> {
+        self.shared.ends(&self.shared.written, topic, partition, AT_ONCE)
     }
 
     /// Committed records from an offset that is there, up to `end`, and at most `max`; by the cursor that stands there, if there is one.
@@ -114,7 +113,7 @@ impl KafkaReader {
         while read.records.is_empty() && read.next < end {
             // A fetch from beyond the stable end would wait for it to move on.
             if stable <= read.next {
-                stable = self.shared.ends(&self.shared.committed, topic, partition)?.1;
+                stable = self.shared.ends(&self.shared.committed, topic, partition, REQUEST)?.1;
             }
             if stable <= read.next {
                 if Instant::now() >= until {
@@ -137,14 +136,21 @@ impl KafkaReader {
             if read.next >= end {
                 cursor.rest()?;
             }
-            let mut idle = locked(&self.shared.idle);
-            // The one that was given back first may have been left where it stands.
-            if idle.len() >= CURSORS {
-                drop(idle.remove(0));
-            }
-            idle.push(cursor);
+            self.give_back(cursor);
         }
         Ok(read)
+    }
+
+    /// Keeps a cursor for further reads, and drops one where there are too many: one at rest, else the one that was given back first, which may have been
+    /// left where it stands.
+    fn give_back(&self, cursor: Cursor) {
+        let mut idle = locked(&self.shared.idle);
+        idle.push(cursor);
+        let one_too_many = idle.len() > (self.shared.partitions as usize).clamp(CURSORS, MOST_CURSORS);
+        let dropped = one_too_many.then(|| idle.iter().position(|cursor| cursor.place.is_none()).unwrap_or(0)).map(|at| idle.remove(at));
+        drop(idle);
+        // Without the lock: its thread takes up to 100 ms to end.
+        drop(dropped);
     }
 
     /// Why a position isn't told: of one that has to wait for a transaction the client says only that no answer came in time.
@@ -182,13 +188,19 @@ impl KafkaReader {
 }
 
 impl Shared {
-    /// Where a partition starts and ends, as a client sees it.
-    fn ends(&self, client: &Client, topic: Topic, partition: u32) -> Result<(i64, i64), LogError> {
+    /// Where a partition starts and ends, as a client sees it, within `wait`.
+    fn ends(&self, client: &Client, topic: Topic, partition: u32, wait: Duration) -> Result<(i64, i64), LogError> {
         if partition >= self.partitions {
             return Err(LogError::NoSuchPartition { partition, partitions: self.partitions });
         }
         let name = self.settings.topic(topic);
-        client.client().fetch_watermarks(&name, number(partition), REQUEST).map_err(failed(format!("asking where {name} partition {partition} ends")))
+        client.client().fetch_watermarks(&name, number(partition), wait).map_err(|error| {
+            // By itself the client goes on asking a leader that is gone until what it knows of the topic is too old.
+            if let Err(error) = client.client().fetch_metadata(Some(&name), AT_ONCE) {
+                tracing::debug!("looking for the leaders of {name}: {error}");
+            }
+            failed(format!("asking where {name} partition {partition} ends"))(error)
+        })
     }
 }
 
@@ -237,11 +249,17 @@ impl crate::log::Reader for KafkaReader {
     }
 
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        Ok(self.shared.ends(&self.shared.written, topic, partition)?.0)
+        Ok(self.shared.ends(&self.shared.written, topic, partition, REQUEST)?.0)
     }
 
     fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        Ok(self.shared.ends(&self.shared.written, topic, partition)?.1)
+        Ok(self.shared.ends(&self.shared.written, topic, partition, REQUEST)?.1)
+    }
+
+    fn has_record(&self, topic: Topic, partition: u32, from: i64) -> Result<bool, LogError> {
+        let (_, stable) = self.shared.ends(&self.shared.committed, topic, partition, REQUEST)?;
+        // Where the end is further on, it may be by markers alone.
+        Ok(from < stable && !self.read_up_to(topic, partition, from, stable, 1, None)?.records.is_empty())
     }
 
     fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
@@ -255,7 +273,7 @@ impl crate::log::Reader for KafkaReader {
     }
 
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
-        let end = self.shared.ends(&self.shared.committed, topic, partition)?.1;
+        let end = self.shared.ends(&self.shared.committed, topic, partition, REQUEST)?.1;
         let mut followed = locked(&self.shared.followed);
         let starts = followed.is_empty();
         let receiver = followed.entry((topic, partition)).or_insert_with(|| watch::Sender::new(end)).subscribe();
@@ -283,7 +301,7 @@ fn follow(reader: &Weak<Shared>) {
             followed.keys().copied().collect()
         };
         for (topic, partition) in partitions {
-            match shared.ends(&shared.committed, topic, partition) {
+            match shared.ends(&shared.committed, topic, partition, AT_ONCE) {
                 Ok((_, end)) => {
                     if let Some(sender) = locked(&shared.followed).get(&(topic, partition)) {
                         sender.send_if_modified(|known| std::mem::replace(known, (*known).max(end)) < end);

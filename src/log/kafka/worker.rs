@@ -118,6 +118,8 @@ pub struct KafkaLog {
     refused: u32,
     /// Before that a batch that isn't full goes on filling.
     gathers_until: Instant,
+    /// When the last poll ended.
+    polled_at: Instant,
     /// Of those, the ones that aren't to be fetched.
     paused: BTreeSet<u32>,
     /// Of partitions that are fetched: the offset of the next record, and since when none has come.
@@ -161,6 +163,7 @@ impl KafkaLog {
             owned: BTreeSet::new(),
             refused: 0,
             gathers_until: Instant::now(),
+            polled_at: Instant::now(),
             paused: BTreeSet::new(),
             fetched: BTreeMap::new(),
             ends: BTreeMap::new(),
@@ -195,8 +198,16 @@ impl KafkaLog {
                     }
                     let mut places: Vec<(u32, Offset)> = from.iter().map(|(partition, next)| (*partition, Offset::Offset(*next))).collect();
                     for partition in &paused {
-                        // Where it will begin isn't known yet; it is told when it is resumed. No logical offset: the look-up might end after that.
-                        places.push((*partition, Offset::Offset(self.reader.start(Topic::Events, *partition)?)));
+                        // Where it will begin isn't known yet; it is told when it is resumed. No logical offset: the look-up might end after that. One that
+                        // nobody answers for must not keep the group from having its answer.
+                        let start = match self.reader.ends_at_once(Topic::Events, *partition) {
+                            Err(error) if error.is_passing() => {
+                                tracing::debug!("{error}");
+                                0
+                            }
+                            ends => ends?.0,
+                        };
+                        places.push((*partition, Offset::Offset(start)));
                     }
                     let list = self.list(places)?;
                     self.consumer.incremental_assign(&list).map_err(failed("taking partitions up"))?;
@@ -269,7 +280,9 @@ impl KafkaLog {
             // Also where another holds this one's static id: its predecessor, until the group has found out that it died.
             KafkaError::MessageConsumptionFatal(_) => Some(self.rejoin(words(error))),
             KafkaError::MessageConsumption(code) => match code {
-                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => passing("reading on: retention has passed the position"),
+                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
+                    passing("reading on: retention has passed the position, or it is beyond the end")
+                }
                 RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::TopicAuthorizationFailed
@@ -389,6 +402,11 @@ impl Log for KafkaLog {
     }
 
     fn poll(&mut self, max_records: usize, wait: Duration) -> Result<Vec<Batch>, LogError> {
+        // Who comes late finds nothing in the client, which doesn't mean that it can't get it.
+        if self.polled_at.elapsed() >= STALL / 3 {
+            let now = Instant::now();
+            self.fetched.values_mut().for_each(|(_, since)| *since = now);
+        }
         self.answer()?;
         self.starts.clear();
         let until = Instant::now() + wait.min(Duration::from_secs(86_400));
@@ -456,9 +474,10 @@ impl Log for KafkaLog {
                 self.fetched.insert(partition, (next, Instant::now()));
             }
         }
-        if let Some(stalled) = self.stalled() {
+        if is_drained && let Some(stalled) = self.stalled() {
             return Err(self.rejoin(stalled));
         }
+        self.polled_at = Instant::now();
         self.group = self.consumer.group_metadata().map(Arc::new);
         Ok(polled.into_iter().map(|(partition, records)| Batch { partition, records }).collect())
     }
@@ -524,7 +543,7 @@ impl Log for KafkaLog {
 
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
         self.check_owned(partition)?;
-        self.ends.get(&partition).and_then(|ends| ends.get(topic)).map_or_else(|| self.reader.end(topic, partition), Ok)
+        self.ends.get(&partition).and_then(|ends| ends.get(topic)).map_or_else(|| self.end(topic, partition), Ok)
     }
 
     fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
@@ -573,8 +592,9 @@ impl Reader for KafkaLog {
         self.reader.start(topic, partition)
     }
 
+    /// By who polls all the others, too: it isn't waited for long.
     fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        self.reader.end(topic, partition)
+        Ok(self.reader.ends_at_once(topic, partition)?.1)
     }
 
     fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
