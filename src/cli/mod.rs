@@ -7,7 +7,7 @@ pub mod replay;
 pub mod schemas;
 pub mod topics;
 
-use crate::roles::service::{self, RunArgs};
+use crate::roles::service::{self, LogFormat, RunArgs};
 use crate::simulate::{self, SimulateArgs};
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser};
@@ -50,6 +50,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // Warnings of a command that writes none of its own. The first to be set stays, so those of `run` and `replay start` are set there.
+    if matches!(arguments.command, Command::Topics(_) | Command::DeadLetters(_) | Command::Schemas(_)) {
+        service::write_diagnostics(LogFormat::Text, "warn");
+    }
     let done = match arguments.command {
         Command::Classify(args) => return classify::main(&args),
         Command::Run(args) => service::main(*args).map(|()| ExitCode::SUCCESS),

@@ -1,5 +1,6 @@
 //! `callsieve topics`: makes, checks and shows the topics on Kafka, and moves them to another number of partitions.
 
+use crate::log::LogError;
 use crate::log::kafka::{self, KafkaSettings, TopicSettings};
 use crate::registry::RegistryArgs;
 use crate::roles::repartition::{Ended, Repartition, Told};
@@ -85,6 +86,9 @@ struct CreateArgs {
     /// Days after which records of the input, and dead letters, are dropped
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     retention_days: u32,
+    /// End well, with a warning, where Kafka can't be reached: for an init container, since the service waits for Kafka by itself
+    #[arg(long)]
+    if_reachable: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -116,9 +120,12 @@ pub fn main(args: TopicsArgs) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match args.action {
         Action::Create(args) => {
-            let CreateArgs { kafka, partitions, replication, min_insync_replicas, retention_days } = args;
+            let CreateArgs { kafka, partitions, replication, min_insync_replicas, retention_days, if_reachable } = args;
             let wanted = TopicSettings { partitions, replication, min_insync_replicas, retention_days, over: Vec::new() };
-            kafka::create(&kafka.settings(), &wanted)?;
+            match kafka::create(&kafka.settings(), &wanted) {
+                Err(error @ LogError::Kafka { .. }) if if_reachable => tracing::warn!("the topics aren't looked at: {error}"),
+                done => done?,
+            }
             Ok(ExitCode::SUCCESS)
         }
         Action::Check(args) => {

@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const ASIDE: &str = ".corrupt-";
 /// How long a worker waits before it tries again to join.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
+/// How often a worker sets corrupt states aside at most.
+const SET_ASIDE_AGAIN: Duration = Duration::from_secs(60);
 
 /// A log that is open.
 pub(super) struct Backend {
@@ -185,7 +187,8 @@ impl Backend {
     fn stand_by(&self, held: &Held, stop: &AtomicBool) {
         let Kept::Kafka(on) = &self.kept else { return };
         let Standbys { count, own, copies } = &on.standbys;
-        if *count > 0 {
+        // What no worker here can take over is of no use.
+        if *count > 0 && !on.members.is_empty() {
             let reader = on.kafka.reader();
             let holders = Holders::new(reader.clone(), Some(own.clone()));
             let database = |partition| on.states.database(partition);
@@ -221,10 +224,15 @@ impl Backend {
         let (databases, told) = (self.clone(), held.clone());
         let report = move |partition, holding| told.tell(partition, holding);
         let mut worker = Worker::new(log, now, move |partition| databases.database(partition), report);
+        let mut set_aside: Option<Instant> = None;
         loop {
             match (worker.run(stop), &self.kept) {
-                (Err(error), Kept::Kafka(on)) if on.states.any_corrupt(&worker.log().assigned()) => {
+                // Where it can't be set aside, another instance does better.
+                (Err(error), Kept::Kafka(on))
+                    if on.states.any_corrupt(&worker.log().assigned()) && set_aside.is_none_or(|then| then.elapsed() >= SET_ASIDE_AGAIN) =>
+                {
                     tracing::error!(%error, "going on from what is committed, with the corrupt state set aside");
+                    set_aside = Some(Instant::now());
                     worker.begin_again();
                 }
                 (done, _) => return Ok(done?),

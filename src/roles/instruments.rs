@@ -1,5 +1,6 @@
 //! Metrics: where they are gathered, and what is counted of every request.
 
+use super::dead_letters::{EVENTS, SPOOL, WEBHOOK};
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -21,6 +22,7 @@ pub(super) fn recorder() -> anyhow::Result<PrometheusHandle> {
     // Refused where somebody has set one before: then the metrics are theirs to show.
     let _ = metrics::set_global_recorder(recorder);
     describe();
+    begin();
     Ok(handle)
 }
 
@@ -53,6 +55,15 @@ fn describe() {
         "callsieve_lag_records",
         "Records of the input that are not stepped yet, by partition; 0 for those that another process has"
     );
+}
+
+/// What happens seldom is there from the start, so that its first occurrence is an increase.
+fn begin() {
+    for source in [WEBHOOK, EVENTS, SPOOL] {
+        metrics::counter!("callsieve_dead_letters_total", "source" => source).increment(0);
+    }
+    metrics::counter!("callsieve_corrupt_states_total").increment(0);
+    metrics::counter!("callsieve_schema_registry_failures_total").increment(0);
 }
 
 /// Counts and times a request under its route, so that addresses with ids make no series of their own.

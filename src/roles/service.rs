@@ -135,7 +135,7 @@ pub fn main(args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// Writes diagnostics to standard error; `level` is what is written unless the environment says more.
-pub(super) fn write_diagnostics(format: LogFormat, level: &str) {
+pub(crate) fn write_diagnostics(format: LogFormat, level: &str) {
     let mut filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     // What it says of a consumer that is dropped because it failed was said before.
     if let Ok(quiet) = "rdkafka::consumer=off".parse() {
@@ -422,12 +422,14 @@ impl Service {
         }
     }
 
-    /// Finishes open requests and the batch under way, and closes the data directory.
+    /// Finishes the batch under way and open requests, and closes the data directory. Notifications are taken in up to the end: who sends them is told
+    /// late, if at all, that this instance goes.
     ///
     /// # Errors
     /// If the processor failed meanwhile.
     pub async fn stop(self) -> anyhow::Result<()> {
         let Self { shared, serving, workers, maintenance, forwarding, backend } = self;
+        let stopped = tokio::task::spawn_blocking(move || workers.stop()).await.context("stopping the processor");
         serving.end().await;
         let _ = maintenance.await;
         if let Some(forwarding) = forwarding {
@@ -435,15 +437,13 @@ impl Service {
             forwarding.abort();
             let _ = forwarding.await;
         }
-        let stopped = tokio::task::spawn_blocking(move || {
-            let stopped = workers.stop();
+        let closed = tokio::task::spawn_blocking(move || {
             drop(shared);
             // The log's own threads end here, after what was asked of them before.
             drop(backend);
-            stopped
         });
-        let stopped = stopped.await.context("stopping the processor")?;
-        stopped.map_err(|error| anyhow!("the processor stopped: {error}"))
+        closed.await.context("closing the log")?;
+        stopped?.map_err(|error| anyhow!("the processor stopped: {error}"))
     }
 }
 
@@ -553,6 +553,8 @@ fn announced(args: &RunArgs, address: SocketAddr) -> Option<String> {
     let own = args.advertise.clone().or_else(|| (!address.ip().is_unspecified()).then(|| format!("http://{address}")));
     if own.is_none() && args.brokers.is_some() {
         tracing::warn!("--listen {address} is no address for others: without --advertise no other instance can pass requests on to this one");
+    } else if args.brokers.is_some() && args.advertise.is_none() && address.ip().is_loopback() {
+        tracing::info!("--listen {address} is reached from this machine alone: instances on others need --advertise");
     }
     own
 }
