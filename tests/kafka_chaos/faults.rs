@@ -256,7 +256,9 @@ impl World {
 
     async fn broker_killed(&self, broker: usize, rng: &mut ChaCha8Rng) {
         self.broker("kill", broker).await;
-        tokio::time::sleep(Duration::from_millis(rng.random_range(500..9_000))).await;
+        // Mostly it is back before it is missed; now and then others have to lead its partitions for a while.
+        let away = if rng.random_ratio(1, 4) { 12_000..25_000 } else { 500..9_000 };
+        tokio::time::sleep(Duration::from_millis(rng.random_range(away))).await;
         self.broker("start", broker).await;
     }
 

@@ -7,9 +7,12 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::time::Duration;
 
 /// How long a request to Kafka may take before it counts as failed.
-pub(super) const REQUEST: std::time::Duration = std::time::Duration::from_secs(10);
+pub(super) const REQUEST: Duration = Duration::from_secs(10);
+/// How long a broker that is there takes to answer at most.
+pub(super) const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Tells what librdkafka says.
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,6 +1,6 @@
 //! Whether a cluster is there, lets us in, and is new enough.
 
-use super::client::{Admin, REQUEST, failed};
+use super::client::{AT_ONCE, Admin, failed};
 use super::settings::KafkaSettings;
 use crate::log::{LogError, Topic};
 use rdkafka::admin::{AdminOptions, ResourceSpecifier};
@@ -112,8 +112,8 @@ pub enum Age {
 /// # Errors
 /// If nothing can be asked.
 pub fn ages_of(admin: &Admin, brokers: &[Broker]) -> Result<Vec<Age>, LogError> {
-    let options = AdminOptions::new().request_timeout(Some(REQUEST));
-    // One after another: each is asked itself.
+    // One after another: each is asked itself. One that has just died is still among them, and isn't waited for.
+    let options = AdminOptions::new().request_timeout(Some(AT_ONCE));
     let age = |broker: &Broker| {
         let asked = super::topics::answered(admin.client().describe_configs([&ResourceSpecifier::Broker(broker.id)], &options))?;
         let answer = asked.map_err(|error| super::client::words(&error)).and_then(|answers| match answers.into_iter().next() {

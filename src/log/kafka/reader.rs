@@ -3,7 +3,7 @@
 //! A range is read by a consumer that assigns the partition to itself. Only committed records come; offsets of transaction markers and aborted
 //! records are passed silently, so where a read got to is learned from the event that says at which offset the end was reached.
 
-use super::client::{REQUEST, Told, failed, number};
+use super::client::{AT_ONCE, REQUEST, Told, failed, number};
 use super::native::{Fetched, Queue};
 use super::settings::KafkaSettings;
 use crate::log::{Committed, LogError, MAX_READ_BYTES, Read, Topic};
@@ -21,8 +21,6 @@ const MOST_CURSORS: usize = 64;
 const TRANSACTION: Duration = Duration::from_secs(60);
 /// How long a cursor waits for its batch to be full: also where all that there is has come.
 const FULL: Duration = Duration::from_millis(2);
-/// How long a broker that is there takes to answer at most.
-pub(super) const AT_ONCE: Duration = Duration::from_secs(2);
 /// How often the end of a transaction under way is looked for, and the growth of topics that somebody follows.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const FOLLOW_EVERY: Duration = Duration::from_millis(20);
