@@ -29,8 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const ASIDE: &str = ".corrupt-";
 /// How long a worker waits before it tries again to join.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
-/// How often a worker sets corrupt states aside at most.
-const SET_ASIDE_AGAIN: Duration = Duration::from_secs(60);
+/// How often a corrupt state is tried to be set aside, and how much longer is waited before it each time.
+const MOST_TRIES: u32 = 5;
+const SET_ASIDE_AGAIN: Duration = Duration::from_millis(200);
 
 /// A log that is open.
 pub(super) struct Backend {
@@ -224,16 +225,21 @@ impl Backend {
         let (databases, told) = (self.clone(), held.clone());
         let report = move |partition, holding| told.tell(partition, holding);
         let mut worker = Worker::new(log, now, move |partition| databases.database(partition), report);
-        let mut set_aside: Option<Instant> = None;
+        // Partitions that were corrupt the last time, and how often some of them still were.
+        let (mut known, mut tries): (Vec<u32>, u32) = (Vec::new(), 0);
         loop {
             match (worker.run(stop), &self.kept) {
-                // Where it can't be set aside, another instance does better.
-                (Err(error), Kept::Kafka(on))
-                    if on.states.any_corrupt(&worker.log().assigned()) && set_aside.is_none_or(|then| then.elapsed() >= SET_ASIDE_AGAIN) =>
-                {
+                (Err(error), Kept::Kafka(on)) => {
+                    let corrupt = on.states.corrupt(&worker.log().assigned());
+                    tries = if corrupt.iter().any(|partition| known.contains(partition)) { tries + 1 } else { 0 };
+                    // Where one can't be set aside, another instance does better.
+                    if corrupt.is_empty() || tries >= MOST_TRIES {
+                        return Err(error.into());
+                    }
                     tracing::error!(%error, "going on from what is committed, with the corrupt state set aside");
-                    set_aside = Some(Instant::now());
+                    known = corrupt;
                     worker.begin_again();
+                    std::thread::sleep(SET_ASIDE_AGAIN * tries);
                 }
                 (done, _) => return Ok(done?),
             }
@@ -427,9 +433,9 @@ impl States {
         Ok(())
     }
 
-    /// Whether the state of one of these was found corrupt while it was open.
-    fn any_corrupt(&self, partitions: &[u32]) -> bool {
-        partitions.iter().any(|partition| Database::is_marked_corrupt(&self.dir.join(partition.to_string())))
+    /// Those of the partitions whose state was found corrupt while it was open, and isn't set aside yet.
+    fn corrupt(&self, partitions: &[u32]) -> Vec<u32> {
+        partitions.iter().copied().filter(|partition| Database::is_marked_corrupt(&self.dir.join(partition.to_string()))).collect()
     }
 }
 
@@ -538,10 +544,10 @@ mod tests {
             if let Ok(database) = states.database(3)
                 && database.get(database.family(crate::state::database::Family::Meta), b"k").is_err()
             {
-                assert!(states.any_corrupt(&[0, 3]));
+                assert_eq!(states.corrupt(&[0, 3]), [3]);
             }
             assert!(write(), "{file}: it begins anew");
-            assert!(!states.any_corrupt(&[3]) && !write());
+            assert!(states.corrupt(&[3]).is_empty() && !write());
             assert_eq!(aside().len(), 1, "{file}");
             set_aside.extend(aside());
         }
