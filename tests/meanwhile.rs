@@ -5,10 +5,13 @@
 mod common;
 
 use callsieve::event::{AccountId, AccountSettings, Event, encode_event};
+use callsieve::judge::number::Country;
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, EmbeddedWorker, Retention, system_clock};
 use callsieve::log::{Appender, Batch, Commit, Committed, Input, Log, LogError, OutputEnds, Read, Reader, Topic, partition_of};
+use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::held::Holding;
 use callsieve::roles::processor::Worker;
+use callsieve::simulate::HOUR_MS;
 use callsieve::state::database::{DatabaseOptions, Engine};
 use common::copy::replace_state;
 use common::now;
@@ -29,6 +32,9 @@ struct Faults {
     /// So many of its next reads fail, in a way that passes.
     fail: AtomicUsize,
     is_revoked: AtomicBool,
+    /// Nobody says where the first partition ends: it has no leader.
+    is_silent: AtomicBool,
+    asked: AtomicUsize,
     polled: Mutex<BTreeSet<u32>>,
 }
 
@@ -81,6 +87,10 @@ impl Reader for DisturbedLog {
     }
 
     fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
+        if partition == 0 && self.reader.faults.is_silent.load(Ordering::SeqCst) {
+            self.reader.faults.asked.fetch_add(1, Ordering::SeqCst);
+            return Err(LogError::Kafka { operation: "asking".into(), why: "it has no leader".into() });
+        }
         self.of.end(topic, partition)
     }
 
@@ -276,6 +286,42 @@ fn a_revoked_partition_is_let_go_of_though_it_is_not_up_yet() {
     company.faults.held_up.store(false, Ordering::SeqCst);
     company.faults.is_revoked.store(false, Ordering::SeqCst);
     company.turn_until("it is up", |company| company.is_up(0));
+}
+
+/// Time passes on the others; and on the silent one, too, when it is heard again.
+#[test]
+fn a_partition_whose_broker_is_silent_takes_no_ticks_from_the_others() {
+    let mut company = Company::new();
+    company.faults.held_up.store(false, Ordering::SeqCst);
+    company.turn_until("both are up", |company| company.is_up(0) && company.is_up(1));
+    company.faults.is_silent.store(true, Ordering::SeqCst);
+    for partition in [0, 1] {
+        let simulated = (1..).map(common::company).find(|simulated| partition_of(common::account(simulated).as_str(), 2) == partition).unwrap();
+        let account = common::account(&simulated);
+        let call = simulated.hours(now() - HOUR_MS, 1, 20).remove(0);
+        let mut events = vec![common::completed(&simulated)];
+        for notification in &call.notifications {
+            let mut json = String::new();
+            notification.write_for("sub-1", "101", &mut json);
+            let asked = Asked { account: Some(&account), received_at: Some(now()), country: Country::DEFAULT, history: false };
+            events.extend(read_document(json.as_bytes(), &asked).unwrap().events);
+        }
+        let input = |event: &Event| Input { account: account.to_string(), value: encode_event(event), headers: Vec::new() };
+        let appender = company.log.appender();
+        let appended = appender.append_all(events.iter().map(input).collect());
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(appended).unwrap();
+    }
+    // Nothing comes any more, so only a tick can end the calls.
+    let verdicts = |company: &Company, partition| company.log.reader().end(Topic::CallVerdicts, partition).unwrap();
+    company.turn_until("the other has its verdict", |company| verdicts(company, 1) > 0);
+    assert_eq!(verdicts(&company, 0), 0);
+    for _ in 0..500 {
+        company.worker.turn(Duration::from_millis(1)).unwrap();
+    }
+    let asked = company.faults.asked.load(Ordering::SeqCst);
+    assert!((1..100).contains(&asked), "the worker asks once a second, not with each of its turns: {asked} times");
+    company.faults.is_silent.store(false, Ordering::SeqCst);
+    company.turn_until("the first has its own", |company| verdicts(company, 0) > 0);
 }
 
 #[test]

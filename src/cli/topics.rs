@@ -122,10 +122,12 @@ pub fn main(args: TopicsArgs) -> anyhow::Result<ExitCode> {
         Action::Create(args) => {
             let CreateArgs { kafka, partitions, replication, min_insync_replicas, retention_days, if_reachable } = args;
             let wanted = TopicSettings { partitions, replication, min_insync_replicas, retention_days, over: Vec::new() };
-            match kafka::create(&kafka.settings(), &wanted) {
-                Err(error @ LogError::Kafka { .. }) if if_reachable => tracing::warn!("the topics aren't looked at: {error}"),
-                done => done?,
+            let settings = kafka.settings();
+            if let (true, Err(error @ LogError::Kafka { .. })) = (if_reachable, kafka::reach(&settings)) {
+                tracing::warn!("the topics aren't looked at: {error}");
+                return Ok(ExitCode::SUCCESS);
             }
+            kafka::create(&settings, &wanted)?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Check(args) => {

@@ -116,7 +116,7 @@ pub fn bring_up(
         let position = Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN };
         return Ok(Some((Partition::new(partition, copy.store, position), None)));
     };
-    refuse_outdated(reader, partition, copy.position, &committed)?;
+    refuse_outdated(reader, partition, &copy, &committed)?;
     // Also where the copy is up to date: what was dropped is missed all the same.
     if committed.position.next < start {
         tracing::error!(
@@ -145,23 +145,25 @@ fn refuse_published(reader: &dyn Reader, partition: u32) -> Result<(), Partition
 
 /// A position that isn't the last that was committed, as a coordinator may give it that was away and doesn't know yet that another has taken its place: what is
 /// published after it would be published again.
-fn refuse_outdated(reader: &dyn Reader, partition: u32, copy: Option<Position>, committed: &Committed) -> Result<(), PartitionError> {
+fn refuse_outdated(reader: &dyn Reader, partition: u32, copy: &Copy, committed: &Committed) -> Result<(), PartitionError> {
     let next = committed.position.next;
-    let outdated = |but: String| {
+    let outdated = |but: String, remedy: String| {
         let operation = format!("asking what is committed of partition {partition}");
-        let why = format!(
-            "it is said to be offset {next}, {but}: so it isn't the last. Whoever answered was away; if this goes on, topics or group were reset to an older state: \
-             start with a --topic-prefix, a --group and a --data-dir of their own"
-        );
+        let why = format!("it is said to be offset {next}, {but}: so it isn't the last. Whoever answered was away; if this goes on, {remedy}");
         Err(LogError::Kafka { operation, why }.into())
     };
-    if let Some(copy) = copy.filter(|copy| copy.next > next) {
-        return outdated(format!("and the state on disk is at {}", copy.next));
+    if let Some(copied) = copy.position.filter(|copied| copied.next > next) {
+        let dir = copy.store.database().path().display();
+        let remedy = format!(
+            "a transaction was aborted by hand, or the group was set back: stop, delete {dir}, and start, and it is built anew from the topics"
+        );
+        return outdated(format!("and the state on disk is at {}", copied.next), remedy);
     }
     // Where the verdicts end that were committed with it, a marker stands.
     match committed.ends.get(Topic::CallVerdicts) {
         Some(end) if reader.has_record(Topic::CallVerdicts, partition, end + 1)? => {
-            outdated(format!("and there are verdicts behind those up to {end}"))
+            let remedy = "the group was set back: start with a --topic-prefix, a --group and a --data-dir of their own".to_owned();
+            outdated(format!("and there are verdicts behind those up to {end}"), remedy)
         }
         _ => Ok(()),
     }

@@ -37,7 +37,7 @@ pub const SPOOL: &str = "spool";
 pub(super) const MOST_BODY: usize = MAX_INPUT_BYTES - (16 << 10);
 /// The same of the cause, in characters, and of the key and the headers that a record had, in bytes.
 const MOST_CAUSE: usize = 1_000;
-const MOST_KEPT: usize = 8 << 10;
+const MOST_KEPT: usize = 4 << 10;
 
 /// What a letter has beside what it had before it was one.
 const ADDED: [&str; 7] = [CAUSE, SOURCE, RECEIVED_AT, TOPIC, PARTITION, OFFSET, CUT_FROM];
@@ -68,7 +68,8 @@ pub(super) fn of_event(partition: u32, record: &Record, cause: &str) -> Output {
 
 /// The headers of a record of the log that cannot be taken in: its own, where they aren't too large, then what a letter has.
 fn headers_of_event(partition: u32, record: &Record, cause: &str) -> Headers {
-    let bytes: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    // Their lengths take some bytes as well.
+    let bytes: usize = record.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
     let mut headers = if bytes <= MOST_KEPT { record.headers.clone() } else { Headers::new() };
     headers.push(cause_header(cause));
     headers.push((SOURCE.into(), EVENTS.into()));
@@ -295,10 +296,17 @@ mod tests {
             headers: vec![("h".repeat(1 << 20), vec![1; 1 << 20])],
             came,
         };
-        let cause = "é".repeat(1 << 20);
+        let cause = "\u{1f4de}".repeat(1 << 20);
+        let bytes = |letter: &Output| {
+            let headers: usize = letter.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+            letter.key.len() + letter.value.as_ref().unwrap().len() + headers
+        };
+        // The largest headers that are kept, too.
+        let kept = Record { headers: vec![("h".repeat(2_000), vec![1; 2_000])], ..record.clone() };
+        assert_eq!(header(&of_event(3, &kept, "").headers, CUT_FROM), Some("3145728"));
+        assert!(bytes(&of_event(3, &kept, &cause)) <= MAX_INPUT_BYTES);
         let letter = of_event(3, &record, &cause);
-        let headers: usize = letter.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        assert!(letter.key.len() + letter.value.as_ref().unwrap().len() + headers <= MAX_INPUT_BYTES, "{headers}");
+        assert!(bytes(&letter) <= MAX_INPUT_BYTES);
         let of = |name: &str| header(&letter.headers, name);
         assert_eq!((of(CUT_FROM), of(OFFSET), of(CAUSE).map(|cause| cause.chars().count())), (Some("3145728"), Some("9"), Some(MOST_CAUSE)));
         // It isn't given back in part.

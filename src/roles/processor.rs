@@ -25,8 +25,12 @@ const WAIT: Duration = Duration::from_millis(100);
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 /// Deadlines bring at most one tick in so much time.
 const TICK_EVERY: Millis = 1_000;
-/// A partition whose broker doesn't answer gets no tick for so many times as long as that took: so little of its time has a worker for that.
+/// A partition whose broker didn't answer gets no tick for so many times as long as that took, within bounds: a worker has little of its time for that.
 const REST: u32 = 10;
+const SHORTEST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(10);
+/// An answer that takes so long, and is none, is the last that is waited for in a turn.
+const SLOW: Duration = Duration::from_millis(100);
 /// How often the ends of the output topics are noted.
 const LOOK_UP_EVERY: Millis = 5_000;
 
@@ -56,7 +60,7 @@ pub struct Worker<L: Log> {
     report: Report,
     /// When the last tick was appended, and its offset.
     ticked_at: BTreeMap<u32, (Millis, i64)>,
-    /// Until when partitions get no tick whose broker didn't answer.
+    /// Partitions whose broker didn't answer when they were to get a tick, and until when they get none.
     resting: BTreeMap<u32, Instant>,
     looked_up_at: Millis,
     /// What the commit under way is of.
@@ -238,7 +242,8 @@ impl<L: Log> Worker<L> {
     /// may be. Waits only where nothing else is to be done. Says whether there may be more.
     fn poll(&mut self, wait: Duration) -> Result<bool, PartitionError> {
         let assigned = self.log.assigned();
-        let is_idle = self.polled.is_empty() && self.under_way.is_empty() && !self.partitions.values().any(Partition::has_due_work);
+        let goes_on = |(id, partition): (&u32, &Partition)| partition.has_due_work() && !self.rests(*id);
+        let is_idle = self.polled.is_empty() && self.under_way.is_empty() && !self.partitions.iter().any(goes_on);
         let wait = if self.bring_ups.is_empty() { wait } else { wait.min(SHORT_WAIT) };
         let mut wait = if is_idle { wait } else { Duration::ZERO };
         loop {
@@ -284,6 +289,7 @@ impl<L: Log> Worker<L> {
             let taken = partition.step(&records[..records.len().min(self.batch - stepped)], &mut outputs)?;
             stepped += taken;
             self.stepped_last = id;
+            self.resting.remove(&id);
             (published_records, published_bytes) = (published_records + outputs.len(), published_bytes + bytes_of(&outputs));
             // What a commit has no room for is stepped after it.
             records.drain(..taken);
@@ -314,7 +320,10 @@ impl<L: Log> Worker<L> {
     /// had records of.
     fn tick(&mut self, stepped: &BTreeSet<u32>) -> Result<(), PartitionError> {
         let now = (self.clock)();
-        for (id, partition) in &self.partitions {
+        // Those last that gave no answer: they must not keep the others from theirs.
+        let (silent, others): (Vec<u32>, Vec<u32>) = self.partitions.keys().partition(|id| self.resting.contains_key(id));
+        for id in others.iter().chain(&silent) {
+            let Some(partition) = self.partitions.get(id) else { continue };
             let (last, offset) = self.ticked_at.get(id).copied().unwrap_or((Millis::MIN, -1));
             let is_overdue = has_passed(now, last, TICK_EVERY);
             let is_wanted = partition.has_due_work() || (partition.is_due(now) && is_overdue);
@@ -322,28 +331,37 @@ impl<L: Log> Worker<L> {
             if !is_wanted || self.polled.contains_key(id) {
                 continue;
             }
-            let asked = Instant::now();
-            if self.resting.get(id).is_some_and(|until| asked < *until) {
+            if self.rests(*id) {
                 continue;
             }
-            // Asked last: it may be a question to a broker. While one doesn't answer, the others go on.
-            let Some(end) = passing(self.log.end(Topic::Events, *id))? else {
-                self.resting.insert(*id, asked + REST * asked.elapsed());
-                break;
-            };
+            let asked = Instant::now();
             let next = partition.position().next;
-            // What is left before the end may be no record: where somebody has appended in a transaction, its marker is the last that there is.
             let is_marker = is_overdue && offset < next && !stepped.contains(id);
-            if end <= next || is_marker {
-                let tick = encode_event(&Event::Tick(Tick { at: now }));
-                let Some(offset) = passing(self.log.append(*id, b"", &tick))? else {
-                    self.resting.insert(*id, asked + REST * asked.elapsed());
+            // Asked last: it may be a question to a broker.
+            let Some(ticked) = passing(self.log.end(Topic::Events, *id).and_then(|end| {
+                // What is left before the end may be no record: where somebody has appended in a transaction, its marker is the last that there is.
+                if end > next && !is_marker {
+                    return Ok(None);
+                }
+                self.log.append(*id, b"", &encode_event(&Event::Tick(Tick { at: now }))).map(Some)
+            }))?
+            else {
+                let took = asked.elapsed();
+                self.resting.insert(*id, Instant::now() + (REST * took).clamp(SHORTEST_REST, LONGEST_REST));
+                if took >= SLOW {
                     break;
-                };
-                self.ticked_at.insert(*id, (now, offset));
-            }
+                }
+                continue;
+            };
+            self.resting.remove(id);
+            self.ticked_at.extend(ticked.map(|offset| (*id, (now, offset))));
         }
         Ok(())
+    }
+
+    /// Whether a partition gets no tick, since its broker didn't answer.
+    fn rests(&self, partition: u32) -> bool {
+        self.resting.get(&partition).is_some_and(|until| Instant::now() < *until)
     }
 
     /// The partitions that are up, with all that is stepped.
@@ -371,6 +389,7 @@ impl<L: Log> Worker<L> {
             tracing::debug!(%error, "dropping what is in memory");
         }
         self.polled.clear();
+        self.resting.clear();
         // Told first: readers come to none that is about to be closed.
         self.partitions.keys().for_each(|id| (self.report)(*id, Holding::Closed));
         self.partitions.clear();

@@ -1,6 +1,6 @@
 //! Whether a cluster is there, lets us in, and is new enough.
 
-use super::client::{AT_ONCE, Admin, failed};
+use super::client::{AT_ONCE, Admin, REQUEST, failed};
 use super::settings::KafkaSettings;
 use crate::log::{LogError, Topic};
 use rdkafka::admin::{AdminOptions, ResourceSpecifier};
@@ -112,8 +112,15 @@ pub enum Age {
 /// # Errors
 /// If nothing can be asked.
 pub fn ages_of(admin: &Admin, brokers: &[Broker]) -> Result<Vec<Age>, LogError> {
-    // One after another: each is asked itself. One that has just died is still among them, and isn't waited for.
-    let options = AdminOptions::new().request_timeout(Some(AT_ONCE));
+    // One that has just died is still among them, and isn't waited for; but some have to answer.
+    let ages = ages_within(admin, brokers, AT_ONCE)?;
+    let is_silent = ages.iter().all(|age| matches!(age, Age::Unknown { .. }));
+    if is_silent { ages_within(admin, brokers, REQUEST) } else { Ok(ages) }
+}
+
+fn ages_within(admin: &Admin, brokers: &[Broker], wait: Duration) -> Result<Vec<Age>, LogError> {
+    let options = AdminOptions::new().request_timeout(Some(wait));
+    // One after another: each is asked itself.
     let age = |broker: &Broker| {
         let asked = super::topics::answered(admin.client().describe_configs([&ResourceSpecifier::Broker(broker.id)], &options))?;
         let answer = asked.map_err(|error| super::client::words(&error)).and_then(|answers| match answers.into_iter().next() {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 /// Consumers that are kept for further reads at least: as many as partitions where those are more, since each may be brought up by somebody.
 const CURSORS: usize = 8;
-const MOST_CURSORS: usize = 64;
+const MOST_CURSORS: usize = 16;
 /// How long a read waits for a transaction under way. A worker that died with one is found out after the transaction's timeout.
 const TRANSACTION: Duration = Duration::from_secs(60);
 /// How long a cursor waits for its batch to be full: also where all that there is has come.
@@ -95,6 +95,13 @@ impl KafkaReader {
         Ok((start, end))
     }
 
+    /// As [`Reader::has_record`]; who is asked where the partition ends is given so long.
+    pub(super) fn has_record_within(&self, topic: Topic, partition: u32, from: i64, wait: Duration) -> Result<bool, LogError> {
+        let (_, stable) = self.shared.ends(&self.shared.committed, topic, partition, wait)?;
+        // Where the end is further on, it may be by markers alone.
+        Ok(from < stable && !self.read_up_to(topic, partition, from, stable, 1, None)?.records.is_empty())
+    }
+
     /// Where a partition starts and ends, for who can do without the answer where a broker doesn't give it at once.
     pub(super) fn ends_at_once(&self, topic: Topic, partition: u32) -> Result<(i64, i64), LogError> {
         self.shared.ends(&self.shared.written, topic, partition, AT_ONCE)
@@ -143,9 +150,9 @@ impl KafkaReader {
     /// left where it stands.
     fn give_back(&self, cursor: Cursor) {
         let mut idle = locked(&self.shared.idle);
-        idle.push(cursor);
-        let one_too_many = idle.len() > (self.shared.partitions as usize).clamp(CURSORS, MOST_CURSORS);
+        let one_too_many = idle.len() >= (self.shared.partitions as usize).clamp(CURSORS, MOST_CURSORS);
         let dropped = one_too_many.then(|| idle.iter().position(|cursor| cursor.place.is_none()).unwrap_or(0)).map(|at| idle.remove(at));
+        idle.push(cursor);
         drop(idle);
         // Without the lock: its thread takes up to 100 ms to end.
         drop(dropped);
@@ -255,9 +262,7 @@ impl crate::log::Reader for KafkaReader {
     }
 
     fn has_record(&self, topic: Topic, partition: u32, from: i64) -> Result<bool, LogError> {
-        let (_, stable) = self.shared.ends(&self.shared.committed, topic, partition, REQUEST)?;
-        // Where the end is further on, it may be by markers alone.
-        Ok(from < stable && !self.read_up_to(topic, partition, from, stable, 1, None)?.records.is_empty())
+        self.has_record_within(topic, partition, from, REQUEST)
     }
 
     fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {

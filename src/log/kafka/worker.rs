@@ -5,7 +5,7 @@
 //! is given it, and bring up what it has got, before anything is read from it.
 
 use super::appender::KafkaAppender;
-use super::client::{REQUEST, Told, failed, number, words};
+use super::client::{AT_ONCE, REQUEST, Told, failed, number, words};
 use super::framing::copied;
 use super::points::reached;
 use super::reader::KafkaReader;
@@ -340,9 +340,10 @@ impl KafkaLog {
     fn stalled(&mut self) -> Option<String> {
         let now = Instant::now();
         let (partition, (next, since)) = self.fetched.iter_mut().find(|(_, (_, since))| now.duration_since(*since) >= STALL)?;
+        let has_record = self.reader.has_record_within(Topic::Events, *partition, *next, AT_ONCE);
         // One after another, each again as late.
-        *since = now;
-        match self.reader.has_record(Topic::Events, *partition, *next) {
+        *since = Instant::now();
+        match has_record {
             Ok(true) => Some(format!("partition {partition} has had records from offset {next} on for {} s, and none came", STALL.as_secs())),
             Ok(false) => None,
             Err(error) => {
