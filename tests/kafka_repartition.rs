@@ -206,6 +206,13 @@ async fn kafka_the_topics_get_other_partitions_while_notifications_keep_coming()
     .await;
     assert!(code == Some(1) && said.contains("has members") && said.contains("--workers 0"), "{said}");
     assert_eq!(service.terminate(), Some(0));
+    // A group that has judged nothing of it, by a mistake.
+    let (code, said) = apart({
+        let (from, to) = (KafkaSettings { group: format!("{name}-other"), ..from.clone() }, to.clone());
+        move || Repartition::start(&from, &to, &["--once"]).ended()
+    })
+    .await;
+    assert!(code == Some(1) && said.contains(&format!("{name}-other has no position")) && said.contains("--group"), "{said}");
 
     // From here on webhooks are only taken in, also while the copy is made, is killed, and is made on.
     let ingress = start(&dirs[1], &from, &["--workers", "0"]);

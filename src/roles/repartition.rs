@@ -222,8 +222,7 @@ impl Repartition {
         self.check_idle()?;
         let mut starts = Vec::new();
         for (partition, committed) in (0..).zip(old.positions()?) {
-            let start = old.reader().start(Topic::Events, partition)?;
-            starts.push(committed.unwrap_or(Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN }));
+            starts.push(committed.map_or_else(|| self.unjudged(&old.reader(), partition), Ok)?);
         }
         let mut begun = Vec::new();
         for (partition, start) in (0..).zip(&starts) {
@@ -232,6 +231,24 @@ impl Repartition {
         }
         copier.copy(Vec::new(), &begun)?;
         Ok(starts)
+    }
+
+    /// The position of a partition that nobody has judged: where the old log begins. What was judged has one.
+    fn unjudged(&self, old: &KafkaReader, partition: u32) -> anyhow::Result<Position> {
+        for topic in OUTPUTS {
+            if old.has_record(topic, partition, old.start(topic, partition)?)? {
+                bail!(
+                    "the group {} has no position in partition {partition} of {}, though something is published on {}: name the group that has judged it by --group. If it \
+                     is this one, its positions have expired (where it has no members, after offsets.retention.minutes), and nobody knows how far it was: begin with \
+                     topics of another --topic-prefix and another --group",
+                    self.from.group,
+                    self.from.topic(Topic::Events),
+                    self.from.topic(topic)
+                );
+            }
+        }
+        let start = old.start(Topic::Events, partition)?;
+        Ok(Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN })
     }
 
     fn check_idle(&self) -> anyhow::Result<()> {
