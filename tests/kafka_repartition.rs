@@ -321,3 +321,47 @@ async fn kafka_what_was_removed_is_not_brought_along() {
     assert_eq!(accounts["accounts"][0]["numbers"], 1, "{accounts}");
     assert_eq!(service.terminate(), Some(0));
 }
+
+/// From then on the old group's verdicts are nobody's, and how far the log is copied outlasts a week without runs and without records.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_once_the_copy_is_ready_it_is_never_to_be_begun_anew() {
+    let name = format!("test-{:016x}", rand::random::<u64>());
+    let (from, to) = (named(&name), named(&format!("{name}-{AFTER}")));
+    let (of, topics) = (from.clone(), TopicSettings { partitions: BEFORE, ..TopicSettings::default() });
+    let old = apart(move || {
+        create(&of, &topics).unwrap();
+        Kafka::connect(of).unwrap()
+    })
+    .await;
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let revision = async |base: &str, session: &str| {
+        let of_call = format!("{base}/api/v1/accounts/{SINGLE}/calls/{session}");
+        get(&of_call).await.1["verdict"]["revision"].as_i64()
+    };
+    let run = async |more: &'static [&'static str]| {
+        let (from, to) = (from.clone(), to.clone());
+        apart(move || Repartition::start(&from, &to, more)).await
+    };
+    let service = start(&dirs[0], &from, &[]);
+    append(&old.appender(), &[HEAD_OFFICE, &call_to_branch("s-1")], true).await;
+    until("the first call is judged", async || revision(&service.base, "s-1").await == Some(1)).await;
+    assert_eq!(service.terminate(), Some(0));
+    let following = run(&[]).await;
+    let following = apart(move || following.ready()).await;
+
+    // An old instance with workers. The second call has the first one's legacy id, which links them.
+    let service = start(&dirs[0], &from, &[]);
+    append(&old.appender(), &[&call_to_branch("s-2")], false).await;
+    until("the old group judges a call", async || revision(&service.base, "s-2").await == Some(1)).await;
+    assert_eq!(service.terminate(), Some(0));
+    let (code, said) = apart(move || following.interrupted()).await;
+    assert!(code == Some(0) && said.contains("has gone on") && said.contains("everything is copied"), "{said}");
+    let once = run(&["--once"]).await;
+    let (code, said) = apart(move || once.ended()).await;
+    assert_eq!(code, Some(0), "{said}");
+    let service = start(&dirs[1], &to, &[]);
+    let revisions = async || (revision(&service.base, "s-1").await, revision(&service.base, "s-2").await);
+    until("both are judged on the new topics", async || revisions().await == (Some(2), Some(1))).await;
+    assert_eq!(service.terminate(), Some(0));
+}

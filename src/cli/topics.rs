@@ -158,12 +158,17 @@ fn repartition(args: RepartitionArgs) -> anyhow::Result<ExitCode> {
     let from = KafkaSettings { group: args.group, ..args.kafka.settings() };
     let group = args.to_group.unwrap_or_else(|| args.to_prefix.trim_end_matches('.').to_owned());
     let to = KafkaSettings { topic_prefix: args.to_prefix, group, ..from.clone() };
+    let old_group = from.group.clone();
     let names = format!("--topic-prefix {} --group {}", to.topic_prefix, to.group);
     let (mut told_at, mut was_ready) = (Instant::now(), false);
     let mut tell = |told: Told| match told {
         Told::Ready if !std::mem::replace(&mut was_ready, true) => {
             eprintln!("ready: start instances with {names}, then stop the old ones; what those still take in is copied meanwhile");
         }
+        Told::WentOn => eprintln!(
+            "the group {old_group} has gone on judging: what it publishes on the old topics isn't copied, and the new group judges the same calls itself. What its \
+             instances take in is copied all the same; stop them, or restart them with --workers 0"
+        ),
         Told::Outputs(count) if told_at.elapsed() >= TELL_EVERY => {
             told_at = Instant::now();
             eprintln!("{count} records of the compacted topics are copied");

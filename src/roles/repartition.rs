@@ -14,7 +14,7 @@ use super::partition::partition_time;
 use super::replay::until_interrupted;
 use crate::event::{AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Event, OpenCall, decode, decode_event, encode};
 use crate::log::kafka::{self, Copied, Copier, Done, Kafka, KafkaReader, KafkaSettings, TopicSettings};
-use crate::log::{LogError, Place, Position, Reader, Record, Topic, partition_of};
+use crate::log::{Committed, LogError, Place, Position, Reader, Record, Topic, partition_of};
 use anyhow::{Context, bail};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ const COPIED_FROM: &str = "callsieve.copied_from";
 const OUTPUTS: [Topic; 4] = [Topic::AccountStates, Topic::CompanyNumbers, Topic::CallVerdicts, Topic::OpenCalls];
 /// Records of one transaction, at most.
 const CHUNK: usize = 5_000;
-/// How often the old log is looked at for more, and the old group for members.
+/// How often the old log is looked at for more, and the old group's positions.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// How long brokers that are away are waited for.
@@ -62,6 +62,8 @@ pub enum Told {
     Events(u64),
     /// New instances may start.
     Ready,
+    /// The old group has judged on since the copy was begun, which concerns nobody once that is ready.
+    WentOn,
 }
 
 /// A part of the old log, as it is copied.
@@ -112,7 +114,7 @@ impl Repartition {
     /// Copies until it is interrupted, or with `once` until all is copied that is there.
     ///
     /// # Errors
-    /// If the old group has members or went on meanwhile, if there is something on the new topics that isn't from here, and if the cluster refuses or stays away.
+    /// If the old group has members or went on before the copy was ready, if there is something on the new topics that isn't from here, and if the cluster refuses or stays away.
     pub fn run(&self, once: bool, tell: &mut dyn FnMut(Told)) -> anyhow::Result<Ended> {
         let stop = until_interrupted()?;
         if self.from.topic_prefix == self.to.topic_prefix || self.from.group == self.to.group {
@@ -147,9 +149,9 @@ impl Repartition {
         let mut copier = Copier::new(&self.from, &self.to)?;
         let starts = self.starts(&old, &new, &mut copier)?;
         let copied = copied(&new.reader(), self.partitions)?;
-        let mut run = Run { of: self, old: old.reader(), new: new.reader(), copier, starts, copied, checked_at: Instant::now(), old_kafka: &old };
-        run.check()?;
+        let mut run = Run { of: self, old: old.reader(), new: new.reader(), copier, starts, copied, old_kafka: &old };
         if !self.is_ready()? {
+            run.check()?;
             if !run.copy_outputs(stop, tell)? || !run.copy_facts(stop, tell)? {
                 return Ok(Ended::Interrupted);
             }
@@ -273,13 +275,11 @@ struct Run<'a> {
     /// By old partition.
     starts: Vec<Position>,
     copied: CopiedEvents,
-    checked_at: Instant,
 }
 
 impl Run<'_> {
-    /// Sees to it that the old group has stopped, and stands where it stood.
-    fn check(&mut self) -> anyhow::Result<()> {
-        self.checked_at = Instant::now();
+    /// Sees to it that the old group has stopped, and stands where it stood: until the copy is ready, what it publishes would be missing there.
+    fn check(&self) -> anyhow::Result<()> {
         self.of.check_idle()?;
         for (committed, start) in self.old_kafka.positions()?.into_iter().zip(&self.starts) {
             if committed.is_some_and(|committed| committed != *start) {
@@ -291,6 +291,12 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the old group has judged on, as far as the brokers say so at once.
+    fn went_on(&self) -> bool {
+        let moved = |(committed, start): (Option<Committed>, &Position)| committed.is_some_and(|committed| committed.position != *start);
+        self.old.committed_so_far().is_ok_and(|committed| committed.into_iter().zip(&self.starts).any(moved))
     }
 
     /// Copies the compacted topics; false when it was interrupted.
@@ -450,6 +456,7 @@ impl Run<'_> {
     fn follow(&mut self, stop: &AtomicBool, once: bool, tell: &mut dyn FnMut(Told)) -> anyhow::Result<()> {
         let mut merged = self.merged()?;
         let mut copied = 0;
+        let (mut looked_at, mut went_on) = (None::<Instant>, false);
         let is_wanted = |_: &Record, event: Option<&Event>| !matches!(event, Some(Event::Tick(_)));
         loop {
             // Looked at first: what was there when it was interrupted is copied.
@@ -458,8 +465,11 @@ impl Run<'_> {
                 part.until = self.old.end(Topic::Events, partition)?.max(part.until);
             }
             while self.copy_events(&mut merged, &is_wanted, &mut copied, tell)? {}
-            if is_last || self.checked_at.elapsed() >= CHECK_EVERY {
-                self.check()?;
+            if !went_on && (is_last || looked_at.is_none_or(|at| at.elapsed() >= CHECK_EVERY)) {
+                (looked_at, went_on) = (Some(Instant::now()), self.went_on());
+                if went_on {
+                    tell(Told::WentOn);
+                }
             }
             if is_last {
                 return Ok(());
