@@ -8,7 +8,7 @@ mod common;
 
 use callsieve::event::{AccountId, AccountRemoved, CallVerdict, Event, SnapshotCompleted, Verdict};
 use callsieve::judge::number::Country;
-use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
+use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, remove_group};
 use callsieve::log::{Appender, Reader, Topic, partition_of};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::sync;
@@ -349,6 +349,12 @@ async fn kafka_once_the_copy_is_ready_it_is_never_to_be_begun_anew() {
     assert_eq!(service.terminate(), Some(0));
     let following = run(&[]).await;
     let following = apart(move || following.ready()).await;
+    // As if Kafka had forgotten how far each partition is, of which only one goes on.
+    let forget = async || {
+        let marks = KafkaSettings { group: format!("{}repartition", to.topic_prefix), ..to.clone() };
+        assert!(apart(move || remove_group(&marks).unwrap()).await);
+    };
+    forget().await;
 
     // An old instance with workers. The second call has the first one's legacy id, which links them.
     let service = start(&dirs[0], &from, &[]);
@@ -364,4 +370,10 @@ async fn kafka_once_the_copy_is_ready_it_is_never_to_be_begun_anew() {
     let revisions = async || (revision(&service.base, "s-1").await, revision(&service.base, "s-2").await);
     until("both are judged on the new topics", async || revisions().await == (Some(2), Some(1))).await;
     assert_eq!(service.terminate(), Some(0));
+
+    // Where nothing is known any more.
+    forget().await;
+    let once = run(&["--once"]).await;
+    let (code, said) = apart(move || once.ended()).await;
+    assert!(code == Some(1) && said.contains("Leave them as they are") && !said.contains("elete"), "{said}");
 }

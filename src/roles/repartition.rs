@@ -29,6 +29,8 @@ const CHUNK: usize = 5_000;
 /// How often the old log is looked at for more, and the old group's positions.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// How often it is said once more how far the log is copied, where nothing comes.
+const KEEP_EVERY: Duration = Duration::from_secs(3_600);
 /// How long brokers that are away are waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -146,7 +148,7 @@ impl Repartition {
         let old = Kafka::connect(self.from.clone())?;
         let new = Kafka::with(self.to.clone(), self.partitions)?;
         self.make_topics()?;
-        let mut copier = Copier::new(&self.from, &self.to)?;
+        let mut copier = Copier::new(&self.from, &self.to, old.partitions())?;
         let starts = self.starts(&old, &new, &mut copier)?;
         let copied = copied(&new.reader(), self.partitions)?;
         let mut run = Run { of: self, old: old.reader(), new: new.reader(), copier, starts, copied, old_kafka: &old };
@@ -204,22 +206,39 @@ impl Repartition {
 
     /// The positions that the old group had when this began, which stay what they are.
     fn starts(&self, old: &Kafka, new: &Kafka, copier: &mut Copier) -> anyhow::Result<Vec<Position>> {
-        let done = copier.done(Topic::Events, old.partitions())?;
-        if done.iter().all(Option::is_some) {
-            let read = |done: Done| done.note.parse::<Position>().context("reading where the copy began");
-            return done.into_iter().flatten().map(read).collect();
+        let known: Option<Vec<&Done>> = (0..old.partitions()).map(|partition| copier.done(Topic::Events, partition)).collect();
+        if let Some(known) = known {
+            let read = |done: &Done| done.note.parse::<Position>().context("reading where the copy began");
+            let starts = known.into_iter().map(read).collect::<anyhow::Result<_>>()?;
+            copier.keep()?;
+            return Ok(starts);
+        }
+        if self.is_ready()? {
+            bail!(
+                "the topics {}* are complete, and it isn't known how far {} is copied to them: they aren't from here, or the offsets of the group {} have expired, which are \
+                 kept for offsets.retention.minutes (a week by default) after the last run. Leave them as they are, they may be in use: what is from here has \
+                 everything up to the last run. Only what old instances have taken in since isn't copied; if you wanted other topics, choose another --to-prefix",
+                self.to.topic_prefix,
+                self.from.topic(Topic::Events),
+                Copier::group_of(&self.to)
+            );
         }
         // Nothing was begun: the first transaction has all of them.
         let reader = new.reader();
         for topic in Topic::ALL.into_iter().filter(|topic| *topic != Topic::DeadLetters) {
             for partition in 0..self.partitions {
                 if reader.end(topic, partition)? > 0 {
-                    bail!("there is something on {}, which isn't from here; choose another prefix, or delete the topics", self.to.topic(topic));
+                    bail!(
+                        "there is something on {}, which isn't from here, or from a copy that was left for longer than Kafka keeps how far it is (a week by default); \
+                         choose another --to-prefix, or delete the topics {}*",
+                        self.to.topic(topic),
+                        self.to.topic_prefix
+                    );
                 }
             }
         }
-        if self.is_ready()? || new.positions()?.iter().any(Option::is_some) {
-            bail!("the topics {}* or the group {} are in use already; choose others", self.to.topic_prefix, self.to.group);
+        if new.positions()?.iter().any(Option::is_some) {
+            bail!("the group {} is in use already; choose another --to-group", self.to.group);
         }
         self.check_idle()?;
         let mut starts = Vec::new();
@@ -304,8 +323,11 @@ impl Run<'_> {
         let partitions = self.old_kafka.partitions();
         let mut copied = 0;
         for topic in OUTPUTS {
-            for (partition, done) in (0..).zip(self.copier.done(topic, partitions)?) {
-                let mut next = done.map_or(self.old.start(topic, partition)?, |done| done.next);
+            for partition in 0..partitions {
+                let mut next = match self.copier.done(topic, partition) {
+                    Some(done) => done.next,
+                    None => self.old.start(topic, partition)?,
+                };
                 let end = self.old.end(topic, partition)?;
                 while next < end {
                     if stop.load(Ordering::Acquire) {
@@ -375,8 +397,8 @@ impl Run<'_> {
 
     /// The old log from where it is copied.
     fn merged(&self) -> anyhow::Result<Merged> {
-        let done = self.copier.done(Topic::Events, self.old_kafka.partitions())?;
-        let next: Option<Vec<i64>> = done.into_iter().map(|done| Some(done?.next)).collect();
+        let next: Option<Vec<i64>> =
+            (0..self.old_kafka.partitions()).map(|partition| Some(self.copier.done(Topic::Events, partition)?.next)).collect();
         Ok(Merged::new(&next.context("how far the log is copied isn't known any more")?))
     }
 
@@ -456,7 +478,7 @@ impl Run<'_> {
     fn follow(&mut self, stop: &AtomicBool, once: bool, tell: &mut dyn FnMut(Told)) -> anyhow::Result<()> {
         let mut merged = self.merged()?;
         let mut copied = 0;
-        let (mut looked_at, mut went_on) = (None::<Instant>, false);
+        let (mut looked_at, mut went_on, mut kept_at) = (None::<Instant>, false, Instant::now());
         let is_wanted = |_: &Record, event: Option<&Event>| !matches!(event, Some(Event::Tick(_)));
         loop {
             // Looked at first: what was there when it was interrupted is copied.
@@ -473,6 +495,10 @@ impl Run<'_> {
             }
             if is_last {
                 return Ok(());
+            }
+            if kept_at.elapsed() >= KEEP_EVERY {
+                self.copier.keep()?;
+                kept_at = Instant::now();
             }
             std::thread::sleep(LOOK_EVERY);
         }

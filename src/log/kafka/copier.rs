@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,56 +84,45 @@ pub struct Copier {
     producer: BaseProducer<Appended>,
     /// Of the group that nobody joins, and whose offsets say how far the originals are copied.
     group: BaseConsumer<Told>,
+    /// What they say. Kafka forgets each of them a week after it was committed last, so all are committed whenever one is.
+    done: BTreeMap<(Topic, u32), Done>,
 }
 
 impl Copier {
-    /// Waits for the network, and ends what a copier of the same target was about: that one can copy nothing from now on.
+    /// Waits for the network, and ends what a copier of the same target was about: that one can copy nothing from now on. `partitions` are those of the originals.
     ///
     /// # Errors
     /// If the cluster can't be reached, or refuses.
-    pub fn new(from: &KafkaSettings, to: &KafkaSettings) -> Result<Self, LogError> {
+    pub fn new(from: &KafkaSettings, to: &KafkaSettings, partitions: u32) -> Result<Self, LogError> {
         let mut to = to.clone();
         to.framing.prepare(&Topic::ALL.map(|topic| to.topic(topic)))?;
-        let name = format!("{}repartition", to.topic_prefix);
+        let name = Self::group_of(&to);
         let mut transactions = Transactions::new(&to, name.clone(), None);
         transactions.ready()?;
         let group = KafkaSettings { group: name, ..to.clone() }.reader(true).create_with_context(Told).map_err(failed("making a client"))?;
         let producer = to.producer().create_with_context(Appended::default()).map_err(failed("making a producer"))?;
-        Ok(Self { from: from.clone(), to, transactions, producer, group })
+        let done = known(&group, from, partitions)?;
+        Ok(Self { from: from.clone(), to, transactions, producer, group, done })
     }
 
-    /// How far a topic's partitions are copied; `None` for one that wasn't begun.
+    /// The group whose offsets say how far the originals are copied to these topics.
+    #[must_use]
+    pub fn group_of(to: &KafkaSettings) -> String {
+        format!("{}repartition", to.topic_prefix)
+    }
+
+    /// How far a partition is copied; `None` if it wasn't begun, or if that is forgotten.
+    #[must_use]
+    pub fn done(&self, topic: Topic, partition: u32) -> Option<&Done> {
+        self.done.get(&(topic, partition))
+    }
+
+    /// Says once more how far everything is copied, so that it isn't forgotten.
     ///
     /// # Errors
-    /// If the cluster can't be reached.
-    pub fn done(&self, topic: Topic, partitions: u32) -> Result<Vec<Option<Done>>, LogError> {
-        let name = self.from.topic(topic);
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let mut asked = TopicPartitionList::new();
-            for partition in 0..partitions {
-                asked.add_partition(&name, number(partition));
-            }
-            let answer = self.group.committed_offsets(asked, REQUEST).and_then(|list| {
-                list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
-                Ok(list)
-            });
-            match answer {
-                Ok(list) => {
-                    let mut done = vec![None; partitions as usize];
-                    for element in list.elements() {
-                        let (Offset::Offset(next), Ok(partition)) = (element.offset(), u32::try_from(element.partition())) else { continue };
-                        if let Some(place) = done.get_mut(partition as usize) {
-                            *place = Some(Done { topic, partition, next, note: element.metadata().to_owned() });
-                        }
-                    }
-                    return Ok(done);
-                }
-                Err(error) if Instant::now() >= until => return Err(failed(format!("asking how far {name} is copied"))(error)),
-                // What was under way isn't stable yet.
-                Err(_) => std::thread::sleep(Duration::from_millis(100)),
-            }
-        }
+    /// As [`Copier::copy`].
+    pub fn keep(&mut self) -> Result<(), LogError> {
+        self.copy(Vec::new(), &[])
     }
 
     /// Appends copies of input, in this order within each partition, and waits until all of them are durable. A copier that fails is of no more use.
@@ -169,16 +159,51 @@ impl Copier {
     /// Appends copies of outputs and says how far their originals are copied with them: all or nothing.
     ///
     /// # Errors
-    /// If it came to nothing, or may have: what is [`Copier::done`] says which.
+    /// If it came to nothing, or may have: another copier's [`Copier::done`] says which.
     pub fn copy(&mut self, copies: Vec<Copied>, done: &[Done]) -> Result<(), LogError> {
-        let mut offsets = TopicPartitionList::with_capacity(done.len());
-        for done in done {
+        self.done.extend(done.iter().map(|done| ((done.topic, done.partition), done.clone())));
+        let mut offsets = TopicPartitionList::with_capacity(self.done.len());
+        for done in self.done.values() {
             let mut element = offsets.add_partition(&self.from.topic(done.topic), number(done.partition));
             element.set_offset(Offset::Offset(done.next)).map_err(failed("copying"))?;
             element.set_metadata(&done.note);
         }
         let group = self.group.group_metadata().ok_or(LogError::Closed)?;
         self.transactions.copy(copies, offsets, Arc::new(group))
+    }
+}
+
+/// How far each partition of the originals is copied that was begun.
+fn known(group: &BaseConsumer<Told>, from: &KafkaSettings, partitions: u32) -> Result<BTreeMap<(Topic, u32), Done>, LogError> {
+    let names = Topic::ALL.map(|topic| from.topic(topic));
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let mut asked = TopicPartitionList::new();
+        for name in &names {
+            for partition in 0..partitions {
+                asked.add_partition(name, number(partition));
+            }
+        }
+        let answer = group.committed_offsets(asked, REQUEST).and_then(|list| {
+            list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
+            Ok(list)
+        });
+        match answer {
+            Ok(list) => {
+                let mut known = BTreeMap::new();
+                for element in list.elements() {
+                    let topic = Topic::ALL.into_iter().find(|topic| names[topic.index()] == element.topic());
+                    let (Offset::Offset(next), Some(topic), Ok(partition)) = (element.offset(), topic, u32::try_from(element.partition())) else {
+                        continue;
+                    };
+                    known.insert((topic, partition), Done { topic, partition, next, note: element.metadata().to_owned() });
+                }
+                return Ok(known);
+            }
+            Err(error) if Instant::now() >= until => return Err(failed(format!("asking how far {}* is copied", from.topic_prefix))(error)),
+            // What was under way isn't stable yet.
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
     }
 }
 
