@@ -8,7 +8,7 @@ mod common;
 
 use callsieve::event::{AccountId, AccountRemoved, CallVerdict, Event, SnapshotCompleted, Verdict};
 use callsieve::judge::number::Country;
-use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, remove_group};
+use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, remove, remove_group};
 use callsieve::log::{Appender, Reader, Topic, partition_of};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::sync;
@@ -307,12 +307,21 @@ async fn kafka_what_was_removed_is_not_brought_along() {
     assert_eq!(get(&of_call(&service.base, "s-1")).await.0, 404);
     assert_eq!(service.terminate(), Some(0));
 
-    let (code, said) = apart({
-        let (from, to) = (from.clone(), to.clone());
-        move || Repartition::start(&from, &to, &["--once"]).ended()
-    })
-    .await;
-    assert_eq!(code, Some(0), "{said}");
+    // Begun anew, after its topics were deleted.
+    for is_deleted in [false, true] {
+        let (code, said) = apart({
+            let (from, to) = (from.clone(), to.clone());
+            move || {
+                if is_deleted {
+                    remove(&to).unwrap();
+                    assert!(remove_group(&to).unwrap());
+                }
+                Repartition::start(&from, &to, &["--once"]).ended()
+            }
+        })
+        .await;
+        assert_eq!(code, Some(0), "{said}");
+    }
     let service = start(&dirs[1], &to, &[]);
     until("the second call's verdict is there", async || is_judged(&service.base, "s-2").await).await;
     assert_eq!(get(&of_call(&service.base, "s-1")).await.0, 404);

@@ -147,8 +147,8 @@ impl Repartition {
     fn attempt(&self, stop: &AtomicBool, once: bool, tell: &mut dyn FnMut(Told)) -> anyhow::Result<Ended> {
         let old = Kafka::connect(self.from.clone())?;
         let new = Kafka::with(self.to.clone(), self.partitions)?;
-        self.make_topics()?;
         let mut copier = Copier::new(&self.from, &self.to, old.partitions())?;
+        self.make_topics(&mut copier)?;
         let starts = self.starts(&old, &new, &mut copier)?;
         let copied = copied(&new.reader(), self.partitions)?;
         let mut run = Run { of: self, old: old.reader(), new: new.reader(), copier, starts, copied, old_kafka: &old };
@@ -185,12 +185,16 @@ impl Repartition {
         Ok(TopicSettings { partitions: self.partitions, replication: replicas, over, ..TopicSettings::default() })
     }
 
-    fn make_topics(&self) -> anyhow::Result<()> {
+    fn make_topics(&self, copier: &mut Copier) -> anyhow::Result<()> {
         let there = kafka::describe(&self.to)?;
+        if there.iter().all(|topic| topic.partitions == 0) {
+            // Of a copy before, whose topics were deleted.
+            copier.forget()?;
+        }
         for topic in there.iter().filter(|topic| topic.partitions > 0) {
             if topic.partitions != self.partitions as usize {
                 bail!(
-                    "the topic {} is there, with {} partitions, not {}; choose another prefix, or delete it",
+                    "the topic {} is there, with {} partitions, not {}: a copy that was begun goes on with as many --partitions; for another, choose another --to-prefix",
                     topic.name,
                     topic.partitions,
                     self.partitions

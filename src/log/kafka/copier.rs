@@ -3,6 +3,7 @@
 
 use super::appender::with;
 use super::client::{REQUEST, Told, failed, number, words};
+use super::offsets::remove_group;
 use super::settings::KafkaSettings;
 use super::transaction::Transactions;
 use crate::log::{Headers, LogError, Topic};
@@ -123,6 +124,23 @@ impl Copier {
     /// As [`Copier::copy`].
     pub fn keep(&mut self) -> Result<(), LogError> {
         self.copy(Vec::new(), &[])
+    }
+
+    /// Forgets how far anything is copied: the copies are gone. Not for threads of an async runtime.
+    ///
+    /// # Errors
+    /// If the cluster can't be reached, or refuses.
+    pub fn forget(&mut self) -> Result<(), LogError> {
+        if self.done.is_empty() {
+            return Ok(());
+        }
+        let group = Self::group_of(&self.to);
+        if !remove_group(&KafkaSettings { group: group.clone(), ..self.to.clone() })? {
+            let why = "it has members, though it is a copy's own; stop them".into();
+            return Err(LogError::Refused { operation: format!("deleting the group {group}"), why });
+        }
+        self.done.clear();
+        Ok(())
     }
 
     /// Appends copies of input, in this order within each partition, and waits until all of them are durable. A copier that fails is of no more use.
