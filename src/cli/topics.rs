@@ -179,10 +179,14 @@ fn repartition(args: RepartitionArgs) -> anyhow::Result<ExitCode> {
         }
         _ => {}
     };
-    let ended = Repartition { from, to, partitions: args.partitions }.run(args.once, &mut tell)?;
-    match ended {
-        Ended::Finished => eprintln!("everything is copied that was there; as long as old instances take anything in, run this again"),
-        Ended::Interrupted => eprintln!("interrupted before the new topics were ready; run this again, and it goes on"),
+    match (Repartition { from, to, partitions: args.partitions }).run(args.once, &mut tell)? {
+        Ended::Finished(events) => {
+            eprintln!("everything is copied that was there, {events} events by this run; as long as old instances take anything in, run this again");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ended::Interrupted => {
+            eprintln!("interrupted before the new topics were ready; run this again, and it goes on");
+            Ok(ExitCode::FAILURE)
+        }
     }
-    Ok(if ended == Ended::Finished { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -49,8 +49,8 @@ pub struct Repartition {
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Everything is copied that was there when it was interrupted, or looked last.
-    Finished,
+    /// Everything is copied that was there when it was interrupted, or looked last; so many records of the log by this run, no fewer.
+    Finished(u64),
     /// By a signal, before the new topics were ready.
     Interrupted,
 }
@@ -123,9 +123,10 @@ impl Repartition {
             bail!("the new topics need another prefix, and another group: those that are there stay as they are");
         }
         let mut failing: Option<Instant> = None;
+        let mut events = 0;
         loop {
             let mut copied = false;
-            let ended = self.attempt(&stop, once, &mut |told| {
+            let ended = self.attempt(&stop, once, &mut events, &mut |told| {
                 copied = true;
                 tell(told);
             });
@@ -144,14 +145,14 @@ impl Repartition {
         }
     }
 
-    fn attempt(&self, stop: &AtomicBool, once: bool, tell: &mut dyn FnMut(Told)) -> anyhow::Result<Ended> {
+    fn attempt(&self, stop: &AtomicBool, once: bool, events: &mut u64, tell: &mut dyn FnMut(Told)) -> anyhow::Result<Ended> {
         let old = Kafka::connect(self.from.clone())?;
         let new = Kafka::with(self.to.clone(), self.partitions)?;
         let mut copier = Copier::new(&self.from, &self.to, old.partitions())?;
         self.make_topics(&mut copier)?;
         let starts = self.starts(&old, &new, &mut copier)?;
         let copied = copied(&new.reader(), self.partitions)?;
-        let mut run = Run { of: self, old: old.reader(), new: new.reader(), copier, starts, copied, old_kafka: &old };
+        let mut run = Run { of: self, old: old.reader(), new: new.reader(), copier, starts, copied, events, old_kafka: &old };
         if !self.is_ready()? {
             run.check()?;
             if !run.copy_outputs(stop, tell)? || !run.copy_facts(stop, tell)? {
@@ -163,7 +164,7 @@ impl Repartition {
         }
         tell(Told::Ready);
         run.follow(stop, once, tell)?;
-        Ok(Ended::Finished)
+        Ok(Ended::Finished(*events))
     }
 
     /// Whether the new topics are all there, which is the last thing that is done before they may be used.
@@ -298,6 +299,8 @@ struct Run<'a> {
     /// By old partition.
     starts: Vec<Position>,
     copied: CopiedEvents,
+    /// Records of the log that were copied, also by attempts before.
+    events: &'a mut u64,
 }
 
 impl Run<'_> {
@@ -373,8 +376,7 @@ impl Run<'_> {
             Some(Event::CallLegs(legs)) => removed.get(&legs.account_id).is_none_or(|removed| record.offset > *removed),
             _ => false,
         };
-        let mut copied = 0;
-        while self.copy_events(&mut merged, &is_wanted, &mut copied, tell)? {
+        while self.copy_events(&mut merged, &is_wanted, tell)? {
             if stop.load(Ordering::Acquire) {
                 return Ok(false);
             }
@@ -411,7 +413,6 @@ impl Run<'_> {
         &mut self,
         merged: &mut Merged,
         is_wanted: &dyn Fn(&Record, Option<&Event>) -> bool,
-        copied: &mut u64,
         tell: &mut dyn FnMut(Told),
     ) -> anyhow::Result<bool> {
         let before: Vec<i64> = merged.parts.iter().map(|part| part.next).collect();
@@ -442,10 +443,11 @@ impl Run<'_> {
         if done.is_empty() {
             return Ok(false);
         }
+        // Before, since some may be there also when it fails.
+        *self.events += copies.len() as u64;
         self.copier.append(&copies)?;
         self.copier.copy(Vec::new(), &done)?;
-        *copied += copies.len() as u64;
-        tell(Told::Events(*copied));
+        tell(Told::Events(*self.events));
         Ok(true)
     }
 
@@ -481,7 +483,6 @@ impl Run<'_> {
     /// Copies what is there and what comes, until it is interrupted; with `once` until all is copied.
     fn follow(&mut self, stop: &AtomicBool, once: bool, tell: &mut dyn FnMut(Told)) -> anyhow::Result<()> {
         let mut merged = self.merged()?;
-        let mut copied = 0;
         let (mut looked_at, mut went_on, mut kept_at) = (None::<Instant>, false, Instant::now());
         let is_wanted = |_: &Record, event: Option<&Event>| !matches!(event, Some(Event::Tick(_)));
         loop {
@@ -490,7 +491,7 @@ impl Run<'_> {
             for (partition, part) in (0..).zip(&mut merged.parts) {
                 part.until = self.old.end(Topic::Events, partition)?.max(part.until);
             }
-            while self.copy_events(&mut merged, &is_wanted, &mut copied, tell)? {}
+            while self.copy_events(&mut merged, &is_wanted, tell)? {}
             if !went_on && (is_last || looked_at.is_none_or(|at| at.elapsed() >= CHECK_EVERY)) {
                 (looked_at, went_on) = (Some(Instant::now()), self.went_on());
                 if went_on {
