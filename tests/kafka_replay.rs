@@ -12,7 +12,7 @@ use callsieve::event::{
 };
 use callsieve::judge::RULES;
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, create_some, names};
-use callsieve::log::{Appender, Headers, Input, Reader, Topic};
+use callsieve::log::{Appender, Headers, Input, Position, Reader, Topic};
 use callsieve::roles::replay::{Progress, Replay};
 use cluster::newest;
 use common::{Running, now};
@@ -130,7 +130,11 @@ impl Replayed {
     }
 
     fn arguments(&self) -> [&str; 6] {
-        ["--brokers", &self.live.brokers, "--topic-prefix", &self.live.topic_prefix, "--group", &self.live.group]
+        self.arguments_of(&self.live.group)
+    }
+
+    fn arguments_of<'a>(&'a self, group: &'a str) -> [&'a str; 6] {
+        ["--brokers", &self.live.brokers, "--topic-prefix", &self.live.topic_prefix, "--group", group]
     }
 
     fn run_live(&self) -> Running {
@@ -139,8 +143,12 @@ impl Replayed {
 
     /// `callsieve replay …`
     fn command(&self, arguments: &[&str]) -> Command {
+        self.command_of(&self.live.group, arguments)
+    }
+
+    fn command_of(&self, group: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_callsieve"));
-        command.arg("replay").args(arguments).args(self.arguments()).env("RUST_LOG", "info");
+        command.arg("replay").args(arguments).args(self.arguments_of(group)).env("RUST_LOG", "info");
         if ["start", "drop"].contains(&arguments[0]) {
             command.arg("--data-dir").arg(self.data_dir());
         }
@@ -164,7 +172,11 @@ impl Replayed {
 
     /// What it says when it refuses.
     fn refused(&self, arguments: &[&str]) -> String {
-        let done = self.ask(arguments);
+        self.refused_of(&self.live.group, arguments)
+    }
+
+    fn refused_of(&self, group: &str, arguments: &[&str]) -> String {
+        let done = self.command_of(group, arguments).output().unwrap();
         assert_eq!(done.status.code(), Some(1), "{arguments:?}: {}", String::from_utf8_lossy(&done.stdout));
         String::from_utf8(done.stderr).unwrap()
     }
@@ -277,7 +289,13 @@ fn kafka_a_replay_judges_the_past_anew_and_what_differs_is_brought_over_once() {
     let total = replayed.progress().unwrap().total().1;
     until("a part is judged anew", || replayed.progress().unwrap().total().0 > total / 4);
     assert!(replayed.refused(&["drop", "r"]).contains("has a member"));
+    let refuses_another_group = |command| {
+        let said = replayed.refused_of("another", &[command, "r"]);
+        assert!(said.contains(&format!("was begun beside the group {}, not another", replayed.live.group)), "{command}: {said}");
+    };
+    refuses_another_group("drop");
     kill(child);
+    ["status", "diff", "promote", "start"].into_iter().for_each(refuses_another_group);
     let middle = replayed.progress().unwrap();
     assert!(middle.total().0 < total && !middle.is_finished(), "{:?}", middle.total());
     let said = replayed.told(&["status"]);
@@ -392,9 +410,23 @@ fn dropped(replayed: &Replayed) {
     assert!(replayed.refused(&["status", "r"]).contains("there is no replay r"));
     replayed.told(&["drop", "r"]);
 
+    // The group's positions outlive topics that are deleted by hand.
+    let group = KafkaSettings { group: format!("{}-replay-r", replayed.live.group), ..replayed.live.clone() };
+    Kafka::connect(group).unwrap().begin(0, Position { next: 0, partition_time: 0, low_water: 0, low_water_time: 0 }, &[]).unwrap();
+    assert!(replayed.refused(&["start", "r"]).contains("has positions"));
+    replayed.told(&["drop", "r"]);
+
     // One that was cut off while it was made.
     let half = KafkaSettings { topic_prefix: format!("{}replay-r.", replayed.live.topic_prefix), ..replayed.live.clone() };
     create_some(&half, &TopicSettings { partitions: PARTITIONS, ..TopicSettings::default() }, &[Topic::Events]).unwrap();
+    for status in [&["status", "r"][..], &["status"]] {
+        assert!(replayed.told(status).starts_with("r: is being made; "));
+    }
     replayed.told(&["drop", "r"]);
     assert_eq!(names(&replayed.live, &half.topic_prefix).unwrap(), [""; 0]);
+    let topics = TopicSettings { partitions: PARTITIONS, ..TopicSettings::default() };
+    create_some(&half, &topics, &[Topic::CallVerdicts, Topic::DeadLetters]).unwrap();
+    assert!(replayed.told(&["status"]).starts_with("r: is being made; "));
+    assert!(replayed.start(&[]).wait().unwrap().success());
+    assert!(replayed.told(&["status", "r"]).starts_with("r: finished"));
 }

@@ -134,25 +134,38 @@ fn status(name: Option<&str>, live: &KafkaSettings) -> anyhow::Result<ExitCode> 
         Some(name) => vec![Replay::named(name, live.clone())?],
         None => Replay::all(live)?,
     };
-    let look = || -> anyhow::Result<Vec<Option<Progress>>> { replays.iter().map(Replay::progress).collect() };
-    let mut first = look()?;
-    if let (Some(name), [None]) = (name, first.as_slice()) {
+    let look = || replays.iter().map(Replay::progress).collect::<Vec<_>>();
+    let known = |progress: &anyhow::Result<Option<Progress>>| progress.as_ref().ok().cloned().flatten();
+    let mut looked = look();
+    if let (Some(name), [replay], [Ok(None)]) = (name, &replays[..], &looked[..])
+        && !replay.is_there()?
+    {
         bail!("there is no replay {name}");
     }
     // How fast it goes shows only over time.
-    let before: Vec<u64> = first.iter().map(|progress| progress.as_ref().map_or(0, |progress| progress.total().0)).collect();
-    if first.iter().flatten().any(|progress| !progress.is_finished()) {
+    let before: Vec<u64> = looked.iter().map(|progress| known(progress).map_or(0, |progress| progress.total().0)).collect();
+    if looked.iter().filter_map(known).any(|progress| !progress.is_finished()) {
         std::thread::sleep(SPEED);
-        first = look()?;
+        looked = look();
     }
+    let mut code = ExitCode::SUCCESS;
     let mut out = std::io::stdout().lock();
-    for ((replay, progress), before) in replays.iter().zip(first).zip(before) {
+    for ((replay, progress), before) in replays.iter().zip(looked).zip(before) {
+        let of = replay.name();
         match progress {
-            None => writeln!(out, "{}: is being made", replay.name())?,
-            Some(progress) => write!(out, "{}", told(replay.name(), &progress, before))?,
+            Ok(Some(progress)) => write!(out, "{}", told(of, &progress, before))?,
+            Ok(None) => writeln!(
+                out,
+                "{of}: is being made; if nobody does that, `callsieve replay start {of}` goes on, `callsieve replay drop {of}` deletes it"
+            )?,
+            Err(error) if name.is_some() => return Err(error),
+            Err(error) => {
+                writeln!(out, "{of}: {error:#}")?;
+                code = ExitCode::FAILURE;
+            }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 fn told(name: &str, progress: &Progress, before: u64) -> String {

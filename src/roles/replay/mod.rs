@@ -53,6 +53,9 @@ pub struct Begun {
     pub started_at: Millis,
     /// What of the log it judges anew, by partition.
     pub parts: Vec<Part>,
+    /// The live processor's group, after which its own is named. `None`: the version that began it didn't say.
+    #[serde(default)]
+    pub group: Option<String>,
 }
 
 /// The part of a partition's log that is judged anew.
@@ -120,9 +123,12 @@ impl Replay {
     pub fn all(live: &KafkaSettings) -> anyhow::Result<Vec<Self>> {
         let prefix = format!("{}{PREFIX}", live.topic_prefix);
         let names = kafka::names(live, &prefix).with_context(|| format!("reaching Kafka at {}", live.brokers))?;
-        let suffix = format!(".{}", Topic::Events);
-        let named = names.iter().filter_map(|name| name.strip_prefix(&prefix)?.strip_suffix(&suffix));
-        Ok(named.filter_map(|name| Self::named(name, live.clone()).ok()).collect())
+        let of = |name: &str| {
+            let (name, topic) = name.strip_prefix(&prefix)?.split_once('.')?;
+            Topic::ALL.iter().any(|known| known.name() == topic).then(|| name.to_owned())
+        };
+        let named: BTreeSet<String> = names.iter().filter_map(|name| of(name)).collect();
+        Ok(named.iter().filter_map(|name| Self::named(name, live.clone()).ok()).collect())
     }
 
     /// Its name.
@@ -155,28 +161,42 @@ impl Replay {
         data_dir.join("replay").join(&self.name)
     }
 
-    fn is_there(&self) -> anyhow::Result<bool> {
-        let name = self.own().topic(Topic::Events);
-        Ok(kafka::names(&self.live, &name).with_context(|| format!("reaching Kafka at {}", self.live.brokers))?.contains(&name))
+    /// How many of its topics there are.
+    fn topics(&self) -> anyhow::Result<usize> {
+        let own = self.own();
+        let there = kafka::names(&self.live, &own.topic_prefix).with_context(|| format!("reaching Kafka at {}", self.live.brokers))?;
+        Ok(Topic::ALL.iter().filter(|topic| there.contains(&own.topic(**topic))).count())
     }
 
-    /// How far it is; `None` if there is no such replay.
+    /// Whether there is something of it, if only some of its topics.
     ///
     /// # Errors
-    /// If the cluster can't be reached, or what stands there can't be read.
+    /// If the cluster can't be reached.
+    pub fn is_there(&self) -> anyhow::Result<bool> {
+        Ok(self.topics()? > 0)
+    }
+
+    /// How far it is; `None` if it isn't begun.
+    ///
+    /// # Errors
+    /// If it was begun for another group, the cluster can't be reached, or what stands there can't be read.
     pub fn progress(&self) -> anyhow::Result<Option<Progress>> {
         let Some((_, begun, done)) = self.opened()? else { return Ok(None) };
         let positions = Kafka::connect(self.working())?.positions()?;
         Ok(Some(Progress { begun, positions, done }))
     }
 
-    /// Its topics, how it was begun, and which partitions are done; `None` if there is no such replay.
+    /// Its topics, how it was begun, and which partitions are done; `None` if it isn't begun, also where that was cut off. Another live group's is refused.
     fn opened(&self) -> anyhow::Result<Option<(Kafka, Begun, BTreeSet<u32>)>> {
-        if !self.is_there()? {
+        if self.topics()? < Topic::ALL.len() {
             return Ok(None);
         }
         let own = Kafka::connect(self.own())?;
-        Ok(told(&own.reader())?.map(|(begun, done)| (own, begun, done)))
+        let Some((begun, done)) = told(&own.reader())? else { return Ok(None) };
+        if let Some(group) = begun.group.as_ref().filter(|group| **group != self.live.group) {
+            bail!("the replay {} was begun beside the group {group}, not {}: name that one by --group", self.name, self.live.group);
+        }
+        Ok(Some((own, begun, done)))
     }
 
     /// The same of one that has finished: nothing can be said of half a replay.
@@ -194,11 +214,11 @@ impl Replay {
     /// Deletes its topics, its group and its state.
     ///
     /// # Errors
-    /// If it is running, or the cluster can't be reached.
+    /// If it is running, if it was begun for another group, or the cluster can't be reached.
     pub fn drop_all(&self, data_dir: &Path) -> anyhow::Result<()> {
         // Who runs it is refused here, before anything is gone. One that has finished isn't run, but the brokers keep the place of a member with a name for a while.
-        // (What can't be opened, since it was cut off while it was made, hasn't.)
-        let until = Instant::now() + if self.finished().is_ok() { MISSED } else { Duration::ZERO };
+        let is_finished = self.opened()?.is_some_and(|(_, begun, done)| done.len() >= begun.parts.len());
+        let until = Instant::now() + if is_finished { MISSED } else { Duration::ZERO };
         while !kafka::remove_group(&self.own())? {
             if Instant::now() >= until {
                 bail!(
@@ -264,12 +284,20 @@ mod tests {
     fn progress_counts_what_is_judged_anew_and_nothing_beyond() {
         let part = |start, end| Part { start, end, time: 0 };
         let at = |next| Some(Position { next, partition_time: 0, low_water: 0, low_water_time: 0 });
-        let begun = Begun { id: "r-1".into(), rules: "1".into(), started_at: 1, parts: vec![part(10, 30), part(5, 5), part(0, 7), part(0, 9)] };
+        let parts = vec![part(10, 30), part(5, 5), part(0, 7), part(0, 9)];
+        let begun = Begun { id: "r-1".into(), rules: "1".into(), started_at: 1, parts, group: Some("live".into()) };
         let positions = vec![at(15), at(5), at(12), None];
         let mut progress = Progress { begun, positions, done: [1, 2].into() };
         assert_eq!((0..4).map(|n| progress.of(n)).collect::<Vec<_>>(), [(5, 20), (0, 0), (7, 7), (0, 9)]);
         assert_eq!((progress.total(), progress.is_finished()), ((12, 36), false));
         progress.done.extend([0, 3]);
         assert!(progress.is_finished());
+    }
+
+    #[test]
+    fn a_replay_that_an_earlier_version_began_has_no_group() {
+        let text = r#"{"id":"r-1","rules":"1","started_at":1,"parts":[{"start":0,"end":7,"time":3}]}"#;
+        let begun: Begun = serde_json::from_str(text).unwrap();
+        assert_eq!(begun, Begun { id: "r-1".into(), rules: "1".into(), started_at: 1, parts: vec![Part { start: 0, end: 7, time: 3 }], group: None });
     }
 }

@@ -115,6 +115,13 @@ impl Replay {
             return Ok((own, begun, done));
         }
         let begun = self.new_begun(live)?;
+        let positions = Kafka::with(self.working(), live.partitions())?.positions()?;
+        if positions.iter().any(Option::is_some) {
+            bail!(
+                "the replay {name} isn't begun, but its group {} has positions, left of one whose topics are gone: `callsieve replay drop {name}` deletes them",
+                self.group()
+            );
+        }
         // Made before, where that was cut off.
         self.make_topics()?;
         let own = Kafka::connect(self.own())?;
@@ -148,7 +155,8 @@ impl Replay {
             parts.push(Part { start, end, time });
         }
         let started_at = system_clock()();
-        Ok(Begun { id: format!("{}-{started_at}", self.name), rules: RULES.to_owned(), started_at, parts })
+        let id = format!("{}-{started_at}", self.name);
+        Ok(Begun { id, rules: RULES.to_owned(), started_at, parts, group: Some(self.live.group.clone()) })
     }
 }
 
