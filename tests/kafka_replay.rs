@@ -13,7 +13,7 @@ use callsieve::event::{
 use callsieve::judge::RULES;
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, create_some, names};
 use callsieve::log::{Appender, Headers, Input, Position, Reader, Topic};
-use callsieve::roles::replay::{Progress, Replay};
+use callsieve::roles::replay::{Part, Progress, Replay};
 use cluster::newest;
 use common::{Running, now};
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -22,7 +22,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 const PARTITIONS: u32 = 2;
@@ -232,6 +232,27 @@ impl Replayed {
     }
 }
 
+/// How it ends; one that doesn't is killed.
+fn ended(mut child: Child) -> ExitStatus {
+    let begun = Instant::now();
+    loop {
+        match child.try_wait().unwrap() {
+            Some(status) => return status,
+            None if begun.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(20)),
+            None => {
+                kill(child);
+                panic!("it doesn't end within {PATIENCE:?}");
+            }
+        }
+    }
+}
+
+fn interrupted(child: Child) -> ExitStatus {
+    // The child is not waited for yet, so its id is its own.
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    ended(child)
+}
+
 fn kill(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
@@ -396,6 +417,33 @@ fn kafka_a_replay_judges_the_past_anew_and_what_differs_is_brought_over_once() {
     assert_eq!(service.terminate(), Some(0));
 
     dropped(&replayed);
+}
+
+/// What is judged then is judged by its evidence, though no record comes any more that would take time to where it was.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_a_replay_ends_also_when_retention_has_taken_what_it_was_to_judge() {
+    const CALLS: usize = 10;
+    let replayed = Replayed::new();
+    let service = replayed.run_live();
+    for account in [CHANGED, UNCHANGED] {
+        replayed.append((0..CALLS).map(|n| call(account, &format!("s-{n}"), "a", callee(n), "Disconnected")));
+    }
+    until("all calls are judged", || replayed.newest().len() == 2 * CALLS);
+    replayed.caught_up();
+    assert_eq!(service.terminate(), Some(0));
+
+    let child = replayed.start(&["--rate", "5"]);
+    until("a part is judged anew", || replayed.progress().is_some_and(|progress| progress.total().0 >= 4));
+    // Its state is kept, in which nothing is due any more.
+    interrupted(child);
+    let progress = replayed.progress().unwrap();
+    let is_left = |(n, part): (usize, &Part)| progress.positions[n].is_some_and(|position| position.next > part.start && position.next < part.end);
+    assert!(progress.begun.parts.iter().enumerate().any(is_left), "{progress:?}");
+
+    replayed.forget_events();
+    assert!(ended(replayed.start(&[])).success());
+    assert_eq!(counts(&replayed.diff(&[]).1), [("SAME", 2 * CALLS as u64)].into());
 }
 
 fn dropped(replayed: &Replayed) {

@@ -7,7 +7,7 @@ use crate::event::Millis;
 use crate::judge::RULES;
 use crate::log::embedded::system_clock;
 use crate::log::kafka::{self, Admin, Kafka, KafkaAppender, KafkaLog, TopicSettings};
-use crate::log::{LogError, Reader, Topic};
+use crate::log::{Log, LogError, Reader, Topic};
 use crate::roles::backend::{States, check_topics};
 use crate::roles::processor::Worker;
 use crate::roles::service::{Interrupts, LogFormat, write_diagnostics};
@@ -86,7 +86,9 @@ impl Replay {
         let view = Arc::new(View { parts: begun.parts.clone(), removed: erased });
         let past = Past::new(join(&work, &stop)?, view, Pace::new(args.rate));
         let progress = Progress { begun, positions: work.positions()?, done };
-        let mut run = Run { own: own.appender(), work: &work, progress, bar, told_at: Instant::now(), shown_at: Instant::now(), failed: None };
+        let ticked = BTreeSet::new();
+        let mut run =
+            Run { own: own.appender(), work: &work, progress, ticked, bar, told_at: Instant::now(), shown_at: Instant::now(), failed: None };
         let worker = Worker::open(past, behind, move |partition| states.database(partition), |_, _| {});
         worker?.run_while(|worker| run.goes_on(worker) && !stop.load(Ordering::Acquire))?;
         run.bar.clear();
@@ -197,6 +199,8 @@ struct Run<'a> {
     own: KafkaAppender,
     work: &'a Kafka,
     progress: Progress,
+    /// Partitions whose time a record of ours lets go on.
+    ticked: BTreeSet<u32>,
     bar: Bar,
     told_at: Instant,
     shown_at: Instant,
@@ -206,14 +210,24 @@ struct Run<'a> {
 impl Run<'_> {
     /// Takes notice of what the worker has done; false when there is nothing more to do.
     fn goes_on(&mut self, worker: &mut Worker<Past<KafkaLog>>) -> bool {
-        let mut done = Vec::new();
+        let (mut done, mut stopped) = (Vec::new(), Vec::new());
         for partition in worker.partitions() {
             let (position, part) = (partition.position(), self.progress.begun.parts[partition.id as usize]);
             self.progress.positions[partition.id as usize] = Some(position);
-            let is_at_end = position.next >= part.end && position.partition_time >= part.time;
+            let (is_read, is_in_time) = (position.next >= part.end, position.partition_time >= part.time);
+            if is_read && !is_in_time && !self.ticked.contains(&partition.id) {
+                stopped.push(partition.id);
+            }
             let is_committed = !worker.is_being_committed(partition.id);
-            if is_at_end && is_committed && !partition.has_due_work() && !self.progress.done.contains(&partition.id) {
+            if is_read && is_in_time && is_committed && !partition.has_due_work() && !self.progress.done.contains(&partition.id) {
                 done.push(partition.id);
+            }
+        }
+        for partition in stopped {
+            // Retention has taken the record that would have taken time to where it was. Any other does, which may never come by itself.
+            match worker.log().append(partition, b"", b"") {
+                Ok(_) => drop(self.ticked.insert(partition)),
+                Err(error) => tracing::debug!(partition, %error, "a tick is appended again"),
             }
         }
         for partition in done {
