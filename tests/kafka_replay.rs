@@ -21,6 +21,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -247,10 +248,13 @@ fn ended(mut child: Child) -> ExitStatus {
     }
 }
 
-fn interrupted(child: Child) -> ExitStatus {
+/// Its exit code, and what it said.
+fn interrupted(mut child: Child) -> (Option<i32>, String) {
     // The child is not waited for yet, so its id is its own.
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-    ended(child)
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (ended(child).code(), said)
 }
 
 fn kill(mut child: Child) {
@@ -433,10 +437,11 @@ fn kafka_a_replay_ends_also_when_retention_has_taken_what_it_was_to_judge() {
     replayed.caught_up();
     assert_eq!(service.terminate(), Some(0));
 
-    let child = replayed.start(&["--rate", "5"]);
+    let child = replayed.command(&["start", "r", "--rate", "5"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     until("a part is judged anew", || replayed.progress().is_some_and(|progress| progress.total().0 >= 4));
     // Its state is kept, in which nothing is due any more.
-    interrupted(child);
+    let (code, said) = interrupted(child);
+    assert!(code == Some(1) && said.contains("interrupted; `callsieve replay start r` goes on"), "{said}");
     let progress = replayed.progress().unwrap();
     let is_left = |(n, part): (usize, &Part)| progress.positions[n].is_some_and(|position| position.next > part.start && position.next < part.end);
     assert!(progress.begun.parts.iter().enumerate().any(is_left), "{progress:?}");

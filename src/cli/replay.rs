@@ -122,7 +122,10 @@ fn start(replay: &Replay, args: &StartArgs) -> anyhow::Result<ExitCode> {
     match replay.run(args)? {
         Ended::Finished => eprintln!("the replay {name} has finished; `callsieve replay diff {name}` shows what it judges otherwise"),
         Ended::FinishedBefore => eprintln!("the replay {name} had finished before; drop it to begin one anew"),
-        Ended::Interrupted => eprintln!("interrupted; `callsieve replay start {name}` goes on"),
+        Ended::Interrupted => {
+            eprintln!("interrupted; `callsieve replay start {name}` goes on");
+            return Ok(ExitCode::FAILURE);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
