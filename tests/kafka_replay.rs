@@ -437,8 +437,12 @@ fn kafka_a_replay_ends_also_when_retention_has_taken_what_it_was_to_judge() {
     replayed.caught_up();
     assert_eq!(service.terminate(), Some(0));
 
+    let begun = Instant::now();
     let child = replayed.command(&["start", "r", "--rate", "5"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    until("a part is judged anew", || replayed.progress().is_some_and(|progress| progress.total().0 >= 4));
+    until("it is seeded", || replayed.progress().is_some_and(|progress| progress.positions.iter().all(Option::is_some)));
+    // Two accounts, their numbers, and their calls.
+    assert!(begun.elapsed() > Duration::from_secs(4), "seeded in {:?}, at 5 records a second", begun.elapsed());
+    until("a part is judged anew", || replayed.progress().unwrap().total().0 >= 4);
     // Its state is kept, in which nothing is due any more.
     let (code, said) = interrupted(child);
     assert!(code == Some(1) && said.contains("interrupted; `callsieve replay start r` goes on"), "{said}");

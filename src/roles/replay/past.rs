@@ -71,7 +71,7 @@ impl Pace {
     }
 
     /// How many may be taken now, at most `most`. Waits for about a tenth of a second, or for one record.
-    fn allowed(&self, most: usize) -> usize {
+    pub fn allowed(&self, most: usize) -> usize {
         let Some(rate) = self.rate else { return most };
         std::thread::sleep(self.due.saturating_duration_since(Instant::now()));
         most.min((rate.get() / 10).max(1) as usize)
@@ -102,9 +102,13 @@ impl<L: Log> Past<L> {
         Self { log, view, reader, pace, done: BTreeSet::new() }
     }
 
-    /// What of this partition comes from now on is left out.
-    pub fn finish(&mut self, partition: u32) {
-        self.done.insert(partition);
+    /// What of this partition comes from now on is left out, and isn't fetched any more.
+    pub fn finish(&mut self, partition: u32) -> Result<(), LogError> {
+        // One that isn't assigned yet is left out once it is resumed.
+        if self.done.insert(partition) && self.log.assigned().contains(&partition) {
+            self.log.pause(partition)?;
+        }
+        Ok(())
     }
 }
 
@@ -116,8 +120,8 @@ impl<L: Log> Log for Past<L> {
     fn poll(&mut self, max_records: usize, wait: Duration) -> Result<Vec<Batch>, LogError> {
         let most = self.pace.allowed(max_records);
         let mut batches = self.log.poll(most, wait)?;
-        self.pace.took(batches.iter().map(|batch| batch.records.len()).sum());
         batches.retain(|batch| !self.done.contains(&batch.partition));
+        self.pace.took(batches.iter().map(|batch| batch.records.len()).sum());
         for batch in &mut batches {
             let records = std::mem::take(&mut batch.records);
             batch.records = records.into_iter().map(|record| self.view.seen(batch.partition, record)).collect();
@@ -158,7 +162,8 @@ impl<L: Log> Log for Past<L> {
     }
 
     fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError> {
-        self.log.resume(partition, next, ends)
+        self.log.resume(partition, next, ends)?;
+        if self.done.contains(&partition) { self.log.pause(partition) } else { Ok(()) }
     }
 
     fn append(&mut self, partition: u32, key: &[u8], _: &[u8]) -> Result<i64, LogError> {
@@ -225,6 +230,9 @@ impl Reader for PastReader {
 mod tests {
     use super::*;
     use crate::event::{AccountId, AccountRemoved, AccountSettings, CallLegs, CallSource, Media, SessionId, decode_event};
+    use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention};
+    use crate::log::{Appender, Input};
+    use crate::state::database::{DatabaseOptions, Engine};
 
     fn legs() -> Event {
         Event::CallLegs(CallLegs {
@@ -268,5 +276,23 @@ mod tests {
         let garbage =
             Record { offset: 8, timestamp: 8, key: b"1".to_vec(), value: Some(b"garbage".to_vec()), headers: Vec::new(), came: Came::AsItIs };
         assert_eq!(view.seen(0, garbage.clone()), garbage, "for the dead letters");
+    }
+
+    #[test]
+    fn a_finished_partition_takes_nothing_of_the_pace_also_when_it_is_resumed() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
+        let log = EmbeddedLog::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let input = |_| Input { account: "1".into(), value: encode_event(&legs()), headers: Vec::new() };
+        runtime.block_on(log.appender().append_all((0..3).map(input).collect())).unwrap();
+        let mut past = Past::new(log.worker(&[0]).unwrap(), Arc::default(), Pace::new(NonZeroU32::new(1)));
+        assert_eq!(past.poll(10, Duration::ZERO).unwrap()[0].records.len(), 1);
+        past.finish(0).unwrap();
+        assert_eq!(past.poll(10, Duration::ZERO).unwrap(), [], "once the first record is paid for");
+        past.resume(0, 1, OutputEnds::default()).unwrap();
+        assert_eq!(past.poll(10, Duration::ZERO).unwrap(), []);
+        assert_eq!(past.log.poll(10, Duration::ZERO).unwrap(), [], "it isn't fetched");
+        assert!(past.pace.due <= Instant::now(), "nothing is to be paid for");
     }
 }

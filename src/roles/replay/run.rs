@@ -30,7 +30,7 @@ const MEMBER: &str = "replay";
 /// How a replay is run.
 #[derive(Debug, Clone, clap::Args)]
 pub struct StartArgs {
-    /// Records per second, at most [default: as many as there are]
+    /// Records per second, at most, of the log and of what it is seeded with before [default: as many as there are]
     #[arg(long)]
     pub rate: Option<NonZeroU32>,
     /// Where its state is kept, below replay/NAME
@@ -67,12 +67,14 @@ impl Replay {
             return Ok(Ended::FinishedBefore);
         }
         let work = Kafka::connect(self.working())?;
+        let mut pace = Pace::new(args.rate);
         for (partition, committed) in (0..).zip(work.positions()?) {
             if stop.load(Ordering::Acquire) {
                 return Ok(Ended::Interrupted);
             }
             if committed.is_none() {
-                let records = seed(&live.reader(), &work, partition, &begun.parts[partition as usize])?;
+                let seeded = seed(&live.reader(), &work, partition, &begun.parts[partition as usize], &mut pace, &stop)?;
+                let Some(records) = seeded else { return Ok(Ended::Interrupted) };
                 tracing::info!(partition, records, "seeded");
             }
         }
@@ -84,7 +86,7 @@ impl Replay {
             erased.extend(removed(&live.reader(), partition)?);
         }
         let view = Arc::new(View { parts: begun.parts.clone(), removed: erased });
-        let past = Past::new(join(&work, &stop)?, view, Pace::new(args.rate));
+        let past = Past::new(join(&work, &stop)?, view, pace);
         let progress = Progress { begun, positions: work.positions()?, done };
         let ticked = BTreeSet::new();
         let mut run =
@@ -239,7 +241,10 @@ impl Run<'_> {
             self.progress.done.insert(partition);
         }
         for partition in &self.progress.done {
-            worker.log().finish(*partition);
+            if let Err(error) = worker.log().finish(*partition) {
+                self.failed = Some(error);
+                return false;
+            }
         }
         self.tell();
         !self.progress.is_finished()

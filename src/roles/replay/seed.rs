@@ -4,13 +4,15 @@
 //! crash, elsewhere. A judged call's evidence is given as that of a call which was over by the time of its verdict; that is how it is judged anew, as a
 //! whole with its conversation, also when the log has nothing of it any more. Positions are reset: the replay counts its own.
 
-use super::{Part, newest};
+use super::past::Pace;
+use super::{CHUNK, Part, newest};
 use crate::event::{AccountState, CallVerdict, CompanyNumber, Decoded, OpenCall, decode, encode};
 use crate::judge::LONGEST_WAIT;
 use crate::log::kafka::{Kafka, KafkaReader};
 use crate::log::{Position, Topic};
 use anyhow::Context;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Before everything that the log holds.
 const BEFORE: i64 = -1;
@@ -36,8 +38,8 @@ pub fn removed(live: &KafkaReader, partition: u32) -> anyhow::Result<BTreeMap<Ve
     Ok(removed)
 }
 
-/// Seeds a partition, and commits where the replay begins with it. Returns how many records that took. Interrupted, it is done again.
-pub fn seed(live: &KafkaReader, work: &Kafka, partition: u32, part: &Part) -> anyhow::Result<usize> {
+/// Seeds a partition, and commits where the replay begins with it. Returns how many records that took; `None` where it was interrupted. Then it is done again.
+pub fn seed(live: &KafkaReader, work: &Kafka, partition: u32, part: &Part, pace: &mut Pace, stop: &AtomicBool) -> anyhow::Result<Option<usize>> {
     let is_erased = {
         let removed = removed(live, partition)?;
         move |key: &[u8], position: i64| removed.get(account_of(key)).is_some_and(|removed| position <= *removed)
@@ -80,13 +82,23 @@ pub fn seed(live: &KafkaReader, work: &Kafka, partition: u32, part: &Part) -> an
     let seeded = accounts.len() + numbers.len() + calls.len();
     let mut ends = Vec::new();
     for (topic, rows) in [(Topic::AccountStates, accounts), (Topic::CompanyNumbers, numbers), (Topic::OpenCalls, calls)] {
-        ends.extend(work.appender().put(topic, partition, rows)?.map(|end| (topic, end)));
+        let mut rows = rows.into_iter().peekable();
+        let mut end = None;
+        while rows.peek().is_some() {
+            let chunk: Vec<_> = rows.by_ref().take(pace.allowed(CHUNK)).collect();
+            if stop.load(Ordering::Acquire) {
+                return Ok(None);
+            }
+            pace.took(chunk.len());
+            end = work.appender().put(topic, partition, chunk)?;
+        }
+        ends.extend(end.map(|end| (topic, end)));
     }
     // Where nothing of the log is judged anew, no record takes time to where it was.
     let time = if part.start >= part.end { part.time } else { i64::MIN };
     let position = Position { next: part.start, partition_time: time, low_water: part.start, low_water_time: time };
     work.begin(partition, position, &ends)?;
-    Ok(seeded)
+    Ok(Some(seeded))
 }
 
 /// The evidence of a verdict, over for so long that nothing but its verdict's time is waited for.
