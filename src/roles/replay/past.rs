@@ -178,7 +178,7 @@ impl<L: Log> Reader for Past<L> {
     }
 
     fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        self.reader.end(topic, partition)
+        self.log.end(topic, partition)
     }
 
     fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
@@ -215,6 +215,10 @@ impl Reader for PastReader {
             read.records = read.records.into_iter().map(|record| self.view.seen(partition, record)).collect();
         }
         Ok(read)
+    }
+
+    fn has_record(&self, topic: Topic, partition: u32, from: i64) -> Result<bool, LogError> {
+        self.reader.has_record(topic, partition, from)
     }
 
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
