@@ -7,6 +7,7 @@ use rdkafka::bindings as sys;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
@@ -24,6 +25,48 @@ pub(super) fn fail_for_good<C: ClientContext>(client: &rdkafka::client::Client<C
         let code = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
         sys::rd_kafka_test_fatal_error(client.native_ptr(), code, c"a test".as_ptr());
     }
+}
+
+/// Hands records of one partition to a producer, all of them before the first may be sent: in a transaction they go in one request then. (One by one, those that
+/// come after the first request wait for its answer, and the client's thread spins meanwhile.) A record is its key, if it isn't empty, and its value. Returns those that
+/// it didn't take, by their places, and why not; where its queue is full, all that come after.
+pub(super) fn produce<C>(
+    producer: &BaseProducer<C>,
+    topic: &CStr,
+    partition: i32,
+    records: &[(&[u8], Option<&[u8]>)],
+) -> Vec<(usize, RDKafkaErrorCode)>
+where
+    C: ProducerContext<DeliveryOpaque = ()>,
+{
+    let start = |bytes: &[u8]| bytes.as_ptr().cast_mut().cast::<c_void>();
+    let message = |(key, value): &(&[u8], Option<&[u8]>)| sys::rd_kafka_message_t {
+        err: sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
+        rkt: ptr::null_mut(),
+        partition,
+        payload: value.map_or(ptr::null_mut(), start),
+        len: value.map_or(0, <[u8]>::len),
+        key: if key.is_empty() { ptr::null_mut() } else { start(key) },
+        key_len: key.len(),
+        offset: 0,
+        _private: ptr::null_mut(),
+    };
+    let mut messages: Vec<sys::rd_kafka_message_t> = records.iter().map(message).collect();
+    let count = c_int::try_from(messages.len()).unwrap_or(c_int::MAX);
+    // SAFETY: the producer lives as long as the borrow, and so does its handle; the topic's name ends with 0, and its reference is given back once. The messages
+    // are as many as is said, keys and values are copied, and the reports of a context without opaque values expect none.
+    unsafe {
+        let topic = sys::rd_kafka_topic_new(producer.client().native_ptr(), topic.as_ptr(), ptr::null_mut());
+        if topic.is_null() {
+            return (0..records.len()).map(|place| (place, RDKafkaErrorCode::from(sys::rd_kafka_last_error()))).collect();
+        }
+        sys::rd_kafka_produce_batch(topic, partition, sys::RD_KAFKA_MSG_F_COPY, messages.as_mut_ptr(), count);
+        sys::rd_kafka_topic_destroy(topic);
+    }
+    let refused = |(place, message): (usize, &sys::rd_kafka_message_t)| {
+        (message.err != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| (place, message.err.into()))
+    };
+    messages.iter().enumerate().filter_map(refused).collect()
 }
 
 /// What a consumer got.

@@ -8,6 +8,7 @@ use super::appender::with;
 use super::client::{REQUEST, Told, is_refusal, number, words};
 use super::copier::Copied;
 use super::framing::Framed;
+use super::native;
 use super::points::reached;
 use super::settings::KafkaSettings;
 use crate::log::{Committed, LogError, Output, OutputEnds, Position, Topic};
@@ -18,7 +19,9 @@ use rdkafka::error::{KafkaError, RDKafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::{Offset, TopicPartitionList};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -272,13 +275,9 @@ fn publish(
     begin(producer, &unasked, group)?;
     reached("produce");
     for publication in publications {
-        for output in &publication.outputs {
-            let mut record = BaseRecord::to(&names[output.topic.index()]).partition(number(publication.partition));
-            let value = output.value.as_ref().map(|value| framing.written(output.topic, value));
-            if let Some(value) = &value {
-                record = record.payload(value.as_ref());
-            }
-            send(producer, with(record, &output.key, &output.headers))?;
+        for topic in Topic::ALL {
+            let outputs = publication.outputs.iter().filter(|output| output.topic == topic).collect::<Vec<_>>();
+            hand_over(producer, framing, &names[topic.index()], publication.partition, &outputs)?;
         }
     }
     // Where they came to stand is part of what is committed.
@@ -300,6 +299,31 @@ fn publish(
     }
     end(producer, &positions, group)?;
     Ok(moved)
+}
+
+/// Gives the outputs that go to a partition of a topic to the producer.
+fn hand_over(producer: &BaseProducer<Sending>, framing: &Framed, name: &str, partition: u32, outputs: &[&Output]) -> Result<(), Failure> {
+    let values: Vec<Option<Cow<'_, [u8]>>> =
+        outputs.iter().map(|output| output.value.as_ref().map(|value| framing.written(output.topic, value))).collect();
+    // With headers each goes by itself.
+    let are_plain = !outputs.is_empty() && outputs.iter().all(|output| output.headers.is_empty());
+    let mut left: Vec<usize> = (0..outputs.len()).collect();
+    if let (true, Ok(name)) = (are_plain, CString::new(name)) {
+        let records: Vec<(&[u8], Option<&[u8]>)> = outputs.iter().zip(&values).map(|(output, value)| (&*output.key, value.as_deref())).collect();
+        let refused = native::produce(producer, &name, number(partition), &records);
+        if let Some((_, code)) = refused.iter().find(|(_, code)| *code != RDKafkaErrorCode::QueueFull) {
+            return Err(Failure::Abort(code.to_string()));
+        }
+        left = refused.into_iter().map(|(place, _)| place).collect();
+    }
+    for place in left {
+        let mut record = BaseRecord::to(name).partition(number(partition));
+        if let Some(value) = &values[place] {
+            record = record.payload(value.as_ref());
+        }
+        send(producer, with(record, &outputs[place].key, &outputs[place].headers))?;
+    }
+    Ok(())
 }
 
 fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
