@@ -188,10 +188,6 @@ impl Repartition {
 
     fn make_topics(&self, copier: &mut Copier) -> anyhow::Result<()> {
         let there = kafka::describe(&self.to)?;
-        if there.iter().all(|topic| topic.partitions == 0) {
-            // Of a copy before, whose topics were deleted.
-            copier.forget()?;
-        }
         for topic in there.iter().filter(|topic| topic.partitions > 0) {
             if topic.partitions != self.partitions as usize {
                 bail!(
@@ -204,7 +200,18 @@ impl Repartition {
         }
         let first: Vec<Topic> = Topic::ALL.into_iter().filter(|topic| *topic != Topic::DeadLetters).collect();
         if there.iter().any(|topic| topic.partitions == 0 && topic.topic != Topic::DeadLetters) {
-            kafka::create_some(&self.to, &self.settings_of_topics()?, &first)?;
+            // The answers say what was there: a broker that was away shows topics late.
+            let made = kafka::create_some(&self.to, &self.settings_of_topics()?, &first)?;
+            if copier.is_begun() && made > 0 {
+                // Nothing is copied before they are there, so they were deleted.
+                if made < first.len() || self.is_ready()? {
+                    bail!(
+                        "some of the topics {}* were deleted after something was copied to them: delete them all, and begin anew",
+                        self.to.topic_prefix
+                    );
+                }
+                copier.forget()?;
+            }
         }
         Ok(())
     }

@@ -91,17 +91,19 @@ impl KafkaAppender {
     }
 
     /// Hands a record to the client, which keeps the order within a partition; `None` while there is no room.
-    pub(super) fn send(&self, topic: Topic, partition: u32, key: &[u8], value: &[u8], headers: &Headers) -> Result<Option<Sent>, LogError> {
-        let bytes = key.len() + value.len() + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    pub(super) fn send(&self, topic: Topic, partition: u32, key: &[u8], value: Option<&[u8]>, headers: &Headers) -> Result<Option<Sent>, LogError> {
+        let bytes = key.len() + value.map_or(0, <[u8]>::len) + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if bytes > MAX_INPUT_BYTES {
             return Err(LogError::TooLarge { topic, bytes, most: MAX_INPUT_BYTES });
         }
         let name = self.settings.topic(topic);
-        let value = self.settings.framing.written(topic, value);
+        let value = value.map(|value| self.settings.framing.written(topic, value));
         loop {
             let (answer, answered) = oneshot::channel();
-            let record: BaseRecord<'_, [u8], [u8], _> =
-                BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition)).payload(value.as_ref());
+            let mut record: BaseRecord<'_, [u8], [u8], _> = BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition));
+            if let Some(value) = &value {
+                record = record.payload(value.as_ref());
+            }
             let producer = self.producer();
             match producer.send(with(record, key, headers)) {
                 Ok(()) => return Ok(Some(Sent { topic, bytes, answered })),
@@ -112,16 +114,16 @@ impl KafkaAppender {
         }
     }
 
-    /// Appends to a partition of a topic what belongs there, in this order, and returns where it ends when all of it is durable; `None` for nothing. Waits on
-    /// this thread, which is none of an async runtime's.
+    /// Appends to a partition of a topic what belongs there, in this order (without a value, that the key is gone), and returns where it ends when all of it is
+    /// durable; `None` for nothing. Waits on this thread, which is none of an async runtime's.
     ///
     /// # Errors
     /// If it could not be appended; some may be there.
-    pub fn put(&self, topic: Topic, partition: u32, records: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Option<i64>, LogError> {
+    pub fn put(&self, topic: Topic, partition: u32, records: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>) -> Result<Option<i64>, LogError> {
         let (mut under_way, mut end) = (VecDeque::new(), None);
         for (key, value) in records {
             let sent = loop {
-                if let Some(sent) = self.send(topic, partition, &key, &value, &Headers::new())? {
+                if let Some(sent) = self.send(topic, partition, &key, value.as_deref(), &Headers::new())? {
                     break sent;
                 }
                 std::thread::sleep(ROOM);
@@ -140,7 +142,7 @@ impl KafkaAppender {
     async fn sent(&self, topic: Topic, input: &Input) -> Result<(u32, Sent), LogError> {
         let partition = partition_of(&input.account, self.partitions);
         loop {
-            if let Some(sent) = self.send(topic, partition, input.account.as_bytes(), &input.value, &input.headers)? {
+            if let Some(sent) = self.send(topic, partition, input.account.as_bytes(), Some(&input.value), &input.headers)? {
                 return Ok((partition, sent));
             }
             tokio::time::sleep(ROOM).await;

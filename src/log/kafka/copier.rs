@@ -118,6 +118,12 @@ impl Copier {
         self.done.get(&(topic, partition))
     }
 
+    /// Whether anything is known to be copied.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        !self.done.is_empty()
+    }
+
     /// Says once more how far everything is copied, so that it isn't forgotten.
     ///
     /// # Errors
@@ -131,9 +137,6 @@ impl Copier {
     /// # Errors
     /// If the cluster can't be reached, or refuses.
     pub fn forget(&mut self) -> Result<(), LogError> {
-        if self.done.is_empty() {
-            return Ok(());
-        }
         let group = Self::group_of(&self.to);
         if !remove_group(&KafkaSettings { group: group.clone(), ..self.to.clone() })? {
             let why = "it has members, though it is a copy's own; stop them".into();

@@ -69,14 +69,14 @@ impl TopicSettings {
 /// # Errors
 /// If Kafka refuses a topic, or doesn't serve it in time.
 pub fn create(settings: &KafkaSettings, topics: &TopicSettings) -> Result<(), LogError> {
-    create_some(settings, topics, &Topic::ALL)
+    create_some(settings, topics, &Topic::ALL).map(drop)
 }
 
-/// The same of these topics alone.
+/// The same of these topics alone. Returns how many were made.
 ///
 /// # Errors
 /// As [`create`].
-pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Topic]) -> Result<(), LogError> {
+pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Topic]) -> Result<usize, LogError> {
     let admin = Admin::new(settings)?;
     let names: Vec<String> = some.iter().map(|topic| settings.topic(*topic)).collect();
     let configured: Vec<Vec<(String, String)>> = some.iter().map(|topic| topics.of(*topic)).collect();
@@ -91,9 +91,10 @@ pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Top
         })
         .collect();
     let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
+    let mut made = 0;
     for answer in answered(admin.client().create_topics(&wanted, &options))?.map_err(failed("making the topics"))? {
         match answer {
-            Ok(_) => {}
+            Ok(_) => made += 1,
             Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => {
                 let operation = format!("making the topic {name} with {} partitions", topics.partitions);
                 let found = partitions_of(&admin, &name, &operation)?;
@@ -105,7 +106,8 @@ pub fn create_some(settings: &KafkaSettings, topics: &TopicSettings, some: &[Top
             Err((name, code)) => return Err(failed(format!("making the topic {name}"))(KafkaError::AdminOp(code))),
         }
     }
-    served(settings, topics.partitions, some)
+    served(settings, topics.partitions, some)?;
+    Ok(made)
 }
 
 /// How many partitions a topic has that is there. The broker that is asked may not know of it yet.

@@ -580,7 +580,7 @@ impl Log for KafkaLog {
     fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError> {
         self.check_owned(partition)?;
         loop {
-            if let Some(sent) = self.appender.send(Topic::Events, partition, key, value, &Headers::new())? {
+            if let Some(sent) = self.appender.send(Topic::Events, partition, key, Some(value), &Headers::new())? {
                 return sent.blocking_offset();
             }
             std::thread::sleep(Duration::from_millis(2));

@@ -188,15 +188,29 @@ impl Replay {
 
     /// Its topics, how it was begun, and which partitions are done; `None` if it isn't begun, also where that was cut off. Another live group's is refused.
     fn opened(&self) -> anyhow::Result<Option<(Kafka, Begun, BTreeSet<u32>)>> {
+        let found = self.found()?;
+        if let Some((_, begun, _)) = &found {
+            self.check_group(begun)?;
+        }
+        Ok(found)
+    }
+
+    fn check_group(&self, begun: &Begun) -> anyhow::Result<()> {
+        match &begun.group {
+            Some(group) if *group != self.live.group => {
+                bail!("the replay {} was begun beside the group {group}, not {}: name that one by --group", self.name, self.live.group)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Replay::opened`], of whichever group.
+    fn found(&self) -> anyhow::Result<Option<(Kafka, Begun, BTreeSet<u32>)>> {
         if self.topics()? < Topic::ALL.len() {
             return Ok(None);
         }
         let own = Kafka::connect(self.own())?;
-        let Some((begun, done)) = told(&own.reader())? else { return Ok(None) };
-        if let Some(group) = begun.group.as_ref().filter(|group| **group != self.live.group) {
-            bail!("the replay {} was begun beside the group {group}, not {}: name that one by --group", self.name, self.live.group);
-        }
-        Ok(Some((own, begun, done)))
+        Ok(told(&own.reader())?.map(|(begun, done)| (own, begun, done)))
     }
 
     /// The same of one that has finished: nothing can be said of half a replay.
@@ -217,7 +231,12 @@ impl Replay {
     /// If it is running, if it was begun for another group, or the cluster can't be reached.
     pub fn drop_all(&self, data_dir: &Path) -> anyhow::Result<()> {
         // Who runs it is refused here, before anything is gone. One that has finished isn't run, but the brokers keep the place of a member with a name for a while.
-        let is_finished = self.opened()?.is_some_and(|(_, begun, done)| done.len() >= begun.parts.len());
+        // (One that can't be read can be dropped all the same.)
+        let found = self.found().unwrap_or_default();
+        if let Some((_, begun, _)) = &found {
+            self.check_group(begun)?;
+        }
+        let is_finished = found.is_some_and(|(_, begun, done)| done.len() >= begun.parts.len());
         let until = Instant::now() + if is_finished { MISSED } else { Duration::ZERO };
         while !kafka::remove_group(&self.own())? {
             if Instant::now() >= until {

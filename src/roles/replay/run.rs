@@ -26,6 +26,8 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 /// The member that runs it. Whoever runs it next takes its place, and the transaction that it left.
 const MEMBER: &str = "replay";
+/// How long after a record that could not be appended another is tried: it takes the worker's time.
+const TICK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How a replay is run.
 #[derive(Debug, Clone, clap::Args)]
@@ -89,8 +91,17 @@ impl Replay {
         let past = Past::new(join(&work, &stop)?, view, pace);
         let progress = Progress { begun, positions: work.positions()?, done };
         let ticked = BTreeSet::new();
-        let mut run =
-            Run { own: own.appender(), work: &work, progress, ticked, bar, told_at: Instant::now(), shown_at: Instant::now(), failed: None };
+        let mut run = Run {
+            own: own.appender(),
+            work: &work,
+            progress,
+            ticked,
+            ticks_from: Instant::now(),
+            bar,
+            told_at: Instant::now(),
+            shown_at: Instant::now(),
+            failed: None,
+        };
         let worker = Worker::open(past, behind, move |partition| states.database(partition), |_, _| {});
         worker?.run_while(|worker| run.goes_on(worker) && !stop.load(Ordering::Acquire))?;
         run.bar.clear();
@@ -129,7 +140,7 @@ impl Replay {
         // Made before, where that was cut off.
         self.make_topics()?;
         let own = Kafka::connect(self.own())?;
-        own.appender().put(Topic::Events, 0, [(BEGUN.to_vec(), serde_json::to_vec(&begun)?)])?;
+        own.appender().put(Topic::Events, 0, [(BEGUN.to_vec(), Some(serde_json::to_vec(&begun)?))])?;
         Ok((own, begun, BTreeSet::new()))
     }
 
@@ -203,6 +214,8 @@ struct Run<'a> {
     progress: Progress,
     /// Partitions whose time a record of ours lets go on.
     ticked: BTreeSet<u32>,
+    /// No sooner: one could not be appended.
+    ticks_from: Instant,
     bar: Bar,
     told_at: Instant,
     shown_at: Instant,
@@ -226,15 +239,21 @@ impl Run<'_> {
             }
         }
         for partition in stopped {
+            if self.ticks_from > Instant::now() {
+                break;
+            }
             // Retention has taken the record that would have taken time to where it was. Any other does, which may never come by itself.
             match worker.log().append(partition, b"", b"") {
                 Ok(_) => drop(self.ticked.insert(partition)),
-                Err(error) => tracing::debug!(partition, %error, "a tick is appended again"),
+                Err(error) => {
+                    tracing::debug!(partition, %error, "a tick is appended later");
+                    self.ticks_from = Instant::now() + TICK_AGAIN;
+                }
             }
         }
         for partition in done {
             // Said only of what is committed.
-            if let Err(error) = self.own.put(Topic::Events, 0, [(format!("{DONE}{partition}").into_bytes(), b"{}".to_vec())]) {
+            if let Err(error) = self.own.put(Topic::Events, 0, [(format!("{DONE}{partition}").into_bytes(), Some(b"{}".to_vec()))]) {
                 self.failed = Some(error);
                 return false;
             }

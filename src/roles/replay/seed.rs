@@ -82,7 +82,10 @@ pub fn seed(live: &KafkaReader, work: &Kafka, partition: u32, part: &Part, pace:
     let seeded = accounts.len() + numbers.len() + calls.len();
     let mut ends = Vec::new();
     for (topic, rows) in [(Topic::AccountStates, accounts), (Topic::CompanyNumbers, numbers), (Topic::OpenCalls, calls)] {
-        let mut rows = rows.into_iter().peekable();
+        // Of a seed that was interrupted there may be rows that are none any more.
+        let gone: Vec<Vec<u8>> = newest(&work.reader(), topic, partition)?.into_keys().filter(|key| !rows.contains_key(key)).collect();
+        let rows = rows.into_iter().map(|(key, value)| (key, Some(value)));
+        let mut rows = rows.chain(gone.into_iter().map(|key| (key, None))).peekable();
         let mut end = None;
         while rows.peek().is_some() {
             let chunk: Vec<_> = rows.by_ref().take(pace.allowed(CHUNK)).collect();
