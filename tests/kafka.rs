@@ -24,7 +24,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -409,6 +409,8 @@ fn kafka_a_lost_disk_is_rebuilt() {
 struct Outdated {
     of: KafkaReader,
     committed: Committed,
+    /// So often it is asked before it knows.
+    left: AtomicUsize,
 }
 
 impl Reader for Outdated {
@@ -432,8 +434,11 @@ impl Reader for Outdated {
         self.of.subscribe_end(topic, partition)
     }
 
-    fn committed(&self, _: u32) -> Result<Option<Committed>, LogError> {
-        Ok(Some(self.committed.clone()))
+    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => Ok(Some(self.committed.clone())),
+            Err(_) => self.of.committed(partition),
+        }
     }
 }
 
@@ -458,16 +463,19 @@ fn kafka_a_position_that_is_not_the_last_is_not_believed() {
         running.stop();
         positions.push(reader.committed(partition).unwrap().unwrap());
     }
-    let outdated = Outdated { of: reader.clone(), committed: positions.remove(0) };
+    let outdated = Outdated { of: reader, committed: positions.remove(0), left: AtomicUsize::new(0) };
     assert!(outdated.committed.ends.get(Topic::CallVerdicts) < positions[0].ends.get(Topic::CallVerdicts));
     let watch = Watch { is_cancelled: &|| false, progress: &|_, _| {}, by: "test" };
-    let brought = |reader: &dyn Reader, disk: &str| bring_up(reader, partition, databases(folder.path().join(disk))(partition).unwrap(), &watch);
-    for (disk, why) in [("disk", "and the state on disk is at"), ("none", "there are verdicts behind those")] {
-        let Err(PartitionError::Log(error)) = brought(&outdated, disk) else { panic!("{disk}: it is believed") };
-        assert!(error.is_passing() && error.to_string().contains(why), "{disk}: {error}");
-        let (up, _) = brought(&reader, disk).unwrap().unwrap();
-        assert_eq!(up.position(), positions[0].position, "{disk}");
+    for disk in ["disk", "none"] {
+        outdated.left.store(3, Ordering::SeqCst);
+        let database = databases(folder.path().join(disk))(partition).unwrap();
+        let (up, _) = bring_up(&outdated, partition, database, &watch).unwrap().unwrap();
+        assert_eq!((up.position(), outdated.left.load(Ordering::SeqCst)), (positions[0].position, 0), "{disk}");
     }
+    // Who is set back for good has nothing to go on with, as long as its state is ahead.
+    outdated.left.store(usize::MAX, Ordering::SeqCst);
+    let error = bring_up(&outdated, partition, databases(folder.path().join("disk"))(partition).unwrap(), &watch).err().unwrap();
+    assert!(error.to_string().contains("and the state on disk is at"), "{error}");
 }
 
 /// Records that nobody has read are dropped: with the old disk and without one, the worker goes on with what there is.

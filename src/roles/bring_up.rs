@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// How long records that must be there are waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long a position isn't believed that can't be the last: longer than a broker takes to learn what has happened while it was away.
+const OUTDATED: Duration = Duration::from_secs(20);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Records that are read and written at once: few enough that what they become stays in the processor's caches.
 const CHUNK: usize = 1_000;
 /// Bytes of verdicts that are written at once where a copy is built from nothing: each time makes some files.
@@ -109,14 +112,13 @@ pub fn bring_up(
     watch: &Watch<'_>,
 ) -> Result<Option<(Partition, Option<Committed>)>, PartitionError> {
     let mut copy = Copy::open(partition, database)?;
-    let committed = reader.committed(partition)?;
+    let Some(committed) = last_committed(reader, partition, &copy, watch)? else { return Ok(None) };
     let start = reader.start(Topic::Events, partition)?;
     let Some(committed) = committed else {
         refuse_published(reader, partition)?;
         let position = Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN };
         return Ok(Some((Partition::new(partition, copy.store, position), None)));
     };
-    refuse_outdated(reader, partition, &copy, &committed)?;
     // Also where the copy is up to date: what was dropped is missed all the same.
     if committed.position.next < start {
         tracing::error!(
@@ -143,30 +145,43 @@ fn refuse_published(reader: &dyn Reader, partition: u32) -> Result<(), Partition
     if reader.has_record(Topic::CallVerdicts, partition, start)? { Err(PartitionError::NoPosition { partition }) } else { Ok(()) }
 }
 
-/// A position that isn't the last that was committed, as a coordinator may give it that was away and doesn't know yet that another has taken its place: what is
-/// published after it would be published again.
-fn refuse_outdated(reader: &dyn Reader, partition: u32, copy: &Copy, committed: &Committed) -> Result<(), PartitionError> {
-    let next = committed.position.next;
-    let outdated = |but: String, remedy: String| {
-        let operation = format!("asking what is committed of partition {partition}");
-        let why = format!("it is said to be offset {next}, {but}: so it isn't the last. Whoever answered was away; if this goes on, {remedy}");
-        Err(LogError::Kafka { operation, why }.into())
-    };
-    if let Some(copied) = copy.position.filter(|copied| copied.next > next) {
-        let dir = copy.store.database().path().display();
-        let remedy = format!(
-            "a transaction was aborted by hand, or the group was set back: stop, delete {dir}, and start, and it is built anew from the topics"
-        );
-        return outdated(format!("and the state on disk is at {}", copied.next), remedy);
-    }
-    // Where the verdicts end that were committed with it, a marker stands.
-    match committed.ends.get(Topic::CallVerdicts) {
-        Some(end) if reader.has_record(Topic::CallVerdicts, partition, end + 1)? => {
-            let remedy = "the group was set back: start with a --topic-prefix, a --group and a --data-dir of their own".to_owned();
-            outdated(format!("and there are verdicts behind those up to {end}"), remedy)
+/// What is committed, asked for again while it can't be the last that was: a coordinator that was away may not know yet that another has taken its place, and what is
+/// published after its position would be published again. `None` if it was cut off.
+fn last_committed(reader: &dyn Reader, partition: u32, copy: &Copy, watch: &Watch<'_>) -> Result<Option<Option<Committed>>, PartitionError> {
+    let until = Instant::now() + OUTDATED;
+    while !(watch.is_cancelled)() {
+        let Some(committed) = reader.committed(partition)? else { return Ok(Some(None)) };
+        let (next, is_over) = (committed.position.next, Instant::now() >= until);
+        if let Some(copied) = copy.position.filter(|copied| copied.next > next) {
+            if is_over {
+                let operation = format!("asking what is committed of partition {partition}");
+                let dir = copy.store.database().path().display();
+                let why = format!(
+                    "it is said to be offset {next}, and the state on disk is at {}. If a transaction was aborted by hand, or the group was set back: stop, delete {dir}, \
+                     and start, and it is built anew from the topics",
+                    copied.next
+                );
+                return Err(LogError::Kafka { operation, why }.into());
+            }
+        } else {
+            // Where the verdicts end that were committed with it, a marker stands.
+            let end = committed.ends.get(Topic::CallVerdicts);
+            if end.map_or(Ok(true), |end| reader.has_record(Topic::CallVerdicts, partition, end + 1).map(|is_there| !is_there))? {
+                return Ok(Some(Some(committed)));
+            }
+            if is_over {
+                tracing::warn!(
+                    partition,
+                    committed = next,
+                    "somebody else has written to call-verdicts: there are records behind those that were committed"
+                );
+                return Ok(Some(Some(committed)));
+            }
         }
-        _ => Ok(()),
+        tracing::debug!(partition, committed = next, "it isn't the last that was committed");
+        std::thread::sleep(ASK_AGAIN);
     }
+    Ok(None)
 }
 
 struct Reading<'a> {
