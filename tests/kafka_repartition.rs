@@ -281,18 +281,24 @@ async fn kafka_the_topics_get_other_partitions_while_notifications_keep_coming()
     assert_eq!(service.terminate(), Some(0));
 }
 
+/// Topics of a test's own, the names of those that they are to be copied to, and the cluster's end of the first.
+async fn topics() -> (KafkaSettings, KafkaSettings, Kafka) {
+    let name = format!("test-{:016x}", rand::random::<u64>());
+    let (from, to) = (named(&name), named(&format!("{name}-{AFTER}")));
+    let of = from.clone();
+    let old = apart(move || {
+        create(&of, &TopicSettings { partitions: BEFORE, ..TopicSettings::default() }).unwrap();
+        Kafka::connect(of).unwrap()
+    });
+    let old = old.await;
+    (from, to, old)
+}
+
 /// What the log still holds of an account from before its removal stays gone.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker: make kafka-test"]
 async fn kafka_what_was_removed_is_not_brought_along() {
-    let name = format!("test-{:016x}", rand::random::<u64>());
-    let (from, to) = (named(&name), named(&format!("{name}-{AFTER}")));
-    let (of, topics) = (from.clone(), TopicSettings { partitions: BEFORE, ..TopicSettings::default() });
-    let old = apart(move || {
-        create(&of, &topics).unwrap();
-        Kafka::connect(of).unwrap()
-    })
-    .await;
+    let (from, to, old) = topics().await;
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let service = start(&dirs[0], &from, &[]);
     let appender = old.appender();
@@ -336,14 +342,7 @@ async fn kafka_what_was_removed_is_not_brought_along() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker: make kafka-test"]
 async fn kafka_once_the_copy_is_ready_it_is_never_to_be_begun_anew() {
-    let name = format!("test-{:016x}", rand::random::<u64>());
-    let (from, to) = (named(&name), named(&format!("{name}-{AFTER}")));
-    let (of, topics) = (from.clone(), TopicSettings { partitions: BEFORE, ..TopicSettings::default() });
-    let old = apart(move || {
-        create(&of, &topics).unwrap();
-        Kafka::connect(of).unwrap()
-    })
-    .await;
+    let (from, to, old) = topics().await;
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let revision = async |base: &str, session: &str| {
         let of_call = format!("{base}/api/v1/accounts/{SINGLE}/calls/{session}");

@@ -100,12 +100,9 @@ impl KafkaAppender {
         let value = value.map(|value| self.settings.framing.written(topic, value));
         loop {
             let (answer, answered) = oneshot::channel();
-            let mut record: BaseRecord<'_, [u8], [u8], _> = BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition));
-            if let Some(value) = &value {
-                record = record.payload(value.as_ref());
-            }
+            let record = BaseRecord::with_opaque_to(&name, Box::new(answer)).partition(number(partition));
             let producer = self.producer();
-            match producer.send(with(record, key, headers)) {
+            match producer.send(with(record, key, value.as_deref(), headers)) {
                 Ok(()) => return Ok(Some(Sent { topic, bytes, answered })),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => return Ok(None),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::Fatal), _)) => self.replace(&producer)?,
@@ -195,11 +192,19 @@ fn refused(topic: Topic, bytes: usize, error: &KafkaError) -> LogError {
     }
 }
 
-/// Adds key and headers; an empty key is none.
-pub(super) fn with<'a, D>(mut record: BaseRecord<'a, [u8], [u8], D>, key: &'a [u8], headers: &Headers) -> BaseRecord<'a, [u8], [u8], D>
+/// Adds key, value and headers; an empty key is none, and no value says that the key is gone.
+pub(super) fn with<'a, D>(
+    mut record: BaseRecord<'a, [u8], [u8], D>,
+    key: &'a [u8],
+    value: Option<&'a [u8]>,
+    headers: &Headers,
+) -> BaseRecord<'a, [u8], [u8], D>
 where
     D: rdkafka::util::IntoOpaque,
 {
+    if let Some(value) = value {
+        record = record.payload(value);
+    }
     if !key.is_empty() {
         record = record.key(key);
     }

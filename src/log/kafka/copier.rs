@@ -155,12 +155,9 @@ impl Copier {
         let until = Instant::now() + PATIENCE;
         for copied in copies {
             let name = self.to.topic(copied.topic);
-            let mut record = BaseRecord::to(&name).partition(number(copied.partition)).timestamp(copied.timestamp);
+            let record = BaseRecord::to(&name).partition(number(copied.partition)).timestamp(copied.timestamp);
             let value = copied.value.as_ref().map(|value| self.to.framing.written(copied.topic, value));
-            if let Some(value) = &value {
-                record = record.payload(value.as_ref());
-            }
-            let mut record = with(record, &copied.key, &copied.headers);
+            let mut record = with(record, &copied.key, value.as_deref(), &copied.headers);
             while let Err((error, back)) = self.producer.send(record) {
                 if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) || Instant::now() >= until {
                     return Err(why(words(&error)));

@@ -317,11 +317,8 @@ fn hand_over(producer: &BaseProducer<Sending>, framing: &Framed, name: &str, par
         left = refused.into_iter().map(|(place, _)| place).collect();
     }
     for place in left {
-        let mut record = BaseRecord::to(name).partition(number(partition));
-        if let Some(value) = &values[place] {
-            record = record.payload(value.as_ref());
-        }
-        send(producer, with(record, &outputs[place].key, &outputs[place].headers))?;
+        let record = BaseRecord::to(name).partition(number(partition));
+        send(producer, with(record, &outputs[place].key, values[place].as_deref(), &outputs[place].headers))?;
     }
     Ok(())
 }
@@ -330,12 +327,9 @@ fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartiti
     let Sending { names, framing, .. } = &**producer.context();
     begin(producer, done, group)?;
     for copied in copies {
-        let mut record = BaseRecord::to(&names[copied.topic.index()]).partition(number(copied.partition)).timestamp(copied.timestamp);
+        let record = BaseRecord::to(&names[copied.topic.index()]).partition(number(copied.partition)).timestamp(copied.timestamp);
         let value = copied.value.as_ref().map(|value| framing.written(copied.topic, value));
-        if let Some(value) = &value {
-            record = record.payload(value.as_ref());
-        }
-        send(producer, with(record, &copied.key, &copied.headers))?;
+        send(producer, with(record, &copied.key, value.as_deref(), &copied.headers))?;
     }
     deliver(producer)?;
     end(producer, done, group)
