@@ -392,6 +392,26 @@ fn a_record_from_after_a_removal_is_of_no_session_from_before_it() {
     }
 }
 
+#[test]
+fn a_copy_from_nothing_that_finds_a_fax_judges_no_call_anew_that_was_judged_without_it() {
+    let mut company = Company::new();
+    company.append([Event::CallLegs(CallLegs { media: Media::Fax, ..facts("s-1", "p-1", ALICE, BOB, "Answered") })]);
+    let mut linked = facts("s-2", "p-1", ALICE, BOB, "Disconnected");
+    linked.legs[0].peer_session_id = Some("s-1".into());
+    company.append([Event::CallLegs(linked)]);
+    company.work();
+    // The fax goes to open-calls.
+    company.pass(11 * MIN, MIN);
+    let settings = AccountSettings { filter_internal: true, ..AccountSettings::defaults(account()) };
+    company.append([Event::AccountSettings(settings)]);
+    company.work();
+    company.restart_with(&[]);
+    company.append([said("s-3", "p-1", ALICE, BOB, "Disconnected")]);
+    company.work();
+    company.pass(MIN, S);
+    assert_eq!((company.verdict("s-2").1, company.verdict("s-3").1), (1, 1));
+}
+
 // ---- any history, cut anywhere ----
 
 /// What a restarted process finds on its disk.

@@ -566,6 +566,11 @@ impl<'v, V: View> Step<'v, V> {
                 self.set_stand_in_fax(state, &neighbour)?;
                 continue;
             }
+            // Who was judged without it needn't be again; a copy from nothing would do so by settings that have changed since.
+            let session = self.session(state, &neighbour)?;
+            if session.open.is_none() && session.verdict.is_none_or(|verdict| !verdict.linked_sessions.contains(session_id)) {
+                continue;
+            }
             match self.close(state, &neighbour, None)? {
                 Closing::NoRoom => return Ok(None),
                 Closing::Done => {}
