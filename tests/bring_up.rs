@@ -423,17 +423,30 @@ enum Disk {
     Current,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    filter_internal: bool,
+    trust_extension_id: bool,
+    /// One value in a history: by it a judged call takes a participant in or not, and a copy that is brought up knows the newest settings alone.
+    records_all: bool,
+}
+
+impl Settings {
+    fn event(self) -> Event {
+        let Self { filter_internal, trust_extension_id, records_all } = self;
+        let recorded_extensions = (!records_all).then(Vec::new);
+        Event::AccountSettings(AccountSettings { filter_internal, trust_extension_id, recorded_extensions, ..AccountSettings::defaults(account()) })
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Happens {
     Said(Saying),
     Number(&'static str, NumberKind),
-    Settings {
-        filter_internal: bool,
-        trust_extension_id: bool,
-        records_all: bool,
-    },
+    Settings(Settings),
     SnapshotCompleted,
-    AccountRemoved,
+    /// Settings follow at once.
+    AccountRemoved(Settings),
     Rejudge(&'static str, i32),
     /// Time, in which the worker works. Without any, what was appended is left to it.
     Passes(Millis),
@@ -502,25 +515,27 @@ fn arb_saying() -> impl Strategy<Value = Saying> {
 }
 
 fn arb_history() -> impl Strategy<Value = Vec<Happens>> {
-    let number = proptest::sample::select(&[(CAROL, NumberKind::Phone), (CUSTOMER, NumberKind::Phone), ("4591", NumberKind::Extension)][..]);
-    let settings = any::<(bool, bool, bool)>().prop_map(|(filter_internal, trust_extension_id, records_all)| Happens::Settings {
-        filter_internal,
-        trust_extension_id,
-        records_all,
-    });
-    let happens = prop_oneof![
-        24 => arb_saying().prop_map(Happens::Said),
-        2 => number.prop_map(|(number, kind)| Happens::Number(number, kind)),
-        1 => settings,
-        2 => Just(Happens::SnapshotCompleted),
-        1 => Just(Happens::AccountRemoved),
-        1 => (proptest::sample::select(&SESSIONS[..]), 1..3).prop_map(|(session, revision)| Happens::Rejudge(session, revision)),
-        // A settle time, what leads to open-calls, the idle limit and the longest wait.
-        8 => prop_oneof![3 => 0..5 * S, 2 => 0..40 * S, 3 => 0..30 * MIN, 1 => 0..50 * H].prop_map(Happens::Passes),
-        3 => Just(Happens::CopyTaken),
-        6 => prop_oneof![Just(Disk::Empty), Just(Disk::OlderCopy), Just(Disk::Current)].prop_map(Happens::Restarted),
-    ];
-    prop::collection::vec(happens, 1..40)
+    any::<bool>().prop_flat_map(|records_all| {
+        let number = proptest::sample::select(&[(CAROL, NumberKind::Phone), (CUSTOMER, NumberKind::Phone), ("4591", NumberKind::Extension)][..]);
+        let settings = any::<(bool, bool)>().prop_map(move |(filter_internal, trust_extension_id)| Settings {
+            filter_internal,
+            trust_extension_id,
+            records_all,
+        });
+        let happens = prop_oneof![
+            24 => arb_saying().prop_map(Happens::Said),
+            2 => number.prop_map(|(number, kind)| Happens::Number(number, kind)),
+            1 => settings.clone().prop_map(Happens::Settings),
+            2 => Just(Happens::SnapshotCompleted),
+            1 => settings.clone().prop_map(Happens::AccountRemoved),
+            1 => (proptest::sample::select(&SESSIONS[..]), 1..3).prop_map(|(session, revision)| Happens::Rejudge(session, revision)),
+            // A settle time, what leads to open-calls, the idle limit and the longest wait.
+            8 => prop_oneof![3 => 0..5 * S, 2 => 0..40 * S, 3 => 0..30 * MIN, 1 => 0..50 * H].prop_map(Happens::Passes),
+            3 => Just(Happens::CopyTaken),
+            6 => prop_oneof![Just(Disk::Empty), Just(Disk::OlderCopy), Just(Disk::Current)].prop_map(Happens::Restarted),
+        ];
+        (settings.prop_map(Happens::Settings), prop::collection::vec(happens, 1..40)).prop_map(|(first, rest)| [vec![first], rest].concat())
+    })
 }
 
 /// Lives through a history, and until nothing is left that time could bring about.
@@ -531,14 +546,11 @@ fn live(history: &[Happens], is_interrupted: bool) -> Company {
         match happens {
             Happens::Said(saying) => company.append([saying.event()]),
             Happens::Number(number, kind) => company.numbers_of_kind(&[number], *kind),
-            Happens::Settings { filter_internal, trust_extension_id, records_all } => {
-                let (filter_internal, trust_extension_id) = (*filter_internal, *trust_extension_id);
-                let recorded_extensions = (!records_all).then(Vec::new);
-                let settings = AccountSettings { filter_internal, trust_extension_id, recorded_extensions, ..AccountSettings::defaults(account()) };
-                company.append([Event::AccountSettings(settings)]);
-            }
+            Happens::Settings(settings) => company.append([settings.event()]),
             Happens::SnapshotCompleted => company.complete(),
-            Happens::AccountRemoved => company.append([Event::AccountRemoved(AccountRemoved { account_id: account(), removed_at: now() })]),
+            Happens::AccountRemoved(settings) => {
+                company.append([Event::AccountRemoved(AccountRemoved { account_id: account(), removed_at: now() }), settings.event()]);
+            }
             Happens::Rejudge(session, revision) => {
                 let session_id = SessionId::parse(session).unwrap();
                 let rejudge = Rejudge { account_id: account(), session_id, expected_revision: *revision, replay_id: "1".into(), rules: None };
