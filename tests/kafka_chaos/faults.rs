@@ -21,6 +21,9 @@ const AWAY: Duration = Duration::from_secs(13);
 const BROKER_AWAY: Duration = Duration::from_secs(8);
 /// How long a point is waited for at which a processor is to die.
 const COMES_BY: Duration = Duration::from_secs(25);
+/// How long a write to the state doesn't return.
+const STALL: Duration = Duration::from_secs(8);
+const NO_SPACE: &str = "no space left";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -133,7 +136,7 @@ impl Kind {
             Self::BrokerAway => "broker: paused for 8 s",
             Self::TransactionCoordinatorKilled => "broker: kill -9 of the transaction coordinator",
             Self::GroupCoordinatorKilled => "broker: kill -9 of the group coordinator",
-            Self::MarkersPending => "takeover while transaction markers are pending",
+            Self::MarkersPending => "takeover while a broker is silent that transaction markers must reach",
             Self::Cut => "network: cut for 12 s",
             Self::Silent => "network: silent for 12 s",
             Self::Slow => "network: 0.3 s slower each way",
@@ -173,7 +176,7 @@ impl World {
             Kind::KilledAt(point) => return self.killed_at(n, point, rng).await,
             Kind::Terminated => {
                 let mut service = self.services[n].lock().await;
-                assert_eq!(service.terminate(), Some(0), "{}: {:?}", service.name, service.said());
+                assert_eq!(service.terminate(), Some(0), "{}: {:?}", service.name, service.errors());
                 started(&mut service);
             }
             Kind::Away => {
@@ -196,7 +199,7 @@ impl World {
             Kind::DiskFull => return self.disk_full(n, rng).await,
             Kind::CorruptFile | Kind::CorruptManifest => return self.corrupt(n, kind, rng).await,
             Kind::PositionMissing | Kind::PositionTruncated => return self.without_position(n, kind).await,
-            Kind::StalledWrite => self.stalled_write(n, rng).await,
+            Kind::StalledWrite => return self.stalled_write(n, rng).await,
             Kind::LockLeft => {
                 let mut service = self.services[n].lock().await;
                 service.kill();
@@ -209,7 +212,7 @@ impl World {
                 let said = String::from_utf8(second.unwrap().stderr).unwrap();
                 assert!(said.contains("another process") && said.contains("--data-dir"), "{said}");
             }
-            Kind::IdClaimedTwice => self.claimed_twice(rng).await,
+            Kind::IdClaimedTwice => return self.claimed_twice(rng).await,
             Kind::ClockForward | Kind::ClockBack => {
                 if faketime().is_none() {
                     return Came::ToNothing;
@@ -285,11 +288,13 @@ impl World {
             return Came::ToNothing;
         }
         service.disk.fill();
+        let mut is_met = false;
         if rng.random_bool(0.5) {
             // Full when it starts.
             service.kill();
             if let Err(said) = service.start(None) {
-                assert!(said.to_lowercase().contains("no space left"), "{said}");
+                assert!(said.to_lowercase().contains(NO_SPACE), "{said}");
+                is_met = true;
             }
         } else {
             // Full when it takes over what the other one had.
@@ -299,14 +304,15 @@ impl World {
             other.signal("-CONT");
         }
         service.ended(Duration::from_secs(5)).await;
-        if service.has_ended() {
-            let said = service.said().join("\n");
-            assert!(said.is_empty() || said.to_lowercase().contains("no space left"), "{said}");
+        is_met |= service.has_said(NO_SPACE).is_some();
+        if service.has_ended() && !is_met {
+            until("it says why it has ended", async || service.has_said(NO_SPACE).is_some()).await;
+            is_met = true;
         }
         service.disk.free();
         service.kill();
         started(&mut service);
-        Came::About
+        if is_met { Came::About } else { Came::ToNothing }
     }
 
     fn files(service: &Service, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
@@ -321,7 +327,7 @@ impl World {
     async fn corrupt(&self, n: usize, kind: Kind, rng: &mut ChaCha8Rng) -> Came {
         let mut service = self.services[n].lock().await;
         // Buffers are written to files when it stops.
-        assert_eq!(service.terminate(), Some(0), "{}: {:?}", service.name, service.said());
+        assert_eq!(service.terminate(), Some(0), "{}: {:?}", service.name, service.errors());
         let files = Self::files(&service, |name| if kind == Kind::CorruptFile { name.ends_with(".sst") } else { name.starts_with("MANIFEST") });
         let some: Vec<&PathBuf> = files.choose_multiple(rng, if kind == Kind::CorruptFile { 8 } else { 1 }).collect();
         for file in &some {
@@ -341,7 +347,7 @@ impl World {
 
     async fn without_position(&self, n: usize, kind: Kind) -> Came {
         let mut service = self.services[n].lock().await;
-        assert_eq!(service.terminate(), Some(0), "{}: {:?}", service.name, service.said());
+        assert_eq!(service.terminate(), Some(0), "{}: {:?}", service.name, service.errors());
         let folders: Vec<PathBuf> = Self::files(&service, |name| name == "CURRENT").into_iter().map(|file| file.parent().unwrap().into()).collect();
         let count = apart(move || {
             let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
@@ -368,34 +374,47 @@ impl World {
     }
 
     /// What RocksDB does when it can't keep up, a write that doesn't return, is what the processor sees of a slow disk too.
-    async fn stalled_write(&self, n: usize, rng: &mut ChaCha8Rng) {
+    async fn stalled_write(&self, n: usize, rng: &mut ChaCha8Rng) -> Came {
         let mut service = self.services[n].lock().await;
         service.kill();
-        let points = format!("apply={}*off->1*sleep(8000)->off", rng.random_range(0..3));
+        let points = format!("apply={}*off->1*sleep({})->off", rng.random_range(0..3), STALL.as_millis());
         service.start(Some(&points)).unwrap();
-        drop(service);
         let mut third = self.third.lock().await;
+        let joins = Instant::now();
         started(&mut third);
-        tokio::time::sleep(Duration::from_millis(rng.random_range(2_000..9_000))).await;
-        assert!(!third.has_ended(), "{:?}", third.said());
+        let (mut stalled, mut assigned) = (None, None);
+        while joins.elapsed() < COMES_BY && (stalled.is_none() || assigned.is_none()) {
+            // So that there is something to write, whatever the load is.
+            self.let_time_pass().await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            (stalled, assigned) = (stalled.or(service.has_said("held up at apply")), assigned.or(third.has_said("rebalance")));
+            assert!(!third.has_ended(), "{:?}", third.errors());
+        }
         third.terminate();
+        match (stalled, assigned) {
+            // The write began before the newcomer had partitions, and ended after it had come.
+            (Some(ended), Some(assigned)) if joins < ended && assigned + STALL > ended => Came::About,
+            _ => Came::ToNothing,
+        }
     }
 
-    async fn claimed_twice(&self, rng: &mut ChaCha8Rng) {
+    async fn claimed_twice(&self, rng: &mut ChaCha8Rng) -> Came {
         let mut intruder = self.intruder.lock().await;
         let told = intruder.start(None);
         if told.is_ok() {
             intruder.ended(Duration::from_millis(rng.random_range(3_000..12_000))).await;
         }
+        let is_refused = told.is_err_and(|said| said.contains("instance")) || intruder.has_said("instance").is_some();
         intruder.kill();
-        // Who of the two is sent away is the group's business; the one that is ends with the reason.
+        // Who of the two is sent away is the group's business; the one that is says the reason.
         let mut service = self.services[0].lock().await;
-        if service.ended(Duration::from_secs(2)).await {
-            let said = service.said().join("\n");
-            assert!(said.contains("instance"), "{said}");
+        let has_ended = service.ended(Duration::from_secs(2)).await;
+        if has_ended {
+            until("it says why it has ended", async || service.has_said("instance").is_some()).await;
             service.kill();
             started(&mut service);
         }
+        if is_refused || has_ended { Came::About } else { Came::ToNothing }
     }
 
     /// Transactions are made slow between their outputs and their commit, so that most of the time one is under way; then a broker that its markers must
@@ -437,7 +456,7 @@ impl World {
             if rng.random_bool(0.5) {
                 service.kill();
             } else {
-                assert_eq!(service.terminate(), Some(0), "{}: {:?}", service.name, service.said());
+                assert_eq!(service.terminate(), Some(0), "{}: {:?}", service.name, service.errors());
             }
         }
         self.let_time_pass().await;
@@ -457,11 +476,12 @@ impl World {
             started(&mut *service.lock().await);
         }
         until("somebody says that retention has passed the position", async || {
-            let mut said = Vec::new();
             for service in &self.services {
-                said.extend(service.lock().await.said());
+                if service.lock().await.has_said("retention has passed the committed position").is_some() {
+                    return true;
+                }
             }
-            said.iter().any(|line| line.contains("retention has passed the committed position"))
+            false
         })
         .await;
         self.let_time_pass().await;

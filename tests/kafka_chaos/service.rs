@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Room for the states of a run and for what is set aside of them.
 const DISK_BYTES: u64 = 256 << 20;
@@ -55,14 +55,16 @@ pub struct Service {
     pub name: &'static str,
     pub disk: Disk,
     arguments: Vec<String>,
+    /// Records of a commit at most, where not as many as otherwise.
+    batch: Option<usize>,
     /// How far its clock is off, as the library that fakes it reads it; `None` without that library.
     clock: Option<(PathBuf, PathBuf)>,
     log: PathBuf,
     child: Option<Child>,
     /// Where it is reached, for whoever sends.
     base: Arc<Mutex<String>>,
-    /// Its last errors.
-    said: Arc<Mutex<Vec<String>>>,
+    /// What it has said since it was started, and when.
+    said: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
 /// The library that shows a process another time.
@@ -72,10 +74,10 @@ pub fn faketime() -> Option<PathBuf> {
 }
 
 impl Service {
-    pub fn new(name: &'static str, folder: &Path, log: PathBuf, arguments: Vec<String>) -> Self {
+    pub fn new(name: &'static str, folder: &Path, log: PathBuf, arguments: Vec<String>, batch: Option<usize>) -> Self {
         let clock = faketime().map(|library| (library, folder.join(format!("clock-{name}"))));
         let disk = Disk::make(folder.join(name));
-        let service = Self { name, disk, arguments, clock, log, child: None, base: Arc::default(), said: Arc::default() };
+        let service = Self { name, disk, arguments, batch, clock, log, child: None, base: Arc::default(), said: Arc::default() };
         service.set_clock("+0");
         service
     }
@@ -92,8 +94,16 @@ impl Service {
         self.base.clone()
     }
 
-    pub fn said(&self) -> Vec<String> {
-        self.said.lock().unwrap().clone()
+    /// Its errors since it was started.
+    pub fn errors(&self) -> Vec<String> {
+        let said = self.said.lock().unwrap();
+        said.iter().filter(|(_, line)| !line.contains("\"INFO\"") && !line.contains("\"WARN\"")).map(|(_, line)| line.clone()).collect()
+    }
+
+    /// When it last said something since it was started.
+    pub fn has_said(&self, what: &str) -> Option<Instant> {
+        let said = self.said.lock().unwrap();
+        said.iter().rev().find(|(_, line)| line.to_lowercase().contains(what)).map(|(when, _)| *when)
     }
 
     pub fn set_clock(&self, offset: &str) {
@@ -114,6 +124,9 @@ impl Service {
         command.args(&self.arguments).env("RUST_LOG", "info").stderr(Stdio::piped()).stdout(Stdio::null());
         if let Some(points) = points {
             command.env("FAILPOINTS", points);
+        }
+        if let Some(batch) = self.batch {
+            command.env("CALLSIEVE_TEST_BATCH", batch.to_string());
         }
         if let Some((library, file)) = &self.clock {
             // Clocks that only go forward stay as they are, as with a computer's clock that is set.
@@ -142,9 +155,7 @@ impl Service {
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 writeln!(log, "{line}").unwrap();
-                if !line.contains("\"INFO\"") && !line.contains("\"WARN\"") {
-                    said.lock().unwrap().push(line);
-                }
+                said.lock().unwrap().push((Instant::now(), line));
             }
         });
         self.child = Some(child);
@@ -177,7 +188,7 @@ impl Service {
 
     /// Waits until it ends by itself. Returns whether it did.
     pub async fn ended(&mut self, patience: Duration) -> bool {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while !self.has_ended() {
             if begun.elapsed() > patience {
                 return false;

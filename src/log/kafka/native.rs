@@ -79,8 +79,7 @@ pub(super) enum Fetched {
     Failed(RDKafkaErrorCode),
 }
 
-/// The queue of a consumer that assigns partitions to itself. Unlike the Rust client it says at which offset the end was reached, and gives many
-/// records at once. (It would swallow the rebalances of a group's member.)
+/// A queue of a consumer that gives many records at once, and says at which offset the end of a partition was reached, as the Rust client doesn't.
 pub(super) struct Queue<C: ClientContext + ConsumerContext> {
     queue: *mut sys::rd_kafka_queue_t,
     messages: Vec<*mut sys::rd_kafka_message_t>,
@@ -90,22 +89,48 @@ pub(super) struct Queue<C: ClientContext + ConsumerContext> {
 
 // SAFETY: librdkafka's handles may be used from any thread; `&mut self` sees to it that one thread at a time uses the buffer.
 unsafe impl<C: ClientContext + ConsumerContext> Send for Queue<C> {}
+// SAFETY: what takes `&self` touches no buffer, and librdkafka locks its queues itself.
+unsafe impl<C: ClientContext + ConsumerContext> Sync for Queue<C> {}
 
 impl<C: ClientContext + ConsumerContext> Queue<C> {
-    /// The queue of a consumer with a group; `None` if it has none.
+    /// All that comes to a consumer which assigns partitions to itself; `None` if it has no group. (Of a group's member it would swallow the rebalances.)
     pub(super) fn of(consumer: Arc<BaseConsumer<C>>) -> Option<Self> {
         // SAFETY: the handle is the consumer's, which this owns a part of; the reference to the queue is given back in `drop`.
         let queue = unsafe { sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
-        (!queue.is_null()).then(|| Self { queue, messages: vec![ptr::null_mut(); 1_000], consumer })
+        (!queue.is_null()).then(|| Self::around(queue, consumer))
+    }
+
+    /// What comes of those partitions of a group's member that are [led here](Queue::lead_here). What concerns the group comes to the member itself, which has to
+    /// be polled as well.
+    pub(super) fn beside(consumer: Arc<BaseConsumer<C>>) -> Self {
+        // SAFETY: the handle is the consumer's, which this owns a part of; the queue is destroyed in `drop`.
+        let queue = unsafe { sys::rd_kafka_queue_new(consumer.client().native_ptr()) };
+        Self::around(queue, consumer)
+    }
+
+    fn around(queue: *mut sys::rd_kafka_queue_t, consumer: Arc<BaseConsumer<C>>) -> Self {
+        Self { queue, messages: vec![ptr::null_mut(); 1_000], consumer }
     }
 
     pub(super) fn consumer(&self) -> &BaseConsumer<C> {
         &self.consumer
     }
 
-    /// At most `max` of what there is of a partition; waits for `wait` until there are as many. What is left of another partition, from before
-    /// this one was assigned, is dropped.
-    pub(super) fn take(&mut self, topic: &str, partition: i32, max: usize, wait: Duration) -> Vec<Fetched> {
+    /// From now on what comes of a partition comes here, however often it is assigned. Has to be said before it is.
+    pub(super) fn lead_here(&self, topic: &CStr, partition: i32) {
+        // SAFETY: the consumer lives, the topic's name ends with 0, and the reference to the partition's queue is given back once.
+        unsafe {
+            let from = sys::rd_kafka_queue_get_partition(self.consumer.client().native_ptr(), topic.as_ptr(), partition);
+            if !from.is_null() {
+                sys::rd_kafka_queue_forward(from, self.queue);
+                sys::rd_kafka_queue_destroy(from);
+            }
+        }
+    }
+
+    /// At most `max` of what there is of a topic, with its partition, or of one of its partitions; waits for `wait` until there are as many. What is left of others,
+    /// from before they were given up, is dropped.
+    pub(super) fn take(&mut self, topic: &str, partition: Option<i32>, max: usize, wait: Duration) -> Vec<(i32, Fetched)> {
         let room = max.clamp(1, self.messages.len());
         // SAFETY: the buffer has room for that many pointers, and is used by nobody else meanwhile.
         let count = unsafe { sys::rd_kafka_consume_batch_queue(self.queue, millis(wait), self.messages.as_mut_ptr(), room) };
@@ -115,7 +140,7 @@ impl<C: ClientContext + ConsumerContext> Queue<C> {
             .filter_map(|message| {
                 // SAFETY: librdkafka filled the first `count` places with messages that are ours until they are destroyed, each once.
                 unsafe {
-                    let fetched = is_of(&**message, topic, partition).then(|| fetched(&**message));
+                    let fetched = is_of(&**message, topic, partition).then(|| ((**message).partition, fetched(&**message)));
                     sys::rd_kafka_message_destroy(*message);
                     fetched
                 }
@@ -131,17 +156,17 @@ impl<C: ClientContext + ConsumerContext> Drop for Queue<C> {
     }
 }
 
-/// Whether a message is of the partition, or of none.
+/// Whether a message is of the topic, and of the partition if one is given, or of none at all.
 ///
 /// # Safety
 /// `message` is a message of librdkafka that hasn't been destroyed.
-unsafe fn is_of(message: &sys::rd_kafka_message_t, topic: &str, partition: i32) -> bool {
+unsafe fn is_of(message: &sys::rd_kafka_message_t, topic: &str, partition: Option<i32>) -> bool {
     if message.rkt.is_null() {
         return true;
     }
     // SAFETY: as for this function; a topic's name ends with 0, and lives as long as the topic.
     let name = unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt)) };
-    name.to_bytes() == topic.as_bytes() && message.partition == partition
+    name.to_bytes() == topic.as_bytes() && partition.is_none_or(|partition| message.partition == partition)
 }
 
 /// # Safety

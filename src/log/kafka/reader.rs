@@ -353,12 +353,12 @@ impl Cursor {
         let until = Instant::now() + TRANSACTION;
         let mut bytes = 0;
         while read.next < end && read.records.len() < max && bytes < MAX_READ_BYTES {
-            let mut fetched = self.queue.take(&name, number(partition), max - read.records.len(), FULL);
+            let mut fetched = self.queue.take(&name, Some(number(partition)), max - read.records.len(), FULL);
             if fetched.is_empty() && Instant::now() >= until {
                 self.place = None;
                 return Err(LogError::Kafka { operation: operation(), why: format!("nothing came within {} s", TRANSACTION.as_secs()) });
             }
-            for fetched in fetched.drain(..) {
+            for (_, fetched) in fetched.drain(..) {
                 match fetched {
                     // A record behind what was read already is a leftover of an earlier place.
                     Fetched::Record(mut record) if record.offset >= read.next => {

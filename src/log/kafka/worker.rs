@@ -6,22 +6,23 @@
 
 use super::appender::KafkaAppender;
 use super::client::{AT_ONCE, REQUEST, Told, failed, number, words};
-use super::framing::copied;
-use super::points::reached;
+use super::native::{Fetched, Queue};
+use super::points::{batch, reached};
 use super::reader::KafkaReader;
 use super::settings::KafkaSettings;
 use super::transaction::{Publication, Transactions};
-use crate::log::{Batch, Came, Commit, Committed, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Read, Reader, Record, Topic};
+use crate::log::{Batch, Commit, Committed, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Read, Reader, Record, Topic};
 use crate::state::database::Database;
 use rdkafka::bindings::rd_kafka_resp_err_t;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use rocksdb::WriteBatch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,15 +30,16 @@ use tokio::sync::watch;
 
 /// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
 const REFUSALS: u32 = 3;
-/// Records of a commit: what a transaction costs the broker besides its records is shared by so many. (Few where faults are caused on purpose, so that full
-/// ones occur.)
-const BATCH: usize = if cfg!(feature = "failpoints") { 100 } else { 20_000 };
+/// Records of a commit: what a transaction costs the broker besides its records is shared by so many.
+const BATCH: usize = 20_000;
 /// How long after a commit a batch goes on filling: a transaction costs the broker more than its records do.
 const GATHER: Duration = Duration::from_millis(2);
 /// How long a poll takes that gives only records that can't be read now.
 const WAITING: Duration = Duration::from_millis(100);
 /// How long it may take until a partition that was taken up is fetched.
 const TAKEN_UP: Duration = Duration::from_secs(1);
+/// How late it is noticed at most, while nothing comes, that the group has something to say.
+const LISTEN_EVERY: Duration = Duration::from_millis(10);
 /// How long a partition gives nothing before it is looked whether there is something. Longer than leaders take to change, and clients to find them.
 const STALL: Duration = Duration::from_secs(15);
 
@@ -103,11 +105,13 @@ type States = Vec<(Arc<Database>, WriteBatch)>;
 pub struct KafkaLog {
     settings: KafkaSettings,
     events: String,
+    native_events: CString,
     /// Its name in messages, and of its transactions.
     member: String,
     /// Its static id.
     instance: Option<String>,
-    consumer: BaseConsumer<Rebalances>,
+    /// What concerns the group comes to the consumer, the records of the partitions that it is assigned to this queue.
+    queue: Queue<Rebalances>,
     transactions: Transactions,
     /// The states of the commit that was handed over, to be written after it. (Readers are shared between threads, batches aren't.)
     under_way: Mutex<Option<States>>,
@@ -149,13 +153,16 @@ impl KafkaLog {
         // Before it joins: a predecessor of the same name may have left a transaction, and can commit nothing from now on.
         let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group), holder);
         transactions.ready()?;
+        let native_events = CString::new(events.as_str())
+            .map_err(|error| LogError::Kafka { operation: format!("joining the group {}", settings.group), why: error.to_string() })?;
         consumer.subscribe(&[&events]).map_err(failed(format!("joining the group {}", settings.group)))?;
         Ok(Self {
             settings: settings.clone(),
             events,
+            native_events,
             member: name,
             instance: member.map(str::to_owned),
-            consumer,
+            queue: Queue::beside(Arc::new(consumer)),
             transactions,
             under_way: Mutex::default(),
             reader,
@@ -188,9 +195,10 @@ impl KafkaLog {
     /// Answers the rebalances that earlier polls told of.
     fn answer(&mut self) -> Result<(), LogError> {
         while self.noted > 0 {
-            let Some(change) = self.consumer.context().first() else { break };
+            let Some(change) = self.queue.consumer().context().first() else { break };
             match change {
                 Change::Assigned(partitions) => {
+                    partitions.iter().for_each(|partition| self.queue.lead_here(&self.native_events, number(*partition)));
                     let (paused, fetched): (Vec<u32>, Vec<u32>) = partitions.into_iter().partition(|partition| self.paused.contains(partition));
                     let mut from = Vec::with_capacity(fetched.len());
                     for partition in fetched {
@@ -210,18 +218,19 @@ impl KafkaLog {
                         places.push((*partition, Offset::Offset(start)));
                     }
                     let list = self.list(places)?;
-                    self.consumer.incremental_assign(&list).map_err(failed("taking partitions up"))?;
-                    self.consumer
+                    self.queue.consumer().incremental_assign(&list).map_err(failed("taking partitions up"))?;
+                    self.queue
+                        .consumer()
                         .pause(&self.list(paused.iter().map(|partition| (*partition, Offset::Invalid)))?)
                         .map_err(failed("pausing partitions"))?;
                     self.fetched.extend(from.into_iter().map(|(partition, next)| (partition, (next, Instant::now()))));
                 }
                 Change::Revoked(partitions) => {
                     let list = self.list(partitions.into_iter().map(|partition| (partition, Offset::Invalid)))?;
-                    self.consumer.incremental_unassign(&list).map_err(failed("giving partitions back"))?;
+                    self.queue.consumer().incremental_unassign(&list).map_err(failed("giving partitions back"))?;
                 }
             }
-            self.consumer.context().answered();
+            self.queue.consumer().context().answered();
             self.noted -= 1;
         }
         Ok(())
@@ -241,7 +250,7 @@ impl KafkaLog {
 
     /// Takes notice of the rebalances that have come; drops what was polled of partitions that are gone.
     fn note(&mut self, polled: &mut BTreeMap<u32, Vec<Record>>) -> bool {
-        let rebalances = self.consumer.context();
+        let rebalances = self.queue.consumer().context();
         let changes: Vec<Change> = rebalances.changes.lock().unwrap_or_else(PoisonError::into_inner).iter().skip(self.noted).cloned().collect();
         for change in &changes {
             tracing::info!(member = self.member, ?change, "rebalance");
@@ -261,6 +270,25 @@ impl KafkaLog {
         }
         self.noted += changes.len();
         !changes.is_empty()
+    }
+
+    /// Lets the consumer tell what concerns the group.
+    fn listen(&mut self) -> Result<(), LogError> {
+        let told = self.queue.consumer().poll(Duration::ZERO).map(|told| told.map(|message| (message.partition(), message.offset())));
+        match told {
+            None => Ok(()),
+            Some(Err(error)) => self.heed(&error),
+            Some(Ok((partition, offset))) => Err(self.rejoin(format!("offset {offset} of partition {partition} came past its queue"))),
+        }
+    }
+
+    /// Takes an error for what it means.
+    fn heed(&mut self, error: &KafkaError) -> Result<(), LogError> {
+        let Some(meaning) = self.meaning(error) else {
+            tracing::debug!("polling: {error}");
+            return Ok(());
+        };
+        Err(meaning)
     }
 
     /// What a consumer's error means to a worker; `None` if it means nothing: connections come and go.
@@ -303,7 +331,7 @@ impl KafkaLog {
             Ok(consumer) => {
                 self.leave();
                 self.refused = 0;
-                self.consumer = consumer;
+                self.queue = Queue::beside(Arc::new(consumer));
                 LogError::Kafka { operation, why: cause }
             }
             Err(error) => error,
@@ -312,14 +340,14 @@ impl KafkaLog {
 
     /// Answers what the group waits for, also from a member that leaves, and owns nothing from now on. The consumer says goodbye when it is dropped.
     fn leave(&mut self) {
-        let rebalances = self.consumer.context().clone();
+        let rebalances = self.queue.consumer().context().clone();
         rebalances.closing.store(true, Ordering::Release);
         while let Some(change) = rebalances.first() {
             let (Change::Assigned(partitions) | Change::Revoked(partitions)) = &change;
             let list = self.list(partitions.iter().map(|partition| (*partition, Offset::End)));
             let answer = list.map(|list| match change {
-                Change::Assigned(_) => self.consumer.incremental_assign(&list),
-                Change::Revoked(_) => self.consumer.incremental_unassign(&list),
+                Change::Assigned(_) => self.queue.consumer().incremental_assign(&list),
+                Change::Revoked(_) => self.queue.consumer().incremental_unassign(&list),
             });
             if !matches!(answer, Ok(Ok(()))) {
                 tracing::debug!(member = self.member, group = self.settings.group, "leaving the group: a rebalance could not be answered");
@@ -355,7 +383,7 @@ impl KafkaLog {
 
     /// Whether a partition is assigned, but the group has no answer to that yet.
     fn is_unanswered(&self, partition: u32) -> bool {
-        let changes = self.consumer.context().changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.queue.consumer().context().changes.lock().unwrap_or_else(PoisonError::into_inner);
         changes.iter().any(|change| matches!(change, Change::Assigned(partitions) if partitions.contains(&partition)))
     }
 
@@ -378,7 +406,7 @@ impl KafkaLog {
         let to = self.list([(partition, Offset::Offset(next))])?;
         let operation = || format!("rewinding partition {partition}");
         loop {
-            let answer = self.consumer.seek_partitions(to.clone(), REQUEST).map_err(failed(operation()))?;
+            let answer = self.queue.consumer().seek_partitions(to.clone(), REQUEST).map_err(failed(operation()))?;
             let Some(Err(error)) = answer.elements().first().map(rdkafka::topic_partition_list::TopicPartitionListElem::error) else {
                 return Ok(());
             };
@@ -391,8 +419,8 @@ impl KafkaLog {
                 continue;
             }
             // One whose offset was out of range isn't fetched any more.
-            self.consumer.incremental_unassign(&to).map_err(failed(operation()))?;
-            return self.consumer.incremental_assign(&to).map_err(failed(operation()));
+            self.queue.consumer().incremental_unassign(&to).map_err(failed(operation()))?;
+            return self.queue.consumer().incremental_assign(&to).map_err(failed(operation()));
         }
     }
 }
@@ -420,46 +448,46 @@ impl Log for KafkaLog {
         while left > 0 && left_bytes > 0 {
             // The clock is asked only where there is time to wait: records come faster than it can be read.
             let wait_until = if polled.is_empty() { until } else { self.gathers_until };
-            let mut patience = if is_drained { wait_until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
-            if polled.is_empty() {
-                patience = whole_millis(patience);
-            } else if !patience.is_zero() {
+            let patience = if is_drained { wait_until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            if !polled.is_empty() && !patience.is_zero() {
                 // What comes meanwhile is taken at once.
                 std::thread::sleep(patience);
-                patience = Duration::ZERO;
             }
-            let got = match self.consumer.poll(patience) {
-                None => None,
-                Some(Ok(message)) => Some(Ok((u32::try_from(message.partition()).unwrap_or(u32::MAX), record(&message)))),
-                Some(Err(error)) => Some(Err(error)),
-            };
-            if self.consumer.context().count() > self.noted && self.note(&mut polled) {
+            self.listen()?;
+            if self.queue.consumer().context().count() > self.noted && self.note(&mut polled) {
                 break;
             }
-            let was_drained = std::mem::replace(&mut is_drained, got.is_none());
-            match got {
-                Some(Ok((partition, mut record))) if self.owned.contains(&partition) => {
-                    // Also of those that wait: a long run of them must not hold up the others.
-                    left -= 1;
-                    left_bytes = left_bytes.saturating_sub(record.bytes());
-                    if waiting.contains_key(&partition) {
+            // Who waits waits for the first.
+            let (most, patience) =
+                if is_drained && polled.is_empty() { (1, whole_millis(patience.min(LISTEN_EVERY))) } else { (left, Duration::ZERO) };
+            let fetched = self.queue.take(&self.events, None, most, patience);
+            let was_drained = std::mem::replace(&mut is_drained, fetched.is_empty());
+            if is_drained && was_drained && Instant::now() >= wait_until {
+                break;
+            }
+            for (partition, fetched) in fetched {
+                let mut record = match fetched {
+                    Fetched::Record(record) => record,
+                    Fetched::End(_) => continue,
+                    Fetched::Failed(code) => {
+                        self.heed(&KafkaError::MessageConsumption(code))?;
                         continue;
                     }
-                    if let Err(error) = self.settings.framing.read(Topic::Events, &mut record) {
-                        tracing::debug!(partition, offset = record.offset, %error, "the partition waits");
-                        waiting.insert(partition, record.offset);
-                        continue;
-                    }
-                    polled.entry(partition).or_default().push(record);
+                };
+                // What was fetched before a partition was gone is dropped.
+                let Some(partition) = u32::try_from(partition).ok().filter(|partition| self.owned.contains(partition)) else { continue };
+                // Also of those that wait: a long run of them must not hold up the others.
+                left = left.saturating_sub(1);
+                left_bytes = left_bytes.saturating_sub(record.bytes());
+                if waiting.contains_key(&partition) {
+                    continue;
                 }
-                // What was fetched before the partition was gone.
-                Some(Ok(_)) => {}
-                Some(Err(error)) => match self.meaning(&error) {
-                    Some(error) => return Err(error),
-                    None => tracing::debug!("polling: {error}"),
-                },
-                None if was_drained && Instant::now() >= wait_until => break,
-                None => {}
+                if let Err(error) = self.settings.framing.read(Topic::Events, &mut record) {
+                    tracing::debug!(partition, offset = record.offset, %error, "the partition waits");
+                    waiting.insert(partition, record.offset);
+                    continue;
+                }
+                polled.entry(partition).or_default().push(record);
             }
         }
         let now = Instant::now();
@@ -479,12 +507,12 @@ impl Log for KafkaLog {
             return Err(self.rejoin(stalled));
         }
         self.polled_at = Instant::now();
-        self.group = self.consumer.group_metadata().map(Arc::new);
+        self.group = self.queue.consumer().group_metadata().map(Arc::new);
         Ok(polled.into_iter().map(|(partition, records)| Batch { partition, records }).collect())
     }
 
     fn batch(&self) -> usize {
-        BATCH
+        batch(BATCH)
     }
 
     fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
@@ -561,7 +589,7 @@ impl Log for KafkaLog {
             return Ok(());
         }
         let list = self.list([(partition, Offset::Invalid)])?;
-        self.consumer.pause(&list).map_err(failed(format!("pausing partition {partition}")))
+        self.queue.consumer().pause(&list).map_err(failed(format!("pausing partition {partition}")))
     }
 
     fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError> {
@@ -574,7 +602,7 @@ impl Log for KafkaLog {
             return Ok(());
         }
         let list = self.list([(partition, Offset::Invalid)])?;
-        self.consumer.resume(&list).map_err(failed(format!("resuming partition {partition}")))
+        self.queue.consumer().resume(&list).map_err(failed(format!("resuming partition {partition}")))
     }
 
     fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError> {
@@ -625,18 +653,4 @@ fn consumer(settings: &KafkaSettings, instance: Option<&str>) -> Result<BaseCons
 /// Rounded up: the Rust client waits for whole milliseconds, and spins through the rest.
 fn whole_millis(time: Duration) -> Duration {
     Duration::from_millis(u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
-}
-
-fn record(message: &BorrowedMessage<'_>) -> Record {
-    let headers = message.headers().map_or_else(Headers::new, |headers| {
-        headers.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
-    });
-    Record {
-        offset: message.offset(),
-        timestamp: message.timestamp().to_millis().unwrap_or(0),
-        key: message.key().unwrap_or_default().to_vec(),
-        value: message.payload().map(copied),
-        headers,
-        came: Came::AsItIs,
-    }
 }
