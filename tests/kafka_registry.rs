@@ -217,7 +217,8 @@ async fn kafka_a_registry_that_is_away_is_waited_for_and_a_schema_that_it_does_n
     let waiting = format!("callsieve_lag_records{{partition=\"{}\"}} 4", partition_of(waits, PARTITIONS));
     until("the partition waits, and says so", async || {
         let metrics = metrics().await;
-        metrics.lines().any(|line| line == waiting) && metrics.contains("callsieve_schema_registry_failures_total")
+        let failures = metrics.lines().find_map(|line| line.strip_prefix("callsieve_schema_registry_failures_total "));
+        metrics.lines().any(|line| line == waiting) && failures.is_some_and(|count| count != "0")
     })
     .await;
     assert_eq!(get(&format!("{}/healthz", service.base)).await.0, 200);

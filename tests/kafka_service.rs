@@ -207,6 +207,74 @@ async fn kafka_a_standby_takes_over_without_a_rebuild() {
     assert_eq!(two.terminate(), Some(0));
 }
 
+/// After a kill the state on disk is as it was when it was last written out, and what has come since is read, not all.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_kill_leaves_the_state_and_what_is_missing_alone_is_read() {
+    let settings = named(&shared_brokers());
+    let kafka = with_topics(&settings).await;
+    let companies: Vec<Company> = (71..=80).map(company).collect();
+    let (early, late) = companies.split_at(9);
+    let folder = tempfile::tempdir().unwrap();
+    let more = [&QUICKLY_MISSED[..], &["--instance", "one"]].concat();
+    let start = || Running::start(folder.path(), &arguments(&settings, &more));
+    let one = start();
+    for company in early {
+        append_numbers(&kafka.appender(), company).await;
+    }
+    until("the early ones are stepped", async || all_is_stepped(&one.base, early).await).await;
+    // Write buffers become files when it stops.
+    assert_eq!(one.terminate(), Some(0));
+    let two = start();
+    append_numbers(&kafka.appender(), &late[0]).await;
+    until("the late one is stepped", async || all_is_stepped(&two.base, &companies).await).await;
+    two.kill();
+    let three = start();
+    three.ready().await;
+    assert!(all_is_stepped(&three.base, &companies).await);
+    let read = metric(&three.base, "callsieve_brought_up_records_total{by=\"worker\"}").await;
+    let reader = kafka.reader();
+    let numbers = move |partition| reader.read(Topic::CompanyNumbers, partition, 0, 100_000).unwrap().records.len();
+    let all: usize = apart(move || (0..PARTITIONS).map(numbers).sum()).await;
+    assert!(read > 0 && read * 3 < all as u64, "{read} records were read, of {all} numbers alone");
+    assert_eq!(metric(&three.base, "callsieve_corrupt_states_total ").await, 0);
+    assert_eq!(three.terminate(), Some(0));
+}
+
+/// Where brokers don't have the group protocol of KIP-848, services share the partitions by the classic one.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "starts a broker: make kafka-test"]
+async fn kafka_services_share_partitions_by_the_classic_protocol_where_there_is_no_other() {
+    let cluster = apart(Cluster::classic).await;
+    let settings = named(&cluster.brokers);
+    let kafka = with_topics(&settings).await;
+    let companies: Vec<Company> = (81..=84).map(company).collect();
+    for company in &companies {
+        append_numbers(&kafka.appender(), company).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let start = |name: &str| Running::start(&folder.path().join(name), &arguments(&settings, &[]));
+    let services = [start("one"), start("two")];
+    let lag = |partition: u32| format!("callsieve_lag_records{{partition=\"{partition}\"}}");
+    until("each has half of the partitions", async || {
+        let mut held = Vec::new();
+        for service in &services {
+            let text = reqwest::get(format!("{}/metrics", service.base)).await.unwrap().text().await.unwrap();
+            held.push((0..PARTITIONS).filter(|partition| text.contains(&lag(*partition))).count());
+        }
+        held == [2, 2]
+    })
+    .await;
+    for service in &services {
+        service.ready().await;
+        assert!(all_is_stepped(&service.base, &companies).await);
+    }
+    for service in services {
+        assert_eq!(service.terminate(), Some(0));
+    }
+    apart(move || drop(cluster)).await;
+}
+
 /// Whichever instance is asked, the answer is that of the one that holds the account; also after it was killed and another took its place.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker: make kafka-test"]

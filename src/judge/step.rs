@@ -522,7 +522,7 @@ impl<'v, V: View> Step<'v, V> {
                 None => return Ok(false),
             }
         } else {
-            match self.close(&state, session_id, None)? {
+            match self.close(&state, session_id)? {
                 Closing::NoRoom => return Ok(false),
                 Closing::Done => return Ok(true),
                 Closing::Waits(until) => until,
@@ -571,7 +571,7 @@ impl<'v, V: View> Step<'v, V> {
             if session.open.is_none() && session.verdict.is_none_or(|verdict| !verdict.linked_sessions.contains(session_id)) {
                 continue;
             }
-            match self.close(state, &neighbour, None)? {
+            match self.close(state, &neighbour)? {
                 Closing::NoRoom => return Ok(None),
                 Closing::Done => {}
                 Closing::Waits(until) => self.look_again(state, &neighbour, until)?,
@@ -644,8 +644,7 @@ impl<'v, V: View> Step<'v, V> {
     }
 
     /// Publishes what is to be published of the conversation of `start`, if this is the time.
-    /// `replay`: a revision carries that cause.
-    fn close(&mut self, state: &AccountState, start: &SessionId, replay: Option<()>) -> Result<Closing, ViewError> {
+    fn close(&mut self, state: &AccountState, start: &SessionId) -> Result<Closing, ViewError> {
         let members = self.conversation(state, start)?;
         let Some(first) = members.first().filter(|member| member.id == *start) else { return Ok(Closing::Done) };
         let now = self.at.time;
@@ -656,7 +655,7 @@ impl<'v, V: View> Step<'v, V> {
         if rows().any(|row| self::over_at(row, now).is_none()) {
             return Ok(match (row, over_at) {
                 (Some(_), Some(at)) if at + LONGEST_WAIT <= now => {
-                    self.publish(state, &members, Some(start), Some(EndedBy::ConversationOpen), replay)?
+                    self.publish(state, &members, Some(start), Some(EndedBy::ConversationOpen), false)?
                 }
                 (Some(_), Some(at)) => Closing::Waits(at + LONGEST_WAIT),
                 (Some(row), None) => Closing::Waits(row.record.touched_at + IDLE_LIMIT),
@@ -668,11 +667,11 @@ impl<'v, V: View> Step<'v, V> {
             return Ok(Closing::Waits(ready));
         }
         if state.snapshot_completed_at.is_some() {
-            return self.publish(state, &members, None, None, replay);
+            return self.publish(state, &members, None, None, false);
         }
         let Some((row, at)) = row.zip(over_at) else { return Ok(Closing::Waits(Millis::MAX)) };
         if at + LONGEST_WAIT <= now {
-            return self.publish(state, &members, Some(start), None, replay);
+            return self.publish(state, &members, Some(start), None, false);
         }
         if !row.gated {
             let gated = Arc::new(OpenRow { gated: true, ..OpenRow::clone(&row) });
@@ -681,14 +680,15 @@ impl<'v, V: View> Step<'v, V> {
         Ok(Closing::Waits(at + LONGEST_WAIT))
     }
 
-    /// Judges these sessions together, and publishes those (or the one) of which something published would differ.
+    /// Judges these sessions together, and publishes those (or the one) of which something published would differ. A revision's cause is the replay, where it is
+    /// for one.
     fn publish(
         &mut self,
         state: &AccountState,
         members: &[Member],
         only: Option<&SessionId>,
         ended_by: Option<EndedBy>,
-        replay: Option<()>,
+        is_replay: bool,
     ) -> Result<Closing, ViewError> {
         let most = if only.is_some() { 2 } else { 2 * members.len() };
         if self.outputs.len() + most > self.room {
@@ -732,7 +732,7 @@ impl<'v, V: View> Step<'v, V> {
             });
             let ended_by = ended_by.or_else(|| call.end()).unwrap_or(EndedBy::IdleLimit);
             let previous = member.session.verdict.as_deref();
-            let revised = judgement.revise(&member.id, call, ended_by, superseded_by, previous, replay.is_some());
+            let revised = judgement.revise(&member.id, call, ended_by, superseded_by, previous, is_replay);
             let verdict = match revised {
                 Some(verdict) => {
                     let verdict = Arc::new(verdict);
@@ -789,7 +789,7 @@ impl<'v, V: View> Step<'v, V> {
         });
         // The closing of an open conversation judges anew anyway.
         if is_newest && members.iter().all(|member| member.session.open.is_none()) {
-            self.publish(&state, &members, None, None, Some(()))?;
+            self.publish(&state, &members, None, None, true)?;
         }
         Ok(())
     }
@@ -956,7 +956,7 @@ impl<'v, V: View> Step<'v, V> {
             if self.is_judged_here(&state.account_id, &session_id) {
                 continue;
             }
-            let closing = self.close(state, &session_id, None)?;
+            let closing = self.close(state, &session_id)?;
             if matches!(closing, Closing::NoRoom) {
                 return Ok(false);
             }

@@ -25,8 +25,8 @@ const CHUNK: usize = 1_000;
 const BULK_BYTES: usize = 16 << 20;
 const POSITION: &[u8] = b"position";
 
-/// The order matters: with accounts and numbers known, a verdict that the snapshot has overtaken shows as due.
-const OUTPUTS: [Topic; 4] = [Topic::AccountStates, Topic::CompanyNumbers, Topic::CallVerdicts, Topic::OpenCalls];
+/// The output topics that a copy is brought up from. The order matters: with accounts and numbers known, a verdict that the snapshot has overtaken shows as due.
+pub(super) const OUTPUTS: [Topic; 4] = [Topic::AccountStates, Topic::CompanyNumbers, Topic::CallVerdicts, Topic::OpenCalls];
 
 /// Who brings a copy up: what is told how far that is, and what cuts it off.
 pub struct Watch<'a> {
@@ -70,7 +70,16 @@ impl Copy {
             parts.push((topic, first_output(&self.store, topic)?.max(reader.start(topic, partition)?), end));
         }
         // Events before the low-water mark are contained in what is published; those before the copy's position in the copy.
-        let from = copy.map_or(0, |copy| copy.next).max(position.low_water).max(start);
+        let lacks_from = copy.map_or(0, |copy| copy.next).max(position.low_water);
+        let from = lacks_from.max(start);
+        if lacks_from < from {
+            tracing::error!(
+                partition,
+                low_water = position.low_water,
+                start,
+                "retention has passed the low-water mark: facts of calls that were under way may be missing from their verdicts"
+            );
+        }
         let total: i64 = parts.iter().map(|(_, from, end)| (end - from).max(0)).sum::<i64>() + (position.next - from).max(0);
         let mut reading = Reading { reader, partition, watch, done: 0, total };
         for (topic, from, end) in parts {
@@ -321,10 +330,4 @@ fn first_output(store: &Store, topic: Topic) -> Result<i64, PartitionError> {
     let database = store.database();
     let bytes = database.get(database.family(Family::Meta), topic.name().as_bytes()).map_err(crate::state::TableError::from)?;
     Ok(bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()).unwrap_or(0))
-}
-
-/// The output topics that a copy is brought up from.
-#[must_use]
-pub fn output_topics() -> [Topic; 4] {
-    OUTPUTS
 }

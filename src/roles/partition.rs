@@ -37,8 +37,8 @@ pub enum PartitionError {
     },
     /// What the output topics hold makes no sense.
     #[error(
-        "{topic} has a record that cannot be restored, at offset {offset}: {why}. Only callsieve writes there: if a newer one wrote it, run that; if something else did, \
-         write a tombstone for its key, let the topic be compacted, and start again"
+        "{topic} has a record that cannot be restored, at offset {offset}: {why}. Only callsieve writes there: if it did with a schema registry, start with that one \
+         (--schema-registry), and if a newer one did, run that; only if something else did, write a tombstone for its key, let the topic be compacted, and start again"
     )]
     Restore {
         /// The topic.

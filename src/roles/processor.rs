@@ -3,7 +3,7 @@
 //! While a full batch is being committed, records of other partitions are polled and stepped; those of the partitions that are being committed wait,
 //! since their state isn't written yet.
 
-use super::bring_up::{output_topics, write_first_output, write_position};
+use super::bring_up::{OUTPUTS, write_first_output, write_position};
 use super::bring_ups::BringUps;
 use super::dead_letters::EVENTS;
 use super::held::Holding;
@@ -411,7 +411,7 @@ fn has_passed(now: Millis, since: Millis, time: Millis) -> bool {
 
 /// Before which offsets of the output topics everything is that was published so far; `None` while the log doesn't answer: those noted before still hold.
 fn published<L: Log>(log: &L, partition: u32) -> Result<Option<Vec<(Topic, i64)>>, LogError> {
-    passing(output_topics().into_iter().map(|topic| Ok((topic, log.published(topic, partition)?))).collect())
+    passing(OUTPUTS.into_iter().map(|topic| Ok((topic, log.published(topic, partition)?))).collect())
 }
 
 /// `None` for a failure of the log that passes by itself, where the worker can do without the answer.

@@ -10,6 +10,7 @@
 //! How far it is stands in the offsets of a group that nobody joins, and on each copied event where it comes from: interrupted, it goes on from there, and nothing
 //! is there twice. The new dead letters' topic is made after step 3, as the last: without it no service starts on the new topics, so none starts too early.
 
+use super::bring_up::OUTPUTS;
 use super::partition::partition_time;
 use super::replay::until_interrupted;
 use crate::event::{AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Event, OpenCall, decode, decode_event, encode};
@@ -22,8 +23,6 @@ use std::time::{Duration, Instant};
 
 /// On each copied event: where the original stands.
 const COPIED_FROM: &str = "callsieve.copied_from";
-/// What is copied in this order; all of it is there before anybody reads it.
-const OUTPUTS: [Topic; 4] = [Topic::AccountStates, Topic::CompanyNumbers, Topic::CallVerdicts, Topic::OpenCalls];
 /// Records of one transaction, at most.
 const CHUNK: usize = 5_000;
 /// How often the old log is looked at for more, and the old group's positions.

@@ -115,13 +115,13 @@ impl Fault {
 /// The state's column families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
-    /// The copy's position and the partition's time.
+    /// The copy's position with the partition's time, and where to read the output topics from.
     Meta,
     /// Settings and gates.
     Accounts,
     /// The snapshots.
     Numbers,
-    /// Calls that have no verdict yet.
+    /// Sessions with facts that no verdict contains, and faxes.
     Open,
     /// Calls that have one.
     Judged,
@@ -129,9 +129,9 @@ pub enum Family {
     Waiting,
     /// Links between sessions, in reverse, and legacy ids.
     Links,
-    /// Judged calls by the day on which they are forgotten.
+    /// Judged calls by the time at which they ended.
     Retention,
-    /// Deadlines.
+    /// Work that is left, and sessions that wait for the account's snapshot or were judged without it.
     Due,
 }
 
@@ -287,7 +287,7 @@ impl Engine {
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_write_buffer_size(self.buffer_bytes);
         options.set_max_write_buffer_number(3);
-        // Sixteen families times some partitions: the default of a megabyte each would be memory that holds nothing.
+        // Of all families of all partitions: the default of a megabyte each would be memory that holds nothing.
         options.set_arena_block_size(128 << 10);
         options.set_level_compaction_dynamic_level_bytes(true);
         if access == Access::Points {

@@ -14,7 +14,9 @@ pub enum TableError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     /// A row is not what it should be.
-    #[error("a row of {table} is corrupt: {why}; move the partition's folder away, and it is rebuilt from the log")]
+    #[error(
+        "a row of {table} is corrupt: {why}. On Kafka: stop, delete the partition's folder below state/ in the data directory, and start: it is built anew from the topics"
+    )]
     Corrupt {
         /// Which table.
         table: &'static str,

@@ -26,19 +26,27 @@ impl Cluster {
     }
 
     pub fn start(nodes: u32) -> Self {
-        Self::through(nodes, &[])
+        Self::with(nodes, &[])
+    }
+
+    /// A broker that has the classic group protocol alone.
+    pub fn classic() -> Self {
+        Self::with(1, &["--classic".into()])
     }
 
     /// Brokers that clients reach through proxies too: each list has a proxy's port per broker.
     pub fn through(nodes: u32, proxies: &[Vec<u16>]) -> Self {
+        let ports = |ports: &Vec<u16>| ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+        let options: Vec<String> = proxies.iter().flat_map(|proxies| ["--through".into(), ports(proxies)]).collect();
+        Self::with(nodes, &options)
+    }
+
+    fn with(nodes: u32, options: &[String]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Below the ports that the system gives out, and above those of the shared broker.
         let port = (30_000 + u32::from(rand::random::<u16>()) % 2_700).to_string();
         let mut command = vec!["up".to_owned(), "--nodes".into(), nodes.to_string(), "--port".into(), port];
-        for ports in proxies {
-            let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-            command.extend(["--through".into(), ports.join(",")]);
-        }
+        command.extend_from_slice(options);
         let said = Self::run(dir.path(), &command.iter().map(String::as_str).collect::<Vec<_>>()).stdout;
         let said = String::from_utf8(said).unwrap();
         let mut lines = said.lines();
