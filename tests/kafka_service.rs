@@ -619,11 +619,11 @@ async fn kafka_a_service_refuses_what_does_not_fit_and_says_what_to_change() {
     says(&refused(&other, &a, &[]), &["is the state of", "--data-dir"]);
 }
 
-/// Gives the user of the secure addresses what README says that it needs, for topics, groups and transactions of these names.
+/// Gives the user of the secure addresses what docs/operations.md says that it needs, for topics, groups and transactions of these names.
 fn give_rights(settings: &KafkaSettings) {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = std::fs::read_to_string(project.join("README.md")).unwrap();
-    let commands: Vec<&str> = readme.lines().filter_map(|line| line.trim_start().strip_prefix("kafka-acls.sh ")).collect();
+    let operations = std::fs::read_to_string(project.join("docs/operations.md")).unwrap();
+    let commands: Vec<&str> = operations.lines().filter_map(|line| line.trim_start().strip_prefix("kafka-acls.sh ")).collect();
     assert_eq!(commands.len(), 4);
     let started = commands.into_iter().map(|command| {
         let arguments = command.split(' ').map(|word| match word {
@@ -639,11 +639,11 @@ fn give_rights(settings: &KafkaSettings) {
     }
 }
 
-/// TLS, a password by SCRAM, and no rights but those that README lists: for `topics`, `replay` and `dead-letters` as for the service; what refuses them
+/// TLS, a password by SCRAM, and no rights but those that docs/operations.md lists: for `topics`, `replay` and `dead-letters` as for the service; what refuses them
 /// ends it.
 #[tokio::test]
 #[ignore = "needs a broker: make kafka-test"]
-async fn kafka_a_service_goes_by_tls_and_password_with_the_rights_of_readme() {
+async fn kafka_a_service_goes_by_tls_and_password_with_the_rights_that_are_documented() {
     let cluster = std::path::PathBuf::from(std::env::var("CALLSIEVE_TEST_CLUSTER").unwrap());
     let brokers = std::fs::read_to_string(cluster.join("secure")).expect("tests/kafka/run --secure");
     let settings = KafkaSettings { brokers: brokers.trim().to_owned(), ..named("") };

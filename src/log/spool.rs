@@ -129,12 +129,6 @@ impl Spool {
         Ok(Self { kept: Arc::new(Kept { log, options, state, kafka: OnceLock::new(), forwarding: Arc::default() }) })
     }
 
-    /// Where it is.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.kept.options.dir
-    }
-
     /// How many entries it holds.
     #[must_use]
     pub fn entries(&self) -> u64 {
