@@ -134,7 +134,7 @@ fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round
     let mut published = Vec::new();
     for records in prepared.snapshot.chunks(BATCH) {
         partition.step(records, &mut published)?;
-        database.write(partition.store.take_batch())?;
+        database.write(partition.store.take_batch()?)?;
     }
     anyhow::ensure!(published.iter().all(|output| output.topic != Topic::DeadLetters), "a list is a dead letter");
 
@@ -144,7 +144,7 @@ fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round
         let batch_began = Since::now();
         let mut published = Vec::new();
         partition.step(records, &mut published)?;
-        let state = partition.store.take_batch();
+        let state = partition.store.take_batch()?;
         round.rows += state.len();
         if writes != Writes::Not {
             database.write(state)?;
@@ -176,7 +176,7 @@ fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round
     }
     anyhow::ensure!(partition.store.next_deadline().is_none(), "a call is left open");
     round.verdicts += published.iter().filter(|output| output.topic == Topic::CallVerdicts).count();
-    database.write(partition.store.take_batch())?;
+    database.write(partition.store.take_batch()?)?;
     for entry in std::fs::read_dir(dir)? {
         round.state_bytes += entry?.metadata()?.len();
     }

@@ -408,7 +408,7 @@ fn kafka_a_lost_disk_is_rebuilt() {
 /// What a coordinator says that was away and doesn't know yet that another has taken its place.
 struct Outdated {
     of: KafkaReader,
-    committed: Committed,
+    committed: Option<Committed>,
     /// So often it is asked before it knows.
     left: AtomicUsize,
 }
@@ -436,7 +436,7 @@ impl Reader for Outdated {
 
     fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
         match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
-            Ok(_) => Ok(Some(self.committed.clone())),
+            Ok(_) => Ok(self.committed.clone()),
             Err(_) => self.of.committed(partition),
         }
     }
@@ -463,19 +463,24 @@ fn kafka_a_position_that_is_not_the_last_is_not_believed() {
         running.stop();
         positions.push(reader.committed(partition).unwrap().unwrap());
     }
-    let outdated = Outdated { of: reader, committed: positions.remove(0), left: AtomicUsize::new(0) };
-    assert!(outdated.committed.ends.get(Topic::CallVerdicts) < positions[0].ends.get(Topic::CallVerdicts));
+    assert!(positions[0].ends.get(Topic::CallVerdicts) < positions[1].ends.get(Topic::CallVerdicts));
+    let mut outdated = Outdated { of: reader, committed: None, left: AtomicUsize::new(0) };
     let watch = Watch { is_cancelled: &|| false, progress: &|_, _| {}, by: "test" };
-    for disk in ["disk", "none"] {
+    // One from before, and that there is none yet.
+    for (committed, disk) in [(Some(positions[0].clone()), "disk"), (Some(positions[0].clone()), "none"), (None, "disk"), (None, "nothing")] {
+        outdated.committed = committed;
         outdated.left.store(3, Ordering::SeqCst);
         let database = databases(folder.path().join(disk))(partition).unwrap();
         let (up, _) = bring_up(&outdated, partition, database, &watch).unwrap().unwrap();
-        assert_eq!((up.position(), outdated.left.load(Ordering::SeqCst)), (positions[0].position, 0), "{disk}");
+        assert_eq!((up.position(), outdated.left.load(Ordering::SeqCst)), (positions[1].position, 0), "{disk}");
     }
     // Who is set back for good has nothing to go on with, as long as its state is ahead.
-    outdated.left.store(usize::MAX, Ordering::SeqCst);
-    let error = bring_up(&outdated, partition, databases(folder.path().join("disk"))(partition).unwrap(), &watch).err().unwrap();
-    assert!(error.to_string().contains("and the state on disk is at"), "{error}");
+    for committed in [Some(positions[0].clone()), None] {
+        outdated.committed = committed;
+        outdated.left.store(usize::MAX, Ordering::SeqCst);
+        let error = bring_up(&outdated, partition, databases(folder.path().join("disk"))(partition).unwrap(), &watch).err().unwrap();
+        assert!(error.to_string().contains("and the state on disk is at"), "{error}");
+    }
 }
 
 /// Records that nobody has read are dropped: with the old disk and without one, the worker goes on with what there is.

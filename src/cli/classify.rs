@@ -374,7 +374,7 @@ impl Judge {
 
     fn write(&mut self) -> anyhow::Result<()> {
         self.unwritten = 0;
-        let batch = self.store.take_batch();
+        let batch = self.store.take_batch()?;
         Ok(self.database.write(batch)?)
     }
 

@@ -16,6 +16,14 @@ const MOST_LEGACY_IDS: usize = 64;
 const MOST_LINKS: usize = 1024;
 /// The longest text that is kept of a number or an id, in bytes.
 const LONGEST_TEXT: usize = 256;
+/// Nothing published is larger (design §3, Bounded values); below it by what framing and headers take.
+pub(super) const LARGEST: usize = 890_000;
+/// What a record takes besides legs, endpoints and lists of ids, and what is added to one of those besides its text: at most.
+pub(super) const OVERHEAD: usize = 2_000;
+pub(super) const PER_TEXT: usize = 5;
+/// So many legs and links are never too large together.
+const FEW_LEGS: usize = 28;
+const FEW_LINKS: usize = 256;
 
 /// Sequence 1 is never delivered (ringcentral.md B4).
 const FIRST_SEQUENCE: i64 = 2;
@@ -45,11 +53,11 @@ impl Call {
 
     /// Takes in what one event says of the session `own`. True when it said anything new.
     pub fn take_in(&mut self, own: &SessionId, facts: &CallLegs) -> bool {
-        let mut news = News(false);
+        let mut news = News { any: false, left: self.room(facts) };
         news.earliest(&mut self.started_at, facts.occurred_at);
         news.latest(&mut self.last_event_at, facts.occurred_at.max(facts.ended_at.unwrap_or(Millis::MIN)));
         if self.origin.is_none() && facts.origin.is_some() {
-            news.set(&mut self.origin, facts.origin.clone());
+            news.set(&mut self.origin, facts.origin.as_deref().map(cut));
         }
         if facts.media == Media::Fax {
             news.set(&mut self.media, Media::Fax);
@@ -73,7 +81,17 @@ impl Call {
                 self.final_by = Some(facts.source);
             }
         }
-        news.0
+        news.any
+    }
+
+    /// Bytes that facts may add to it, so that what is published of it isn't too large.
+    fn room(&self, facts: &CallLegs) -> usize {
+        if self.legs.len() + facts.legs.len() <= FEW_LEGS && self.links.len() + facts.legs.len() <= FEW_LINKS {
+            return usize::MAX;
+        }
+        let ids = self.links.iter().map(|link| link.as_str().len()).chain(self.legacy_session_ids.iter().map(|id| id.len()));
+        let taken = OVERHEAD + self.legs.iter().map(|leg| leg.size()).sum::<usize>() + ids.map(|length| length + PER_TEXT).sum::<usize>();
+        LARGEST.saturating_sub(taken)
     }
 
     /// An id that is `"0"`, blank or the session's own identifies nothing.
@@ -94,9 +112,9 @@ impl Call {
         }
         let Ok(peer) = SessionId::parse(peer) else { return self.drop_value(news) };
         if let Err(place) = self.links.binary_search(&peer) {
-            if self.links.len() < MOST_LINKS {
+            if self.links.len() < MOST_LINKS && news.has_room(peer.as_str().len() + PER_TEXT) {
                 self.links.insert(place, peer);
-                news.0 = true;
+                news.any = true;
             } else {
                 self.drop_value(news);
             }
@@ -110,7 +128,7 @@ impl Call {
             self.missing_sequences.extend((next..sequence).take(room));
         } else if let Some(place) = self.missing_sequences.iter().position(|missing| *missing == sequence) {
             self.missing_sequences.remove(place);
-            news.0 = true;
+            news.any = true;
         }
         news.highest(&mut self.highest_sequence, sequence);
     }
@@ -118,9 +136,9 @@ impl Call {
     fn take_in_leg(&mut self, leg: &Leg, facts: &CallLegs, news: &mut News) {
         let place = match self.legs.iter().position(|known| known.leg_id == leg.leg_id) {
             Some(place) => place,
-            None if self.legs.len() >= MOST_LEGS => return self.drop_value(news),
+            None if self.legs.len() >= MOST_LEGS || !news.has_room(LEG + leg.leg_id.as_str().len()) => return self.drop_value(news),
             None => {
-                news.0 = true;
+                news.any = true;
                 self.legs.push(Arc::new(CallLeg {
                     leg_id: leg.leg_id.clone(),
                     direction: Direction::Unknown,
@@ -141,13 +159,17 @@ impl Call {
         if known.direction == Direction::Unknown {
             news.set(&mut known.direction, leg.direction);
         }
+        let mut kept = true;
         // The smallest, so that the order of arrival doesn't matter should a leg ever name two owners.
         if let Some(owner) = leg.extension_id.as_deref().map(cut).filter(|id| !id.is_empty())
             && known.extension_id.as_ref().is_none_or(|known| owner < *known)
         {
-            news.set(&mut known.extension_id, Some(owner));
+            kept = news.has_room(owner.len().saturating_sub(known.extension_id.as_ref().map_or(0, |id| id.len())));
+            if kept {
+                news.set(&mut known.extension_id, Some(owner));
+            }
         }
-        let mut kept = known.from.take_in(&leg.from, news) & known.to.take_in(&leg.to, news);
+        kept &= known.from.take_in(&leg.from, news) & known.to.take_in(&leg.to, news);
         kept &= known.fill_own_side(leg, facts.source, news);
         news.earliest(&mut known.joined_at, facts.occurred_at);
         if leg.recorded {
@@ -170,7 +192,7 @@ impl Call {
 
     fn drop_value(&mut self, news: &mut News) {
         self.legs_dropped = self.legs_dropped.saturating_add(1);
-        news.0 = true;
+        news.any = true;
     }
 
     /// How the session's end is known; `None` while it isn't over. (The idle limit is time, not evidence.)
@@ -197,14 +219,26 @@ impl Call {
     }
 }
 
-/// Whether an event said anything new.
-struct News(bool);
+/// What an event says that is new.
+struct News {
+    /// Anything.
+    any: bool,
+    /// How many bytes more the call may have.
+    left: usize,
+}
 
 impl News {
+    /// Takes so many bytes, if there is room for them.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let left = self.left.checked_sub(bytes);
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
+
     fn set<T: PartialEq>(&mut self, slot: &mut T, value: T) {
         if *slot != value {
             *slot = value;
-            self.0 = true;
+            self.any = true;
         }
     }
 
@@ -224,7 +258,18 @@ impl News {
     }
 }
 
+/// What a leg takes besides its texts, at most.
+const LEG: usize = 84;
+
 impl CallLeg {
+    /// Bytes that it takes as Avro, at most.
+    pub(super) fn size(&self) -> usize {
+        let texts = |side: &Side| {
+            side.numbers.iter().chain(&side.extension_ids).chain(&side.extension_numbers).map(|text| text.len() + PER_TEXT).sum::<usize>()
+        };
+        LEG + self.leg_id.as_str().len() + self.extension_id.as_ref().map_or(0, |id| id.len()) + texts(&self.from) + texts(&self.to)
+    }
+
     /// A call-log leg whose company side is empty is the record's own extension (design §1, Endpoints).
     fn fill_own_side(&mut self, leg: &Leg, source: CallSource, news: &mut News) -> bool {
         let Some(owner) = leg.extension_id.as_deref().filter(|_| source == CallSource::CallLog) else { return true };
@@ -265,10 +310,10 @@ fn add(values: &mut Texts, value: &str, news: &mut News) -> bool {
 fn insert_sorted(values: &mut Texts, value: CompactString, most: usize, news: &mut News) -> bool {
     match values.binary_search(&value) {
         Ok(_) => true,
-        Err(_) if values.len() >= most => false,
+        Err(_) if values.len() >= most || !news.has_room(value.len() + PER_TEXT) => false,
         Err(place) => {
             values.insert(place, value);
-            news.0 = true;
+            news.any = true;
             true
         }
     }

@@ -12,7 +12,7 @@ mod view;
 
 pub use call::MOST_LEGS;
 pub use step::*;
-pub use verdict::{RULES, difference};
+pub use verdict::{Differ, RULES, difference, is_waiting};
 pub use view::*;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use super::endpoint::{endpoints, material, participants};
 use super::number::{Country, NumberText, read_number};
-use super::verdict::{Judgement, RULES, judge_endpoint};
+use super::verdict::{Differ, Judgement, RULES, judge_endpoint};
 use super::view::{Changes, DueWork, Indexed, OpenRow, Output, Remnant, Session, SessionChange, Settled, State, View, ViewError};
 use crate::event::{
     AccountId, AccountSettings, AccountState, Call, CallLegs, CallSource, CallVerdict, CompanyNumber, EndedBy, Event, Media, Millis, NumberKind,
@@ -431,13 +431,12 @@ impl<'v, V: View> Step<'v, V> {
         }
         let settings = settings(state);
         let home = home(&settings);
-        let recorded = |call: &Call| -> BTreeSet<CompactString> { participants(call).filter(|id| is_recorded(&settings, id)).cloned().collect() };
         let is_material = after.media != before.media
             || after.links != before.links
             || after.legacy_session_ids != before.legacy_session_ids
             || (after.legs_dropped > 0) != (before.legs_dropped > 0)
             || material(session_id, &after, home) != material(session_id, before, home)
-            || recorded(&after) != recorded(before);
+            || recorded(&after, &settings) != recorded(before, &settings);
         if !is_material {
             return;
         }
@@ -564,11 +563,6 @@ impl<'v, V: View> Step<'v, V> {
             let is_stand_in = neighbour.as_legacy().is_some_and(|legacy_id| row.record.call.legacy_session_ids.iter().any(|id| id == legacy_id));
             if is_stand_in {
                 self.set_stand_in_fax(state, &neighbour)?;
-                continue;
-            }
-            // Who was judged without it needn't be again; a copy from nothing would do so by settings that have changed since.
-            let session = self.session(state, &neighbour)?;
-            if session.open.is_none() && session.verdict.is_none_or(|verdict| !verdict.linked_sessions.contains(session_id)) {
                 continue;
             }
             match self.close(state, &neighbour)? {
@@ -724,6 +718,11 @@ impl<'v, V: View> Step<'v, V> {
             now: self.at.time,
             position: self.at.offset,
         };
+        let may_differ = match members.iter().any(|member| member.session.open.is_some()) {
+            _ if is_replay => Differ::ByReplay,
+            true => Differ::ByNews,
+            false => Differ::WithoutNews,
+        };
         for member in members.iter().filter(|member| only.is_none_or(|only| *only == member.id)) {
             let Some(call) = member.session.evidence() else { continue };
             let superseded_by = member.id.as_legacy().and_then(|legacy_id| {
@@ -732,7 +731,7 @@ impl<'v, V: View> Step<'v, V> {
             });
             let ended_by = ended_by.or_else(|| call.end()).unwrap_or(EndedBy::IdleLimit);
             let previous = member.session.verdict.as_deref();
-            let revised = judgement.revise(&member.id, call, ended_by, superseded_by, previous, is_replay);
+            let revised = judgement.revise(&member.id, call, ended_by, superseded_by, previous, may_differ);
             let verdict = match revised {
                 Some(verdict) => {
                     let verdict = Arc::new(verdict);
@@ -1026,6 +1025,11 @@ fn settings(state: &AccountState) -> Cow<'_, AccountSettings> {
 #[must_use]
 pub fn home(settings: &AccountSettings) -> Country {
     Country::parse(&settings.country).unwrap_or(Country::DEFAULT)
+}
+
+/// Participants of a session that are set to record, sorted.
+pub(super) fn recorded<'a>(call: &'a Call, settings: &AccountSettings) -> BTreeSet<&'a CompactString> {
+    participants(call).filter(|id| is_recorded(settings, id)).collect()
 }
 
 fn is_recorded(settings: &AccountSettings, extension_id: &CompactString) -> bool {

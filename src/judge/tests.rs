@@ -569,6 +569,18 @@ fn r7_the_endpoints_of_a_fax_count_in_no_conversation() {
     assert_eq!(fold.verdict_of("s-2"), None);
 }
 
+#[test]
+fn r7_what_waited_for_an_open_session_is_judged_once_that_turns_out_a_fax() {
+    let mut fold = Fold::new();
+    judged(&mut fold, CUSTOMER, ALICE);
+    fold.says("s-2", Leg { peer_session_id: Some("s-1".into()), ..leg("p-1", ALICE, BOB, "Answered") });
+    fold.numbers(&[CUSTOMER]).settle();
+    assert_eq!(fold.verdict("s-1").verdict, External, "its conversation is open");
+    let now = fold.now;
+    fold.legs(CallLegs { media: Media::Fax, ..said("s-2", now, leg("p-9", "", "", "")) }).settle();
+    assert_eq!((fold.verdict("s-1").verdict, fold.verdict("s-1").revision), (Internal, 2));
+}
+
 // ---- R8 ----
 
 #[test]
@@ -1100,6 +1112,20 @@ fn a_judged_session_takes_in_what_is_material_and_nothing_else() {
     }
 }
 
+/// Who is recorded of a session stays known of it, also while another of its conversation shows the same.
+#[test]
+fn r10_a_recorded_participant_of_its_own_is_kept_when_the_session_that_had_it_before_turns_out_a_fax() {
+    let mut fold = Fold::new();
+    fold.settings(|s| s.recorded_extensions = Some(vec!["7".into()]));
+    let owned = |leg| Leg { extension_id: Some("7".into()), ..leg };
+    fold.says("s-1", Leg { peer_session_id: Some("s-2".into()), ..leg("p-1", ALICE, BOB, "Gone") });
+    fold.says("s-2", owned(over(BOB, ALICE))).settle();
+    fold.says("s-1", owned(leg("p-1", ALICE, BOB, "Gone"))).settle();
+    let now = fold.now;
+    fold.legs(CallLegs { media: Media::Fax, ..said("s-2", now, leg("p-9", "", "", "")) }).settle();
+    assert_eq!(fold.verdict("s-1").recorded_extensions, ["7"]);
+}
+
 // ---- bounds, open-calls, retention, removal ----
 
 #[test]
@@ -1129,6 +1155,42 @@ fn nothing_published_is_larger_than_900_kb() {
     assert!((400_000..900_000).contains(&size), "{size}");
     assert!(verdict.endpoints_omitted > 0 && verdict.endpoints.iter().all(|e| e.standing == Standing::External), "external ones come first");
     assert!(verdict.call.legs_dropped > 0 && verdict.verdict == External);
+}
+
+/// Also where it is open still, and goes to open-calls: whatever has no room counts as dropped.
+#[test]
+fn an_open_call_that_is_published_is_no_larger_than_900_kb() {
+    let text = |n: usize| CompactString::from(format!("{n:0>256}"));
+    let mut fold = Fold::new();
+    // Few legs with all values that a side keeps, many with one, one session that has heard of a thousand others; in small events, and in large ones.
+    for (session, legs, values, peers, in_one) in [
+        ("s-1", 60, 16, 0, false),
+        ("s-2", 60, 16, 0, true),
+        ("s-3", MOST_LEGS, 1, 0, false),
+        ("s-4", 2_000, 1, 2_000, true),
+        ("s-5", 28, 16, 28, true),
+    ] {
+        let one = |n: usize, value: usize| {
+            let side = |kind: usize| Some(text((n * 16 + value) * 8 + kind));
+            let from = Endpoint { number: side(0), extension_id: side(1), extension_number: side(2) };
+            let to = Endpoint { number: side(3), extension_id: side(4), extension_number: side(5) };
+            let peer = (n < peers).then(|| CompactString::from(format!("s-{n:0>200}")));
+            Leg { from, to, extension_id: side(6), peer_session_id: peer, ..leg(&format!("p-{n:0>300}"), ALICE, BOB, "Answered") }
+        };
+        let all: Vec<Leg> = (0..legs).flat_map(|n| (0..values).map(move |value| (n, value))).map(|(n, value)| one(n, value)).collect();
+        for some in all.chunks(if in_one { all.len() } else { 1 }) {
+            fold.legs(CallLegs { legs: some.iter().cloned().collect(), ..said(session, T0, some[0].clone()) });
+        }
+    }
+    fold.wait(11 * MIN);
+    let open: Vec<&OpenCall> =
+        fold.published.iter().filter_map(|output| if let Output::Open(row) = output { Some(&row.record) } else { None }).collect();
+    assert_eq!(open.len(), 5);
+    for record in open {
+        let (size, dropped) = (encode(record).len(), record.call.legs_dropped);
+        assert!((600_000..900_000).contains(&size), "{}: {size}", record.session_id);
+        assert_eq!(dropped > 0, record.session_id.as_str() != "s-5", "{}: {size}", record.session_id);
+    }
 }
 
 /// The kept endpoints alone lead from a number to the verdict. Of those that are external the first ones are kept, so as long as any

@@ -1,22 +1,19 @@
 //! From the endpoints of a conversation to the verdicts on its sessions (design R1, R6, R8–R10).
 
+use super::call::{LARGEST, OVERHEAD, PER_TEXT};
 use super::endpoint::{Found, Identity, material};
-use super::number::Country;
+use super::step::recorded;
 use crate::event::{
     AccountSettings, Call, CallVerdict, CompanyNumber, Disposition, EndedBy, EndpointKind, JudgedEndpoint, Millis, Revision, RevisionCause,
     SessionId, Standing, StandingReason, Verdict,
 };
 use compact_str::CompactString;
-use std::sync::Arc;
 
 /// Version of the rules: changes with everything that changes a verdict on the same facts, numbers and settings.
 pub const RULES: &str = "1";
 
 /// Earlier revisions that a verdict lists.
 const MOST_HISTORY: usize = 20;
-
-/// Nothing published is larger (design §3, Bounded values); below it by what framing and headers take.
-const LARGEST: usize = 890_000;
 
 /// An endpoint with its standing. `number` is the snapshot's row for it, where there is one.
 #[must_use]
@@ -101,7 +98,7 @@ impl Judgement<'_> {
         ended_by: EndedBy,
         superseded_by: Option<SessionId>,
         previous: Option<&CallVerdict>,
-        replay: bool,
+        may_differ: Differ,
     ) -> Option<CallVerdict> {
         let verdict = self.verdict();
         let mut revised = CallVerdict {
@@ -143,8 +140,8 @@ impl Judgement<'_> {
             revised.disposition = Disposition::Ingest;
         }
         if let Some(previous) = previous {
-            let cause = difference(previous, &revised, super::step::home(self.settings))?;
-            revised.cause = if replay { RevisionCause::Replay } else { cause };
+            let cause = difference(previous, &revised, self.settings, may_differ)?;
+            revised.cause = if may_differ == Differ::ByReplay { RevisionCause::Replay } else { cause };
         }
         Some(revised)
     }
@@ -164,9 +161,21 @@ fn history(previous: &CallVerdict) -> Vec<Revision> {
     history
 }
 
-/// Why there is a revision: what differs of that which a revision is published for (design §1); `None` when nothing does. `home` is the account's country.
+/// By what a revision may differ from the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Differ {
+    /// No facts have come: by who is judged together, and by the snapshot. That settings have changed since is no reason: a copy from nothing, which looks at
+    /// some calls once more, would otherwise publish what was not published before.
+    WithoutNews,
+    /// By everything.
+    ByNews,
+    /// By everything, and that a replay said so is its cause.
+    ByReplay,
+}
+
+/// Why there is a revision: what differs of that which a revision is published for (design §1); `None` when nothing does.
 #[must_use]
-pub fn difference(old: &CallVerdict, new: &CallVerdict, home: Country) -> Option<RevisionCause> {
+pub fn difference(old: &CallVerdict, new: &CallVerdict, settings: &AccountSettings, may_differ: Differ) -> Option<RevisionCause> {
     if old.superseded_by != new.superseded_by {
         return Some(RevisionCause::Superseded);
     }
@@ -174,6 +183,17 @@ pub fn difference(old: &CallVerdict, new: &CallVerdict, home: Country) -> Option
         return Some(RevisionCause::SessionsLinked);
     }
     let (before, after) = (people(old), people(new));
+    if may_differ == Differ::WithoutNews {
+        // One that is known may have no room among those that are named.
+        let is_abridged = new.endpoints_omitted > 0;
+        let has_become_known = |(person, _, reason): &(Person<'_>, Standing, StandingReason)| {
+            is_waiting(*reason) && after.iter().find(|(now, ..)| now == person).map_or(is_abridged, |(.., reason)| is_known(*reason))
+        };
+        return match old.snapshot_complete == new.snapshot_complete {
+            false => Some(RevisionCause::SnapshotCompleted),
+            true => before.iter().any(has_become_known).then_some(RevisionCause::SnapshotGrew),
+        };
+    }
     let same_people = before.len() == after.len() && before.iter().zip(&after).all(|(a, b)| a.0 == b.0);
     if !same_people || old.endpoints_omitted != new.endpoints_omitted {
         return Some(RevisionCause::LateLeg);
@@ -191,12 +211,23 @@ pub fn difference(old: &CallVerdict, new: &CallVerdict, home: Country) -> Option
         return Some(RevisionCause::LateLeg);
     }
     // The session's own part may matter once another of its conversation turns out a fax, or a number becomes known.
+    let home = super::step::home(settings);
     let own = |verdict: &CallVerdict| (verdict.call.legs_dropped > 0, material(&verdict.session_id, &verdict.call, home));
-    if old.call != new.call && own(old) != own(new) {
+    if old.call != new.call && (own(old) != own(new) || recorded(&old.call, settings) != recorded(&new.call, settings)) {
         return Some(RevisionCause::LateLeg);
     }
     // Only the settings can have changed it.
     (old.disposition != new.disposition).then_some(RevisionCause::Unknown)
+}
+
+/// Whether a number that becomes known changes how this was judged.
+#[must_use]
+pub fn is_waiting(reason: StandingReason) -> bool {
+    matches!(reason, StandingReason::NotInSnapshot | StandingReason::UnknownShortNumber)
+}
+
+fn is_known(reason: StandingReason) -> bool {
+    matches!(reason, StandingReason::InSnapshot | StandingReason::OwnExtension)
 }
 
 type Person<'a> = (Option<&'a str>, Option<&'a str>, bool);
@@ -222,13 +253,13 @@ fn people(verdict: &CallVerdict) -> Vec<(Person<'_>, Standing, StandingReason)> 
 /// that no real call has are cut before, so that there is room for both.)
 fn abridge(verdict: &mut CallVerdict, largest: usize) {
     let mut room = largest / 8;
-    let fitting = verdict.recorded_extensions.iter().take_while(|id| take(&mut room, id.len() + 5)).count();
+    let fitting = verdict.recorded_extensions.iter().take_while(|id| take(&mut room, id.len() + PER_TEXT)).count();
     verdict.recorded_extensions.truncate(fitting);
-    let legs: usize = verdict.call.legs.iter().map(leg_size).sum();
+    let legs: usize = verdict.call.legs.iter().map(|leg| leg.size()).sum();
     let endpoints: usize = verdict.endpoints.iter().map(endpoint_size).sum();
-    let rest = 2_000
-        + verdict.call.links.iter().chain(&verdict.linked_sessions).map(|s| s.as_str().len() + 5).sum::<usize>()
-        + verdict.recorded_extensions.iter().chain(&verdict.call.legacy_session_ids).map(|t| t.len() + 5).sum::<usize>();
+    let rest = OVERHEAD
+        + verdict.call.links.iter().chain(&verdict.linked_sessions).map(|s| s.as_str().len() + PER_TEXT).sum::<usize>()
+        + verdict.recorded_extensions.iter().chain(&verdict.call.legacy_session_ids).map(|t| t.len() + PER_TEXT).sum::<usize>();
     if legs + endpoints + rest <= largest {
         return;
     }
@@ -241,7 +272,7 @@ fn abridge(verdict: &mut CallVerdict, largest: usize) {
     verdict.endpoints.truncate(fitting);
 
     let mut room = largest.saturating_sub(kept + rest);
-    let fitting = verdict.call.legs.iter().take_while(|leg| take(&mut room, leg_size(leg))).count();
+    let fitting = verdict.call.legs.iter().take_while(|leg| take(&mut room, leg.size())).count();
     let dropped = i32::try_from(verdict.call.legs.len() - fitting).unwrap_or(i32::MAX);
     verdict.call.legs.truncate(fitting);
     verdict.call.legs_dropped = verdict.call.legs_dropped.saturating_add(dropped);
@@ -265,11 +296,4 @@ fn endpoint_size(endpoint: &JudgedEndpoint) -> usize {
         + text(&endpoint.number)
         + text(&endpoint.extension_id)
         + endpoint.known_by.iter().map(|symbol| symbol.len() + 2).sum::<usize>()
-}
-
-fn leg_size(leg: &Arc<crate::event::CallLeg>) -> usize {
-    let side = |side: &crate::event::Side| {
-        side.numbers.iter().chain(&side.extension_ids).chain(&side.extension_numbers).map(|text| text.len() + 3).sum::<usize>() + 12
-    };
-    60 + leg.leg_id.as_str().len() + leg.extension_id.as_ref().map_or(0, |id| id.len()) + side(&leg.from) + side(&leg.to)
 }

@@ -418,7 +418,9 @@ fn dead_letters_come_from_both_ends<S: Subject>() {
 fn a_message_too_large_is_refused<S: Subject>() {
     let subject = S::fresh(1);
     let large = Input { account: "1".to_owned(), value: vec![0; super::MAX_INPUT_BYTES], headers: Headers::new() };
-    assert!(matches!(now(subject.appender().append(large)), Err(LogError::TooLarge { .. })));
+    assert!(matches!(now(subject.appender().append(large.clone())), Err(LogError::TooLarge { .. })));
+    let mixed = vec![input("1", "small"), large];
+    assert!(matches!(now(subject.appender().append_all(mixed)), Err(LogError::TooLarge { .. })), "all of them or none");
     assert_eq!(subject.reader().end(Topic::Events, 0).unwrap(), 0);
 }
 

@@ -14,7 +14,7 @@ use super::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
 use super::{Appender, Appending, Headers, Input, LogError, Place, Reader, Record, Topic};
 use crate::state::database::{DatabaseOptions, Engine};
 use futures_util::future::try_join_all;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;

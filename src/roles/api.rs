@@ -547,6 +547,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> 
 async fn metrics_text(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
     let (readiness, asked) = (shared.held.now(), shared.clone());
     metrics::gauge!("callsieve_ready").set(f64::from(u8::from(readiness == Readiness::Ready)));
+    metrics::gauge!("callsieve_partitions").set(shared.held.up().len() as f64);
     let left = if let Readiness::BringingUp { done, total } = readiness { total.saturating_sub(done) } else { 0 };
     metrics::gauge!("callsieve_bring_up_records").set(left as f64);
     metrics::gauge!("callsieve_bring_up_seconds").set(shared.held.seconds_left().unwrap_or(0) as f64);

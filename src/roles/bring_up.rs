@@ -124,7 +124,6 @@ pub fn bring_up(
     let Some(committed) = last_committed(reader, partition, &copy, watch)? else { return Ok(None) };
     let start = reader.start(Topic::Events, partition)?;
     let Some(committed) = committed else {
-        refuse_published(reader, partition)?;
         let position = Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN };
         return Ok(Some((Partition::new(partition, copy.store, position), None)));
     };
@@ -148,43 +147,46 @@ pub fn bring_up(
     Ok(Some((Partition::new(partition, copy.store, position), Some(committed))))
 }
 
-/// Where nothing was ever committed nothing can have been published: who published what is there would be contradicted.
-fn refuse_published(reader: &dyn Reader, partition: u32) -> Result<(), PartitionError> {
-    let start = reader.start(Topic::CallVerdicts, partition)?;
-    if reader.has_record(Topic::CallVerdicts, partition, start)? { Err(PartitionError::NoPosition { partition }) } else { Ok(()) }
-}
-
 /// What is committed, asked for again while it can't be the last that was: a coordinator that was away may not know yet that another has taken its place, and what is
-/// published after its position would be published again. `None` if it was cut off.
+/// published after its position would be published again. `None` if it was cut off. Where nothing was committed nothing can have been published.
 fn last_committed(reader: &dyn Reader, partition: u32, copy: &Copy, watch: &Watch<'_>) -> Result<Option<Option<Committed>>, PartitionError> {
     let until = Instant::now() + OUTDATED;
     while !(watch.is_cancelled)() {
-        let Some(committed) = reader.committed(partition)? else { return Ok(Some(None)) };
-        let (next, is_over) = (committed.position.next, Instant::now() >= until);
+        let (committed, is_over) = (reader.committed(partition)?, Instant::now() >= until);
+        let next = committed.as_ref().map_or(-1, |committed| committed.position.next);
         if let Some(copied) = copy.position.filter(|copied| copied.next > next) {
             if is_over {
                 let operation = format!("asking what is committed of partition {partition}");
                 let dir = copy.store.database().path().display();
+                let said = if committed.is_some() { format!("offset {next}") } else { "nothing".to_owned() };
                 let why = format!(
-                    "it is said to be offset {next}, and the state on disk is at {}. If a transaction was aborted by hand, or the group was set back: stop, delete {dir}, \
+                    "it is said to be {said}, and the state on disk is at {}. If a transaction was aborted by hand, or the group was set back: stop, delete {dir}, \
                      and start, and it is built anew from the topics",
                     copied.next
                 );
                 return Err(LogError::Kafka { operation, why }.into());
             }
         } else {
-            // Where the verdicts end that were committed with it, a marker stands.
-            let end = committed.ends.get(Topic::CallVerdicts);
-            if end.map_or(Ok(true), |end| reader.has_record(Topic::CallVerdicts, partition, end + 1).map(|is_there| !is_there))? {
-                return Ok(Some(Some(committed)));
+            let ends = committed.as_ref().map(|committed| committed.ends.get(Topic::CallVerdicts));
+            let newer = match ends {
+                None => Some(reader.start(Topic::CallVerdicts, partition)?),
+                // Where the verdicts end that were committed with it, a marker stands.
+                Some(end) => end.map(|end| end + 1),
+            };
+            if !newer.map_or(Ok(false), |from| reader.has_record(Topic::CallVerdicts, partition, from))? {
+                return Ok(Some(committed));
             }
             if is_over {
+                if committed.is_none() {
+                    // Who published what is there would be contradicted.
+                    return Err(PartitionError::NoPosition { partition });
+                }
                 tracing::warn!(
                     partition,
                     committed = next,
                     "somebody else has written to call-verdicts: there are records behind those that were committed"
                 );
-                return Ok(Some(Some(committed)));
+                return Ok(Some(committed));
             }
         }
         tracing::debug!(partition, committed = next, "it isn't the last that was committed");

@@ -92,6 +92,11 @@ impl Partition {
         let mut stepped = 0;
         let mut bytes = 0;
         for record in records {
+            // Kafka's client may give some once more after it was told to pause.
+            if record.offset < self.position.next {
+                stepped += 1;
+                continue;
+            }
             let known = published.len();
             self.position.partition_time = partition_time(self.position.partition_time, record);
             let at = At { offset: record.offset, time: self.position.partition_time };
@@ -199,6 +204,21 @@ mod tests {
             assert_eq!((partition.position().partition_time, partition.position().next), (expected, offset + 1), "after {timestamp}");
         }
     }
+
+    #[test]
+    fn a_record_that_is_given_once_more_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
+        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
+        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        let unreadable = |offset| Record { offset, timestamp: T0, key: b"7".to_vec(), value: None, headers: Vec::new(), came: Came::AsItIs };
+        for (records, letters) in [(0..3, 3), (1..3, 0), (1..4, 1)] {
+            let (records, mut published): (Vec<Record>, _) = (records.map(unreadable).collect(), Vec::new());
+            assert_eq!((partition.step(&records, &mut published).unwrap(), published.len()), (records.len(), letters));
+        }
+        assert_eq!(partition.position().next, 4);
+    }
+
     #[test]
     fn a_dead_letter_has_the_bytes_as_they_came_and_the_cause_that_is_known() {
         let dir = tempfile::tempdir().unwrap();

@@ -297,7 +297,7 @@ impl<L: Log> Worker<L> {
                 self.polled.insert(id, records);
             }
             let database = partition.store.database().clone();
-            let mut state = partition.store.take_batch();
+            let mut state = partition.store.take_batch()?;
             write_position(&database, &mut state, partition.position());
             for (topic, end) in ends.into_iter().flatten() {
                 write_first_output(&database, &mut state, topic, end);

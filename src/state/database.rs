@@ -36,6 +36,12 @@ pub enum DatabaseError {
         /// RocksDB's words.
         source: rocksdb::Error,
     },
+    /// Its files could not be merged into larger ones, which takes room for them beside the old ones.
+    #[error("merging the files in {}: most likely there was no space left on the device for them; free some, then start again", path.display())]
+    Unmerged {
+        /// The database's directory.
+        path: PathBuf,
+    },
     /// What is on disk isn't what was written.
     #[error("{operation} {}: the data on disk is corrupt: {source}", path.display())]
     Corrupt {
@@ -425,7 +431,7 @@ impl Database {
         self.db.ingest_external_file_cf_opts(self.family(family), &options, vec![path]).map_err(failed)
     }
 
-    /// Merges all files into larger ones, and waits for that. Where it fails, what is written next says so. Returns false if it was cut off: then nothing is
+    /// Merges all files into larger ones, and waits for that. Whether it came to something, [`Database::unmerged_files`] tells. Returns false if it was cut off: then nothing is
     /// merged or written out any more until the database is opened again.
     pub fn merge(&self, is_cancelled: &dyn Fn() -> bool) -> bool {
         // One database at a time: one that waits for RocksDB's threads couldn't be cut off.
@@ -457,6 +463,12 @@ impl Database {
                 std::thread::sleep(LOOK_EVERY);
             }
         })
+    }
+
+    /// That files could not be merged.
+    #[must_use]
+    pub fn unmerged(&self) -> DatabaseError {
+        DatabaseError::Unmerged { path: self.path.clone() }
     }
 
     /// How many files a family has at most that aren't merged yet.

@@ -8,11 +8,11 @@ use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
 use crate::event::{
-    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Media, Millis, OpenCall, SessionId, StandingReason, VerdictGist, decode, encode,
-    encode_onto,
+    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Media, Millis, OpenCall, SessionId, VerdictGist, decode, encode, encode_onto,
 };
 use crate::judge::{
-    Changes, DueWork, Indexed, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, reopened,
+    Changes, DueWork, Indexed, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, is_waiting,
+    reopened,
 };
 use compact_str::CompactString;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
@@ -159,6 +159,8 @@ pub struct Store {
     kept_for: Millis,
     /// See [`MOST_CACHED`].
     most_cached: usize,
+    /// The first thing that could not be read where a change had to know it.
+    failure: Option<TableError>,
 }
 
 impl Store {
@@ -204,6 +206,7 @@ impl Store {
             earliest_end: Cell::new(Millis::MIN),
             kept_for: RETENTION,
             most_cached: MOST_CACHED,
+            failure: None,
         })
     }
 
@@ -331,8 +334,14 @@ impl Store {
     }
 
     fn change_list(&mut self, key: &[u8], change: impl FnOnce(&mut Vec<SessionId>)) {
-        // A list that cannot be read is found corrupt by the read of the next step that needs it.
-        let mut list = self.list(key).map(|list| list.to_vec()).unwrap_or_default();
+        let mut list = match self.list(key) {
+            Ok(list) => list.to_vec(),
+            Err(error) => {
+                // Nothing is written from now on.
+                self.failure.get_or_insert(error);
+                return;
+            }
+        };
         change(&mut list);
         let lists = self.lists.get_mut();
         lists.changed.insert(key.to_vec());
@@ -388,7 +397,13 @@ impl Store {
     }
 
     /// Everything that has changed since the last call, for one atomic write. What is read afterwards still shows it.
-    pub fn take_batch(&mut self) -> WriteBatch {
+    ///
+    /// # Errors
+    /// If something could not be read that a change had to know: then the store is of no more use.
+    pub fn take_batch(&mut self) -> Result<WriteBatch, TableError> {
+        if let Some(failure) = self.failure.clone() {
+            return Err(failure);
+        }
         let database = self.database.clone();
         // The next one will be about as large.
         let next = WriteBatch::with_capacity_bytes(self.batch_size);
@@ -466,7 +481,7 @@ impl Store {
             }
         }
         self.batch_size = batch.size_in_bytes();
-        batch
+        Ok(batch)
     }
 
     fn list(&self, key: &[u8]) -> Result<Arc<[SessionId]>, TableError> {
@@ -503,7 +518,7 @@ impl Store {
     pub fn end(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
         let Some(bulk) = self.bulk.take() else { return Ok(true) };
         self.database.flush()?;
-        if bulk.has_many_files() && !self.database.merge(is_cancelled) {
+        if bulk.has_many_files() && !self.merge(is_cancelled)? {
             return Ok(false);
         }
         self.database.set_merging(true)?;
@@ -520,12 +535,24 @@ impl Store {
             return Ok(true);
         }
         bulk.merged();
-        Ok(self.database.merge(is_cancelled))
+        self.merge(is_cancelled)
     }
 
     /// Merges what somebody has left who was cut off: RocksDB would let the first write wait for that. Returns false if that was cut off, too.
     pub fn tidy(&self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
-        Ok(self.database.unmerged_files()? <= self.bulk_limits.few_pieces as u64 || self.database.merge(is_cancelled))
+        Ok(self.has_few_files()? || self.merge(is_cancelled)?)
+    }
+
+    fn has_few_files(&self) -> Result<bool, TableError> {
+        Ok(self.database.unmerged_files()? <= self.bulk_limits.few_pieces as u64)
+    }
+
+    /// RocksDB takes a disk that is full for something that passes, and would let the next write wait for it without end.
+    fn merge(&self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
+        if !self.database.merge(is_cancelled) {
+            return Ok(false);
+        }
+        if self.has_few_files()? { Ok(true) } else { Err(self.database.unmerged().into()) }
     }
 
     /// Whether verdicts are taken in in bulk.
@@ -537,7 +564,7 @@ impl Store {
     /// Writes everything that was taken in, and forgets what is in memory of clean rows. `noted` adds what is to be written no sooner.
     pub fn write_restored(&mut self, noted: impl FnOnce(&Database, &mut WriteBatch)) -> Result<(), TableError> {
         let is_durable = self.write_bulk()?;
-        let mut batch = self.take_batch();
+        let mut batch = self.take_batch()?;
         noted(&self.database, &mut batch);
         self.database.write(batch)?;
         if is_durable {
@@ -742,10 +769,6 @@ fn is_remnant(session: &Session, position: i64) -> bool {
 /// external endpoints are kept first, so it is omitted only while others that are external are named.
 fn waits_for(verdict: &CallVerdict) -> impl Iterator<Item = &CompactString> {
     verdict.endpoints.iter().filter(|endpoint| is_waiting(endpoint.reason)).filter_map(|endpoint| endpoint.number.as_ref())
-}
-
-fn is_waiting(reason: StandingReason) -> bool {
-    matches!(reason, StandingReason::NotInSnapshot | StandingReason::UnknownShortNumber)
 }
 
 fn write_rows<K: std::hash::Hash + Eq, T: Decoded>(

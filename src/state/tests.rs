@@ -36,7 +36,7 @@ impl Subject {
     }
 
     fn write(&mut self) {
-        let batch = self.store.take_batch();
+        let batch = self.store.take_batch().unwrap();
         self.store.database().write(batch).unwrap();
     }
 }
@@ -326,6 +326,46 @@ fn a_merge_can_be_cut_off_and_nothing_is_lost() {
     state.put_cf(again.database().family(Family::Meta), b"k", b"v");
     again.database().write(state).unwrap();
     again.database().flush().unwrap();
+}
+
+#[test]
+fn files_that_cannot_be_merged_are_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
+    let mut store = Store::open(Arc::new(Database::open(dir.path(), &engine, &[]).unwrap())).unwrap();
+    store.begin().unwrap();
+    for output in &lived(&mut ChaCha8Rng::seed_from_u64(1)).published {
+        restore_verdict(&mut store, output);
+        store.write_restored(|_, _| {}).unwrap();
+    }
+    // As with a full disk, RocksDB merges nothing and says nothing.
+    store.database().raw().cancel_all_background_work(false);
+    let error = store.tidy(&|| false).unwrap_err().to_string();
+    assert!(error.contains("no space left") && error.contains(&dir.path().display().to_string()), "{error}");
+}
+
+#[test]
+fn links_that_cannot_be_read_are_not_written_over() {
+    let mut subject = Subject::new(0);
+    let linking = |session: &str| {
+        let Event::CallLegs(mut facts) = over(&account(), session, T0) else { panic!("facts of a call") };
+        facts.legs[0].peer_session_id = Some("s-9".into());
+        Event::CallLegs(facts)
+    };
+    subject.step(At { offset: 0, time: T0 }, &linking("s-1"));
+    subject.write();
+    let key = super::keys::linking_to(&account(), &SessionId::parse("s-9").unwrap());
+    let database = subject.store.database().clone();
+    let links = database.family(Family::Links);
+    assert!(database.get(links, &key).unwrap().is_some());
+    let mut corrupt = rocksdb::WriteBatch::default();
+    corrupt.put_cf(links, &key, [0xff]);
+    database.write(corrupt).unwrap();
+    subject.step(At { offset: 1, time: T0 }, &linking("s-2"));
+    for _ in 0..2 {
+        let error = subject.store.take_batch().err().unwrap().to_string();
+        assert!(error.contains("links"), "{error}");
+    }
 }
 
 #[test]

@@ -92,10 +92,7 @@ impl KafkaAppender {
 
     /// Hands a record to the client, which keeps the order within a partition; `None` while there is no room.
     pub(super) fn send(&self, topic: Topic, partition: u32, key: &[u8], value: Option<&[u8]>, headers: &Headers) -> Result<Option<Sent>, LogError> {
-        let bytes = key.len() + value.map_or(0, <[u8]>::len) + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        if bytes > MAX_INPUT_BYTES {
-            return Err(LogError::TooLarge { topic, bytes, most: MAX_INPUT_BYTES });
-        }
+        let bytes = fitting(topic, key, value, headers)?;
         let name = self.settings.topic(topic);
         let value = value.map(|value| self.settings.framing.written(topic, value));
         loop {
@@ -152,6 +149,10 @@ impl KafkaAppender {
     }
 
     async fn append_many(&self, inputs: Vec<Input>) -> Result<Vec<Place>, LogError> {
+        // All of them or none.
+        for input in &inputs {
+            fitting(Topic::Events, input.account.as_bytes(), Some(&input.value), &input.headers)?;
+        }
         let mut under_way = Vec::with_capacity(inputs.len());
         for input in &inputs {
             under_way.push(self.sent(Topic::Events, input).await?);
@@ -162,6 +163,12 @@ impl KafkaAppender {
         }
         Ok(places)
     }
+}
+
+/// The bytes of a record that isn't too large.
+fn fitting(topic: Topic, key: &[u8], value: Option<&[u8]>, headers: &Headers) -> Result<usize, LogError> {
+    let bytes = key.len() + value.map_or(0, <[u8]>::len) + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    if bytes > MAX_INPUT_BYTES { Err(LogError::TooLarge { topic, bytes, most: MAX_INPUT_BYTES }) } else { Ok(bytes) }
 }
 
 fn producer(settings: &KafkaSettings) -> Result<Producer, LogError> {

@@ -1,13 +1,13 @@
 //! What a replay says otherwise than the live processor: its verdicts against the newest live ones, by what a revision is published for.
 
 use super::{Begun, Part, Replay, newest};
-use crate::event::{AccountId, AccountState, CallVerdict, Decoded, Media, Millis, OpenCall, SessionId, Verdict, decode};
-use crate::judge::number::Country;
-use crate::judge::{difference, home};
+use crate::event::{AccountId, AccountSettings, AccountState, CallVerdict, Decoded, Media, Millis, OpenCall, SessionId, Verdict, decode};
+use crate::judge::{Differ, difference};
 use crate::log::Topic;
 use crate::log::kafka::{Kafka, KafkaReader};
 use anyhow::Context;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// What becomes of a call.
@@ -143,7 +143,7 @@ struct Own {
     verdicts: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What it could not judge yet; true: a fax, which is never judged.
     open: BTreeMap<Vec<u8>, bool>,
-    homes: BTreeMap<AccountId, Country>,
+    settings: BTreeMap<AccountId, AccountSettings>,
 }
 
 impl Own {
@@ -153,12 +153,12 @@ impl Own {
             let record: OpenCall = read(Topic::OpenCalls, &key, &value)?;
             open.insert(key, record.call.media == Media::Fax);
         }
-        let mut homes = BTreeMap::new();
+        let mut settings = BTreeMap::new();
         for (key, value) in newest(own, Topic::AccountStates, partition)? {
             let state: AccountState = read(Topic::AccountStates, &key, &value)?;
-            homes.extend(state.settings.map(|settings| (state.account_id, home(&settings))));
+            settings.extend(state.settings.map(|of| (state.account_id, of)));
         }
-        Ok(Self { verdicts: newest(own, Topic::CallVerdicts, partition)?, open, homes })
+        Ok(Self { verdicts: newest(own, Topic::CallVerdicts, partition)?, open, settings })
     }
 
     fn is_open(&self, key: &[u8]) -> bool {
@@ -176,9 +176,10 @@ impl Own {
         let is_newer = |live: &CallVerdict| live.position >= part.end || live.decided_at > part.time;
         match (live, replay) {
             (Some(live), Some(replay)) => {
-                let home = self.homes.get(&live.account_id).copied().unwrap_or(Country::DEFAULT);
+                let defaults = || Cow::Owned(AccountSettings::defaults(live.account_id.clone()));
+                let settings = self.settings.get(&live.account_id).map_or_else(defaults, Cow::Borrowed);
                 match (live.verdict, replay.verdict) {
-                    _ if difference(live, replay, home).is_none() => Kind::Same,
+                    _ if difference(live, replay, &settings, Differ::ByReplay).is_none() => Kind::Same,
                     _ if is_newer(live) => Kind::Newer,
                     _ if self.is_conversation_open(key, replay) => Kind::Open,
                     (from, to) if from == to => Kind::Other,
