@@ -272,7 +272,8 @@ impl Serialize for AccountJson<'_> {
     }
 }
 
-struct SettingsJson<'a>(&'a AccountSettings);
+/// An account's settings.
+pub struct SettingsJson<'a>(pub &'a AccountSettings);
 
 impl Serialize for SettingsJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -6,7 +6,7 @@ use super::problem::{Problem, as_problems};
 use super::shared::{Shared, blocking, is_secret};
 use super::stream::{self, parse_place};
 use super::{documents, ingress, instruments};
-use crate::event::json::{AccountJson, NumberJson, OpenCallJson, Rfc3339, VerdictJson};
+use crate::event::json::{AccountJson, NumberJson, OpenCallJson, Rfc3339, SettingsJson, VerdictJson};
 use crate::event::{
     AccountId, AccountSettings, CallVerdict, CompanyNumber, Disposition, Event, Media, Millis, NumberKind, NumberQuery, SessionId, Verdict,
     encode_event,
@@ -209,7 +209,7 @@ async fn accounts(State(shared): State<Arc<Shared>>, request: Request) -> Result
 }
 
 /// Settings as they are put; what is left out is as for an account that never set anything.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct SettingsBody {
     filter_internal: bool,
@@ -275,23 +275,12 @@ async fn settings(
 ) -> Result<Response, Problem> {
     let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
     let given: SettingsBody = serde_json::from_slice(&body).map_err(|error| Problem::bad_request(format!("the settings can't be read: {error}")))?;
-    let updated_at = (shared.clock)();
-    let settings = given.checked(account.clone(), updated_at)?;
-    let shown = json!({
-        "account_id": settings.account_id.as_str(),
-        "filter_internal": settings.filter_internal,
-        "country": settings.country,
-        "trust_extension_id": settings.trust_extension_id,
-        "recorded_extensions": settings.recorded_extensions,
-        "queries": settings.queries,
-        "include_federated": settings.include_federated,
-        "excluded_usage_types": settings.excluded_usage_types,
-        "updated_at": Rfc3339(updated_at).to_string(),
-    });
+    let settings = given.checked(account.clone(), (shared.clock)())?;
+    let shown = answer(&SettingsJson(&settings));
     let value = encode_event(&Event::AccountSettings(settings));
     let input = Input { account: account.to_string(), value, headers: Headers::new() };
     shared.appender.append(input).await.map_err(|error| Problem::of_log(&error))?;
-    Ok(answer(&shown))
+    Ok(shown)
 }
 
 // ---- calls ----
@@ -338,7 +327,7 @@ async fn calls(State(shared): State<Arc<Shared>>, OfAccount(account): OfAccount,
             None => (to < Millis::MAX).then_some((to, &first)),
         };
         let (mut found, mut looked_at, mut next) = (Vec::new(), 0, None);
-        let take = |call: CallVerdict| {
+        let mut take = |call: CallVerdict| {
             if call.ended_at < from {
                 next = None;
                 return false;
@@ -354,17 +343,16 @@ async fn calls(State(shared): State<Arc<Shared>>, OfAccount(account): OfAccount,
             next = Some(place);
             looked_at < MOST_LOOKS
         };
-        let mut ended = true;
-        let mut take = take;
+        let mut came_to_its_end = true;
         let gave_up = tables::verdicts_by_end(&database, &account, before, MOST_LOOKS, |call| {
-            ended = take(call);
-            ended
+            came_to_its_end = take(call);
+            came_to_its_end
         })
         .map_err(|error| Problem::unavailable(&error))?;
         let next = match gave_up {
             Some(at) => (at >= from).then(|| CallsCursor(at.saturating_add(1), first.clone())),
             // The walk came to its own end: there is no next page.
-            None if ended => None,
+            None if came_to_its_end => None,
             None => next,
         };
         let next = next.as_ref().map(write_cursor);

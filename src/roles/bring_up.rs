@@ -73,11 +73,11 @@ impl Copy {
         let lacks_from = copy.map_or(0, |copy| copy.next).max(position.low_water);
         let from = lacks_from.max(start);
         if lacks_from < from {
-            tracing::error!(
+            tracing::warn!(
                 partition,
                 low_water = position.low_water,
                 start,
-                "retention has passed the low-water mark: facts of calls that were under way may be missing from their verdicts"
+                "retention has passed the low-water mark: of calls that were under way when the position was committed facts may be missing"
             );
         }
         let total: i64 = parts.iter().map(|(_, from, end)| (end - from).max(0)).sum::<i64>() + (position.next - from).max(0);
