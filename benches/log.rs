@@ -4,7 +4,7 @@
 //! proves nothing.
 
 use callsieve::log::embedded::{EmbeddedAppender, EmbeddedLog, EmbeddedOptions, Retention, system_clock};
-use callsieve::log::{Appender, Commit, Input, Log, Output, Position, Reader, Topic};
+use callsieve::log::{Appender, Commit, Input, Log, Output, Position, Topic};
 use callsieve::state::database::{DatabaseOptions, Engine, Family};
 use rocksdb::WriteBatch;
 use std::path::Path;
@@ -83,7 +83,7 @@ fn work(log: &EmbeddedLog, done: impl Fn(i64) -> bool) -> anyhow::Result<f64> {
     let mut worker = log.worker(&[0])?;
     let database = log.database(0)?;
     let began = Instant::now();
-    let first = worker.committed(0)?.map_or(0, |committed| committed.position.next);
+    let first = worker.reader().committed(0)?.map_or(0, |committed| committed.position.next);
     let mut next = first;
     while !done(next) {
         for batch in worker.poll(2_000, Duration::from_millis(100))? {

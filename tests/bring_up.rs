@@ -9,7 +9,7 @@ use callsieve::event::{
     NumberQuery, NumbersObserved, ObservedNumber, Rejudge, SessionId, SnapshotCompleted, Verdict, decode, encode_event,
 };
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, EmbeddedWorker, Retention};
-use callsieve::log::{Appender, Input, Reader, Topic};
+use callsieve::log::{Appender, Input, Topic};
 use callsieve::roles::held::Holding;
 use callsieve::roles::partition::Partition;
 use callsieve::roles::processor::Worker;

@@ -81,32 +81,6 @@ struct DisturbedLog {
     reader: DisturbedReader,
 }
 
-impl Reader for DisturbedLog {
-    fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        self.of.start(topic, partition)
-    }
-
-    fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        if partition == 0 && self.reader.faults.is_silent.load(Ordering::SeqCst) {
-            self.reader.faults.asked.fetch_add(1, Ordering::SeqCst);
-            return Err(LogError::Kafka { operation: "asking".into(), why: "it has no leader".into() });
-        }
-        self.of.end(topic, partition)
-    }
-
-    fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
-        self.of.read(topic, partition, from, max)
-    }
-
-    fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
-        self.of.subscribe_end(topic, partition)
-    }
-
-    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
-        self.of.committed(partition)
-    }
-}
-
 impl Log for DisturbedLog {
     fn assigned(&self) -> Vec<u32> {
         let is_revoked = self.reader.faults.is_revoked.load(Ordering::SeqCst);
@@ -143,8 +117,12 @@ impl Log for DisturbedLog {
         self.of.published(topic, partition)
     }
 
-    fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
-        self.of.rewind(partition, next)
+    fn end(&self, partition: u32) -> Result<i64, LogError> {
+        if partition == 0 && self.reader.faults.is_silent.load(Ordering::SeqCst) {
+            self.reader.faults.asked.fetch_add(1, Ordering::SeqCst);
+            return Err(LogError::Kafka { operation: "asking".into(), why: "it has no leader".into() });
+        }
+        self.of.end(partition)
     }
 
     fn pause(&mut self, partition: u32) -> Result<(), LogError> {
@@ -201,7 +179,7 @@ impl Company {
 
         let faults = Arc::new(Faults { held_up: AtomicBool::new(true), ..Faults::default() });
         let told: Arc<Mutex<BTreeMap<u32, Holding>>> = Arc::default();
-        let reader = DisturbedReader { of: Arc::new(log.reader()), faults: faults.clone() };
+        let reader = DisturbedReader { of: log.reader(), faults: faults.clone() };
         let disturbed = DisturbedLog { of: log.worker(&[0, 1]).unwrap(), reader };
         let telling = told.clone();
         let report = move |partition, holding| drop(telling.lock().unwrap().insert(partition, holding));

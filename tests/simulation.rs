@@ -9,7 +9,7 @@ mod common;
 use callsieve::event::{AccountId, CallVerdict, Event, Millis, SnapshotCompleted, Verdict, decode, encode_event};
 use callsieve::judge::number::Country;
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, EmbeddedWorker, Retention};
-use callsieve::log::{Appender, Input, Log, Reader, Topic};
+use callsieve::log::{Appender, Input, Log, Topic};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::processor::Worker;
 use callsieve::simulate::{AccountLists, Company, CompanyConfig, Faults, disturb};

@@ -3,8 +3,8 @@
 
 use callsieve::event::{AccountId, Event, NumberQuery, decode_event};
 use callsieve::judge::number::Country;
+use callsieve::log::Topic;
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
-use callsieve::log::{Reader, Topic};
 use callsieve::ringcentral::client::{Access, Client, ClientError};
 use callsieve::roles::sync::{SyncError, first_pass, own_account};
 use callsieve::simulate::{Company, CompanyConfig, Credentials, RateLimits, ServerConfig, serve};

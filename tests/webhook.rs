@@ -5,7 +5,7 @@ mod common;
 
 use axum::http::StatusCode;
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
-use callsieve::log::{Reader, Record, Topic};
+use callsieve::log::{Record, Topic};
 use callsieve::roles::service::log_dir;
 use callsieve::simulate::{Company, HOUR_MS, Notification, SimulatedCall};
 use callsieve::state::database::{DatabaseOptions, Engine, Family};

@@ -122,7 +122,7 @@ impl LogArgs {
     fn open(self) -> anyhow::Result<Opened> {
         let Some(brokers) = self.brokers else {
             let (log, partitions) = stopped_log(&self.data_dir)?;
-            return Ok(Opened { reader: Arc::new(log.reader()), appender: Arc::new(log.appender()), partitions, _embedded: Some(log) });
+            return Ok(Opened { reader: log.reader(), appender: Arc::new(log.appender()), partitions, _embedded: Some(log) });
         };
         let kafka = Kafka::connect(KafkaSettings { group: self.group, ..self.named.settings(brokers) })?;
         Ok(Opened { reader: Arc::new(kafka.reader()), appender: Arc::new(kafka.appender()), partitions: kafka.partitions(), _embedded: None })

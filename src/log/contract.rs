@@ -62,7 +62,13 @@ pub(super) fn texts(records: &[Record]) -> Vec<String> {
 }
 
 fn position_of(worker: &dyn Log, partition: u32) -> Option<Position> {
-    worker.committed(partition).unwrap().map(|committed| committed.position)
+    worker.reader().committed(partition).unwrap().map(|committed| committed.position)
+}
+
+/// Lets the next poll begin there.
+fn again(worker: &mut dyn Log, partition: u32, next: i64) {
+    worker.pause(partition).unwrap();
+    worker.resume(partition, next, OutputEnds::default()).unwrap();
 }
 
 /// Polls until `count` records of a partition have come, or nothing more comes.
@@ -93,7 +99,7 @@ pub(super) fn all<S: Subject>() {
     a_commit_is_outputs_position_and_state::<S>();
     input_is_polled_while_a_commit_is_under_way::<S>();
     a_refused_commit_leaves_nothing::<S>();
-    rewinding_goes_back_and_forth::<S>();
+    a_worker_goes_back_and_forth::<S>();
     a_paused_partition_is_left_out_until_it_is_resumed::<S>();
     what_is_committed_is_known_to_all_readers::<S>();
     a_read_gives_a_range_and_where_to_go_on::<S>();
@@ -114,7 +120,7 @@ fn input_comes_back_in_order_in_its_accounts_partition<S: Subject>() {
     assert_eq!(worker.assigned(), [0, 1, 2]);
     let mut seen = 0;
     for partition in 0..3 {
-        worker.rewind(partition, 0).unwrap();
+        again(&mut *worker, partition, 0);
     }
     while seen < 30 {
         for batch in worker.poll(100, LONG).unwrap() {
@@ -199,7 +205,7 @@ fn what_was_not_committed_comes_again<S: Subject>() {
     assert_eq!(position_of(&*worker, 0), Some(position(2)));
     assert_eq!(texts(&poll(&mut *worker, 0, 2)), ["2", "3"]);
     // Offsets go on where they were.
-    assert_eq!(append(&subject, "1", "4").offset, worker.end(Topic::Events, 0).unwrap() - 1);
+    assert_eq!(append(&subject, "1", "4").offset, worker.end(0).unwrap() - 1);
     assert_eq!(texts(&poll(&mut *worker, 0, 1)), ["4"]);
 }
 
@@ -244,9 +250,9 @@ fn a_commit_is_outputs_position_and_state<S: Subject>() {
 fn everything_is_before_what_is_published(worker: &dyn Log, verdicts: usize) {
     for (topic, count) in [(Topic::CallVerdicts, verdicts), (Topic::OpenCalls, 1), (Topic::AccountStates, 1), (Topic::CompanyNumbers, 0)] {
         let published = worker.published(topic, 0).unwrap();
-        let before = worker.read(topic, 0, 0, 10).unwrap().records.iter().filter(|record| record.offset < published).count();
+        let before = worker.reader().read(topic, 0, 0, 10).unwrap().records.iter().filter(|record| record.offset < published).count();
         assert_eq!(before, count, "{topic} up to {published}");
-        assert!(published <= worker.end(topic, 0).unwrap(), "{topic} is said to go on up to {published}");
+        assert!(published <= worker.reader().end(topic, 0).unwrap(), "{topic} is said to go on up to {published}");
     }
 }
 
@@ -266,7 +272,7 @@ fn input_is_polled_while_a_commit_is_under_way<S: Subject>() {
     assert_eq!((position_of(&*worker, 0), state(&subject, 0)), (Some(position(1)), Some(1)));
     worker.conclude().unwrap();
     assert_eq!((position_of(&*worker, 1), state(&subject, 1)), (Some(position(1)), Some(1)));
-    assert_eq!(texts(&worker.read(Topic::CallVerdicts, 0, 0, 10).unwrap().records), ["external"]);
+    assert_eq!(texts(&worker.reader().read(Topic::CallVerdicts, 0, 0, 10).unwrap().records), ["external"]);
 }
 
 fn a_refused_commit_leaves_nothing<S: Subject>() {
@@ -275,21 +281,20 @@ fn a_refused_commit_leaves_nothing<S: Subject>() {
     let outputs = vec![output(Topic::CallVerdicts, "1/s", Some("x")), output(Topic::Events, "1", Some("not an output"))];
     assert!(matches!(worker.commit(vec![commit(&subject, 0, position(0), outputs)]), Err(LogError::WrongCommit { .. })));
     assert_eq!(position_of(&*worker, 0), None);
-    assert_eq!(worker.end(Topic::CallVerdicts, 0).unwrap(), 0);
+    assert_eq!(worker.reader().end(Topic::CallVerdicts, 0).unwrap(), 0);
     assert_eq!(state(&subject, 0), None);
 }
 
-fn rewinding_goes_back_and_forth<S: Subject>() {
+fn a_worker_goes_back_and_forth<S: Subject>() {
     let subject = S::fresh(1);
     let places: Vec<Place> = (0..4).map(|n| append(&subject, "1", &n.to_string())).collect();
     let mut worker = subject.worker();
     assert_eq!(poll(&mut *worker, 0, 4).len(), 4);
-    worker.rewind(0, places[1].offset).unwrap();
+    again(&mut *worker, 0, places[1].offset);
     assert_eq!(texts(&poll(&mut *worker, 0, 3)), ["1", "2", "3"]);
-    worker.rewind(0, places[3].offset).unwrap();
+    again(&mut *worker, 0, places[3].offset);
     assert_eq!(texts(&poll(&mut *worker, 0, 1)), ["3"]);
-    assert!(matches!(worker.rewind(0, 99), Err(LogError::OutOfRange { asked: 99, .. })));
-    assert!(matches!(worker.rewind(7, 0), Err(LogError::NotAssigned { partition: 7 })));
+    assert!(matches!(worker.pause(7), Err(LogError::NotAssigned { partition: 7 })));
 }
 
 fn a_paused_partition_is_left_out_until_it_is_resumed<S: Subject>() {
@@ -323,10 +328,9 @@ fn a_paused_partition_is_left_out_until_it_is_resumed<S: Subject>() {
     worker.resume(0, places[1].offset, OutputEnds::default()).unwrap();
     assert_eq!(texts(&poll(&mut *worker, 0, 4)), ["1", "2", "3", "4"]);
     // And while it is polled, with some of it fetched already.
-    worker.rewind(0, places[2].offset).unwrap();
+    again(&mut *worker, 0, places[2].offset);
     assert_eq!(texts(&poll(&mut *worker, 0, 1)), ["2"]);
     worker.pause(0).unwrap();
-    worker.rewind(0, places[0].offset).unwrap();
     more(&mut *worker, "5");
     worker.resume(0, places[3].offset, OutputEnds::default()).unwrap();
     assert_eq!(texts(&poll(&mut *worker, 0, 3)), ["3", "4", "5"]);
@@ -410,7 +414,7 @@ fn dead_letters_come_from_both_ends<S: Subject>() {
     let mut worker = subject.worker();
     worker.commit(vec![commit(&subject, 0, position(0), vec![output(Topic::DeadLetters, "1", Some("from the processor"))])]).unwrap();
     now(subject.appender().append_dead_letter(input("1", "again"))).unwrap();
-    let letters = worker.read(Topic::DeadLetters, 0, 0, 10).unwrap();
+    let letters = worker.reader().read(Topic::DeadLetters, 0, 0, 10).unwrap();
     assert_eq!(texts(&letters.records), ["from the ingress", "from the processor", "again"]);
     assert!(worker.poll(10, SHORT).unwrap().is_empty(), "a dead letter is no input");
 }
@@ -429,5 +433,5 @@ fn what_is_not_there_is_an_error<S: Subject>() {
     let reader = subject.reader();
     assert!(matches!(reader.end(Topic::Events, 2), Err(LogError::NoSuchPartition { partition: 2, partitions: 2 })));
     assert!(reader.subscribe_end(Topic::Events, 2).is_err());
-    assert!(subject.worker().committed(2).is_err());
+    assert!(subject.worker().reader().committed(2).is_err());
 }

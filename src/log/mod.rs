@@ -404,7 +404,7 @@ pub trait Reader: Send + Sync {
 }
 
 /// A worker's end of the log: input in, outputs and position out. Its methods block; it is for a thread of its own.
-pub trait Log: Reader {
+pub trait Log: Send {
     /// The partitions that are this worker's now. Changes only within [`Log::poll`], so what was polled before can always be committed before. One
     /// that is gone after a poll is given to another worker no sooner than with the next poll: until then its state can be closed.
     fn assigned(&self) -> Vec<u32>;
@@ -448,13 +448,13 @@ pub trait Log: Reader {
     /// last commit after it. Never further back; it may be further on.
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
 
-    /// Lets the next poll begin at `next`, between the start of what is kept and the end.
-    fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError>;
+    /// Where a partition's input ends. Asked by who polls all the others too, so it isn't waited for long.
+    fn end(&self, partition: u32) -> Result<i64, LogError>;
 
     /// Leaves a partition out of all further polls, until it is resumed or isn't assigned any more.
     fn pause(&mut self, partition: u32) -> Result<(), LogError>;
 
-    /// Takes a paused partition up: the next poll begins at `next`, and `ends` is where the outputs end that are committed.
+    /// Takes a paused partition up: the next poll begins at `next`, between the start of what is kept and the end, and `ends` is where the outputs end that are committed.
     fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError>;
 
     /// Appends to the input of an assigned partition, outside any commit (a `Tick`), and returns its offset when it is durable.

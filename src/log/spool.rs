@@ -11,7 +11,7 @@
 //! The spool is an embedded log of one partition; to which one of Kafka's an entry belongs is decided when it is passed on.
 
 use super::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
-use super::{Appender, Appending, Headers, Input, LogError, Place, Reader, Record, Topic};
+use super::{Appender, Appending, Headers, Input, LogError, Place, Record, Topic};
 use crate::state::database::{DatabaseOptions, Engine};
 use futures_util::future::try_join_all;
 use std::path::PathBuf;

@@ -639,7 +639,7 @@ mod tests {
         let shared = Shared {
             appender: Arc::new(log.appender()),
             ingress: Arc::new(ingress),
-            reader: Arc::new(log.reader()),
+            reader: log.reader(),
             partitions: 4,
             held: held.clone(),
             others: None,

@@ -152,7 +152,7 @@ impl Backend {
     /// A view of what is committed.
     pub fn reader(&self) -> Arc<dyn Reader> {
         match &self.kept {
-            Kept::Embedded(log) => Arc::new(log.reader()),
+            Kept::Embedded(log) => log.reader(),
             Kept::Kafka(on) => Arc::new(on.kafka.reader()),
         }
     }

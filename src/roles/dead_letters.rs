@@ -355,10 +355,10 @@ mod tests {
         ] {
             appender.append_dead_letter(letter).await.unwrap();
         }
-        let offsets = |filter: &Filter| list(&reader, 1, filter).unwrap().iter().map(|letter| letter.place.offset).collect::<Vec<_>>();
+        let offsets = |filter: &Filter| list(&*reader, 1, filter).unwrap().iter().map(|letter| letter.place.offset).collect::<Vec<_>>();
         let all = Filter::default();
         assert_eq!(offsets(&all), [4, 3, 2, 1, 0], "newest first");
-        let letters = list(&reader, 1, &all).unwrap();
+        let letters = list(&*reader, 1, &all).unwrap();
         assert_eq!((letters[2].event, letters[2].received_at), (Some(Place { partition: 3, offset: 9 }), Some(T0)));
         for (filter, expected) in [
             (Filter { account: Some("8".into()), ..Filter::default() }, vec![3]),
@@ -371,7 +371,7 @@ mod tests {
 
         let mut outcomes = Vec::new();
         for letter in letters.iter().rev() {
-            let record = find(&reader, letter.place).unwrap().unwrap();
+            let record = find(&*reader, letter.place).unwrap().unwrap();
             outcomes.push(retry(&appender, letter.place, &record).await.unwrap());
         }
         assert!(matches!(&outcomes[0], Retried::Stays(cause) if cause.starts_with("not JSON")), "{outcomes:?}");
@@ -379,7 +379,7 @@ mod tests {
         assert!(matches!(&outcomes[3], Retried::Stays(cause) if cause.contains("single object")), "{outcomes:?}");
         assert!(matches!(&outcomes[4], Retried::Stays(cause) if cause.contains("1 of its 2000000 bytes")), "{outcomes:?}");
 
-        let events = records(&reader);
+        let events = records(&*reader);
         assert_eq!(events.len(), 2);
         let Ok(Event::CallLegs(legs)) = decode_event(events[0].value.as_deref().unwrap()) else { panic!("{events:?}") };
         assert_eq!((legs.session_id.as_str(), legs.received_at), ("s-1", 1_767_600_000_123));
@@ -388,11 +388,11 @@ mod tests {
 
         assert_eq!(offsets(&all), [4, 3, 0], "what was given back is told from what wasn't");
         assert_eq!(offsets(&Filter { retried: true, ..Filter::default() }), [4, 3, 2, 1, 0]);
-        assert_eq!(find(&reader, Place { partition: 0, offset: 5 }).unwrap(), None, "what says so is no letter");
-        assert!(find(&reader, Place { partition: 0, offset: 99 }).is_err());
+        assert_eq!(find(&*reader, Place { partition: 0, offset: 5 }).unwrap(), None, "what says so is no letter");
+        assert!(find(&*reader, Place { partition: 0, offset: 99 }).is_err());
 
         let spooled = appender.append_dead_letter(letter("7", &event, &[(CAUSE, "too large"), (SOURCE, SPOOL)])).await.unwrap();
-        let record = find(&reader, spooled).unwrap().unwrap();
+        let record = find(&*reader, spooled).unwrap().unwrap();
         assert_eq!(retry(&appender, spooled, &record).await.unwrap(), Retried::GivenBack(1));
     }
 }

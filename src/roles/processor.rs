@@ -338,7 +338,7 @@ impl<L: Log> Worker<L> {
             let next = partition.position().next;
             let is_marker = is_overdue && offset < next && !stepped.contains(id);
             // Asked last: it may be a question to a broker.
-            let Some(ticked) = passing(self.log.end(Topic::Events, *id).and_then(|end| {
+            let Some(ticked) = passing(self.log.end(*id).and_then(|end| {
                 // What is left before the end may be no record: where somebody has appended in a transaction, its marker is the last that there is.
                 if end > next && !is_marker {
                     return Ok(None);

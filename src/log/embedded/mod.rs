@@ -123,8 +123,8 @@ impl EmbeddedLog {
 
     /// A view for who serves readers.
     #[must_use]
-    pub fn reader(&self) -> EmbeddedReader {
-        EmbeddedReader { shared: self.shared.clone() }
+    pub fn reader(&self) -> Arc<dyn Reader> {
+        self.shared.clone()
     }
 
     /// Drops what the [`Retention`] doesn't keep: a bounded piece of work per call, to be called every minute or so, and again at once while
@@ -173,12 +173,6 @@ impl Drop for EmbeddedLog {
     }
 }
 
-/// See [`EmbeddedLog::reader`].
-#[derive(Clone)]
-pub struct EmbeddedReader {
-    shared: Arc<Shared>,
-}
-
 impl Reader for Shared {
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
         Ok(self.partition(partition)?.start(topic))
@@ -205,32 +199,6 @@ impl Reader for Shared {
         Ok(position.map(|position| Committed { position, ends, holder: None }))
     }
 }
-
-/// Both of these see the topics in the same way.
-macro_rules! reads_as_shared {
-    ($name:ty) => {
-        impl Reader for $name {
-            fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-                self.shared.start(topic, partition)
-            }
-            fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-                self.shared.end(topic, partition)
-            }
-            fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
-                self.shared.read(topic, partition, from, max)
-            }
-            fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
-                self.shared.subscribe_end(topic, partition)
-            }
-            fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
-                self.shared.committed(partition)
-            }
-        }
-    };
-}
-
-reads_as_shared!(EmbeddedReader);
-reads_as_shared!(EmbeddedWorker);
 
 /// See [`EmbeddedLog::worker`].
 pub struct EmbeddedWorker {
@@ -336,18 +304,15 @@ impl Log for EmbeddedWorker {
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
-        Arc::new(EmbeddedReader { shared: self.shared.clone() })
+        self.shared.clone()
     }
 
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        self.end(topic, partition)
+        self.shared.end(topic, partition)
     }
 
-    fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
-        let owned = self.owned(partition)?;
-        owned.partition.check(Topic::Events, next)?;
-        owned.next = next;
-        Ok(())
+    fn end(&self, partition: u32) -> Result<i64, LogError> {
+        self.shared.end(Topic::Events, partition)
     }
 
     fn pause(&mut self, partition: u32) -> Result<(), LogError> {
@@ -356,8 +321,9 @@ impl Log for EmbeddedWorker {
     }
 
     fn resume(&mut self, partition: u32, next: i64, _: OutputEnds) -> Result<(), LogError> {
-        self.rewind(partition, next)?;
-        self.owned(partition)?.is_paused = false;
+        let owned = self.owned(partition)?;
+        owned.partition.check(Topic::Events, next)?;
+        (owned.next, owned.is_paused) = (next, false);
         Ok(())
     }
 

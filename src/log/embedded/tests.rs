@@ -75,7 +75,7 @@ impl Subject for Embedded {
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
-        Arc::new(self.log.reader())
+        self.log.reader()
     }
 
     fn database(&self, partition: u32) -> Arc<Database> {
@@ -187,7 +187,7 @@ fn old_input_goes_but_never_past_the_low_water_mark() {
         assert_eq!(subject.reader().start(Topic::Events, 0).unwrap(), 8);
         assert_eq!(texts(&subject.all(Topic::Events)), ["8", "9"]);
         assert!(matches!(subject.reader().read(Topic::Events, 0, 7, 10), Err(LogError::OutOfRange { start: 8, .. })));
-        assert!(subject.worker().rewind(0, 7).is_err());
+        assert!(subject.worker().resume(0, 7, OutputEnds::default()).is_err());
         subject = subject.restarted();
     }
 }

@@ -146,7 +146,7 @@ fn kafka_a_worker_that_was_away_commits_nothing() {
         let database = subject.database(0);
         assert!(database.get(database.family(crate::state::database::Family::Meta), b"seen").unwrap().is_none(), "{protocol}: no state either");
         until("the zombie learns of it", || zombie.poll(1, Duration::from_millis(50)).is_ok() && zombie.assigned().is_empty());
-        assert_eq!(heir.committed(0).unwrap().unwrap().position, position(next));
+        assert_eq!(heir.reader().committed(0).unwrap().unwrap().position, position(next));
     }
 }
 
@@ -301,7 +301,7 @@ fn kafka_of_two_workers_with_one_name_one_works() {
     }
     drop(first);
     until("the second takes its place", || second.poll(1, Duration::from_millis(50)).is_ok() && second.assigned() == [0]);
-    assert_eq!(second.committed(0).unwrap().unwrap().position, position(next));
+    assert_eq!(second.reader().committed(0).unwrap().unwrap().position, position(next));
     assert_eq!(verdicts(&subject), ["once"]);
 }
 

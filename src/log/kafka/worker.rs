@@ -11,7 +11,7 @@ use super::points::{batch, reached};
 use super::reader::KafkaReader;
 use super::settings::KafkaSettings;
 use super::transaction::{Publication, Transactions};
-use crate::log::{Batch, Commit, Committed, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Read, Reader, Record, Topic};
+use crate::log::{Batch, Commit, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Reader, Record, Topic};
 use crate::state::database::Database;
 use rdkafka::bindings::rd_kafka_resp_err_t;
 use rdkafka::client::ClientContext;
@@ -26,7 +26,6 @@ use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
 
 /// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
 const REFUSALS: u32 = 3;
@@ -566,19 +565,17 @@ impl Log for KafkaLog {
         self.transactions.holder()
     }
 
-    fn reader(&self) -> std::sync::Arc<dyn Reader> {
-        std::sync::Arc::new(self.reader.clone())
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::new(self.reader.clone())
     }
 
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
         self.check_owned(partition)?;
-        self.ends.get(&partition).and_then(|ends| ends.get(topic)).map_or_else(|| self.end(topic, partition), Ok)
+        self.ends.get(&partition).and_then(|ends| ends.get(topic)).map_or_else(|| Ok(self.reader.ends_at_once(topic, partition)?.1), Ok)
     }
 
-    fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
-        self.check_owned(partition)?;
-        self.reader.check_offset(Topic::Events, partition, next)?;
-        self.go_on(partition, next)
+    fn end(&self, partition: u32) -> Result<i64, LogError> {
+        Ok(self.reader.ends_at_once(Topic::Events, partition)?.1)
     }
 
     fn pause(&mut self, partition: u32) -> Result<(), LogError> {
@@ -613,29 +610,6 @@ impl Log for KafkaLog {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-    }
-}
-
-impl Reader for KafkaLog {
-    fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        self.reader.start(topic, partition)
-    }
-
-    /// By who polls all the others, too: it isn't waited for long.
-    fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        Ok(self.reader.ends_at_once(topic, partition)?.1)
-    }
-
-    fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
-        self.reader.read(topic, partition, from, max)
-    }
-
-    fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
-        self.reader.subscribe_end(topic, partition)
-    }
-
-    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
-        self.reader.committed(partition)
     }
 }
 

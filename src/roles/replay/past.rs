@@ -153,8 +153,8 @@ impl<L: Log> Log for Past<L> {
         self.log.published(topic, partition)
     }
 
-    fn rewind(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
-        self.log.rewind(partition, next)
+    fn end(&self, partition: u32) -> Result<i64, LogError> {
+        self.log.end(partition)
     }
 
     fn pause(&mut self, partition: u32) -> Result<(), LogError> {
@@ -169,28 +169,6 @@ impl<L: Log> Log for Past<L> {
     fn append(&mut self, partition: u32, key: &[u8], _: &[u8]) -> Result<i64, LogError> {
         // Only ticks are appended, and the live processor gets them too: with the time that it is.
         self.log.append(partition, key, &encode_event(&Event::Tick(Tick { at: system_clock()() })))
-    }
-}
-
-impl<L: Log> Reader for Past<L> {
-    fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        self.reader.start(topic, partition)
-    }
-
-    fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
-        self.log.end(topic, partition)
-    }
-
-    fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError> {
-        self.reader.read(topic, partition, from, max)
-    }
-
-    fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
-        self.reader.subscribe_end(topic, partition)
-    }
-
-    fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
-        self.reader.committed(partition)
     }
 }
 
