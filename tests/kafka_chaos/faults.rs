@@ -379,23 +379,28 @@ impl World {
         service.kill();
         let points = format!("apply={}*off->1*sleep({})->off", rng.random_range(0..3), STALL.as_millis());
         service.start(Some(&points)).unwrap();
+        let (ready, begun) = (format!("{}/readyz", service.base().lock().unwrap()), Instant::now());
+        while begun.elapsed() < COMES_BY && !reqwest::get(&ready).await.is_ok_and(|answer| answer.status() == 200) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // So that there is something to write, whatever the load is.
+        for _ in 0..4 {
+            self.let_time_pass().await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         let mut third = self.third.lock().await;
         let joins = Instant::now();
         started(&mut third);
-        let (mut stalled, mut assigned) = (None, None);
-        while joins.elapsed() < COMES_BY && (stalled.is_none() || assigned.is_none()) {
-            // So that there is something to write, whatever the load is.
+        let mut ended = None;
+        while joins.elapsed() < COMES_BY && (ended.is_none() || third.has_said("rebalance").is_none()) {
             self.let_time_pass().await;
             tokio::time::sleep(Duration::from_millis(200)).await;
-            (stalled, assigned) = (stalled.or(service.has_said("held up at apply")), assigned.or(third.has_said("rebalance")));
+            ended = ended.or(service.has_said("held up at apply"));
             assert!(!third.has_ended(), "{:?}", third.errors());
         }
+        let is_assigned = third.has_said("rebalance").is_some();
         third.terminate();
-        match (stalled, assigned) {
-            // The write began before the newcomer had partitions, and ended after it had come.
-            (Some(ended), Some(assigned)) if joins < ended && assigned + STALL > ended => Came::About,
-            _ => Came::ToNothing,
-        }
+        if is_assigned && ended.is_some_and(|ended| joins < ended && ended < joins + STALL) { Came::About } else { Came::ToNothing }
     }
 
     async fn claimed_twice(&self, rng: &mut ChaCha8Rng) -> Came {
