@@ -8,12 +8,12 @@ mod calls;
 mod cluster;
 mod common;
 
-use calls::{Calls, PARTITIONS, apart, arguments, connected, environment, topics, until};
+use calls::{Calls, PARTITIONS, arguments, connected, environment, topics};
 use callsieve::event::CallVerdict;
 use callsieve::log::kafka::{Framed, KafkaReader, KafkaSettings};
 use callsieve::log::{Reader, Topic, partition_of};
 use callsieve::registry::WireFormat;
-use common::Running;
+use common::{Running, apart, until};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::json;
@@ -56,7 +56,7 @@ async fn lines_of(python: &Path, program: String, count: usize) -> BTreeSet<Stri
         Command::new(python).args(["-c", &program]).current_dir(project()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let read = apart(move || lines.take(count).map(Result::unwrap).collect::<Vec<_>>());
-    let read = tokio::time::timeout(calls::PATIENCE, read).await;
+    let read = tokio::time::timeout(common::PATIENCE, read).await;
     child.kill().unwrap();
     child.wait().unwrap();
     let read = read.expect("the example prints what there is");

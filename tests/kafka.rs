@@ -475,11 +475,11 @@ fn kafka_a_position_that_is_not_the_last_is_not_believed() {
         assert_eq!((up.position(), outdated.left.load(Ordering::SeqCst)), (positions[1].position, 0), "{disk}");
     }
     // Who is set back for good has nothing to go on with, as long as its state is ahead.
-    for committed in [Some(positions[0].clone()), None] {
+    for (committed, why) in [(Some(positions[0].clone()), "and the state on disk is at"), (None, "the group has no position there")] {
         outdated.committed = committed;
         outdated.left.store(usize::MAX, Ordering::SeqCst);
         let error = bring_up(&outdated, partition, databases(folder.path().join("disk"))(partition).unwrap(), &watch).err().unwrap();
-        assert!(error.to_string().contains("and the state on disk is at"), "{error}");
+        assert!(error.to_string().contains(why), "{error}");
     }
 }
 

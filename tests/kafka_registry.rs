@@ -7,12 +7,12 @@ mod calls;
 mod cluster;
 mod common;
 
-use calls::{Calls, PARTITIONS, apart, arguments, connected, environment, topics, until};
+use calls::{Calls, PARTITIONS, arguments, connected, environment, topics};
 use callsieve::event::{AccountId, AccountSettings, Event, HEADER, Record as Kind, Tick, encode_event};
 use callsieve::log::kafka::{Framed, Kafka, KafkaReader, KafkaSettings, TopicSettings, create};
 use callsieve::log::{Came, LogError, Reader, Record, Topic, partition_of};
 use callsieve::registry::{Registry, WireFormat, subject};
-use common::{Running, get, now};
+use common::{Running, apart, get, now, until};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};

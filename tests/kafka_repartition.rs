@@ -12,9 +12,9 @@ use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, remove,
 use callsieve::log::{Appender, Reader, Topic, partition_of};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::sync;
-use callsieve::simulate::{Company, HOUR_MS};
+use callsieve::simulate::Company;
 use cluster::newest;
-use common::{Running, TOKEN, account, append_numbers, company, get, now};
+use common::{PATIENCE, Running, TOKEN, account, apart, append_numbers, calls, company, get, now, until};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
@@ -24,22 +24,8 @@ use std::time::{Duration, Instant};
 
 const BEFORE: u32 = 3;
 const AFTER: u32 = 5;
-const PATIENCE: Duration = Duration::from_secs(120);
 /// An account with one call, whose other end turns out to be the company's after the move.
 const SINGLE: &str = "700100200";
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Clients that wait for the network are made and used on other threads.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
-}
 
 fn named(suffix: &str) -> KafkaSettings {
     let brokers = std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test");
@@ -106,12 +92,8 @@ impl Watched {
     fn new(seed: u64) -> Self {
         let company = company(seed);
         let account = account(&company).to_string();
-        let calls = company.hours(now() - 3 * HOUR_MS, 2, 40);
-        let truth = calls.iter().flat_map(|call| &call.truth.sessions).map(|s| (format!("{account}/{}", s.session), s.external)).collect();
-        let mut notifications: Vec<_> = calls.into_iter().flat_map(|call| call.notifications).collect();
-        notifications.sort_by_key(|notification| notification.due);
-        let body = |n: &callsieve::simulate::Notification| n.document("1423e408-e25c-4421-8dd1-5f754e2f5648", &account).unwrap().to_string();
-        let bodies = notifications.iter().map(body).collect();
+        let (truth, documents) = calls(&company, 40);
+        let bodies = documents.iter().map(serde_json::Value::to_string).collect();
         Self { company, account, truth, bodies }
     }
 

@@ -9,9 +9,9 @@ mod common;
 use callsieve::event::{AccountId, AccountSettings, Event, Verdict, encode_event};
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, create_some};
 use callsieve::log::{Appender, Headers, Input, LogError, Reader, Topic, partition_of};
-use callsieve::simulate::{Company, HOUR_MS};
+use callsieve::simulate::Company;
 use cluster::{Cluster, newest};
-use common::{Running, TOKEN, account, append_numbers, company, escaped, get, now};
+use common::{PATIENCE, Running, TOKEN, account, apart, append_numbers, calls, company, escaped, get, now, until};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rdkafka::ClientConfig;
@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 
 const PARTITIONS: u32 = 4;
 const SEED: u64 = 9;
-const PATIENCE: Duration = Duration::from_secs(180);
 /// Longer than a member's session and a transaction may last without a sign of life.
 const AWAY: Duration = Duration::from_secs(13);
 
@@ -38,14 +37,6 @@ async fn all_is_stepped(base: &str, companies: &[Company]) -> bool {
     accounts["accounts"].as_array().is_some_and(|list| list.iter().filter(|a| a["snapshot_completed_at"].is_string()).count() == companies.len())
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 fn shared_brokers() -> String {
     std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test")
 }
@@ -54,11 +45,6 @@ fn shared_brokers() -> String {
 fn named(brokers: &str) -> KafkaSettings {
     let name = format!("test-{:016x}", rand::random::<u64>());
     KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() }
-}
-
-/// A cluster's end for the test itself; its clients wait for the network, so they are made and used on other threads.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
 }
 
 async fn with_topics(settings: &KafkaSettings) -> Arc<Kafka> {
@@ -87,12 +73,7 @@ impl Watched {
     fn new(seed: u64, calls_per_hour: u32) -> Self {
         let company = company(seed);
         let account = account(&company).to_string();
-        let calls = company.hours(now() - 3 * HOUR_MS, 2, calls_per_hour);
-        let truth = calls.iter().flat_map(|call| &call.truth.sessions).map(|s| (s.session.clone(), s.external)).collect();
-        let mut notifications: Vec<_> = calls.into_iter().flat_map(|call| call.notifications).collect();
-        notifications.sort_by_key(|notification| notification.due);
-        let envelope = |n: &callsieve::simulate::Notification| n.document("1423e408-e25c-4421-8dd1-5f754e2f5648", &account).unwrap();
-        let documents = notifications.iter().map(envelope).collect();
+        let (truth, documents) = calls(&company, calls_per_hour);
         Self { company, account, truth, documents, acknowledged: AtomicUsize::new(0) }
     }
 
@@ -123,8 +104,7 @@ impl Watched {
 }
 
 async fn true_in_the_end(kafka: &Arc<Kafka>, companies: &[Arc<Watched>]) {
-    let truth = companies.iter().flat_map(|w| w.truth.iter().map(|(session, external)| (format!("{}/{session}", w.account), *external)));
-    let truth: BTreeMap<String, bool> = truth.collect();
+    let truth: BTreeMap<String, bool> = companies.iter().flat_map(|w| w.truth.clone()).collect();
     let begun = Instant::now();
     loop {
         let reader = kafka.reader();
@@ -405,7 +385,7 @@ async fn kafka_what_services_acknowledged_is_judged_whatever_happens_to_them() {
         until("both are ready", async || get(&format!("{base}/readyz")).await.0 == 200).await;
     }
     for watched in &companies {
-        let mut legs: BTreeMap<&str, BTreeSet<&str>> = watched.truth.keys().map(|session| (session.as_str(), BTreeSet::new())).collect();
+        let mut legs: BTreeMap<&str, BTreeSet<&str>> = watched.truth.keys().map(|key| (key.split_once('/').unwrap().1, BTreeSet::new())).collect();
         for body in watched.documents.iter().map(|document| &document["body"]) {
             if let (Some(session), Some(parties)) = (body["telephonySessionId"].as_str(), body["parties"].as_array()) {
                 legs.entry(session).or_default().extend(parties.iter().filter_map(|party| party["id"].as_str()));

@@ -718,7 +718,12 @@ impl<'v, V: View> Step<'v, V> {
             now: self.at.time,
             position: self.at.offset,
         };
-        let may_differ = match members.iter().any(|member| member.session.open.is_some()) {
+        // Who was judged by itself while a conversation was open may have been judged by more than the others.
+        let has_news = |member: &Member| {
+            let others = judgement.members.iter().filter(|id| **id != member.id);
+            member.session.open.is_some() || member.session.verdict.as_ref().is_some_and(|verdict| !verdict.linked_sessions.iter().eq(others))
+        };
+        let may_differ = match members.iter().any(has_news) {
             _ if is_replay => Differ::ByReplay,
             true => Differ::ByNews,
             false => Differ::WithoutNews,

@@ -581,6 +581,24 @@ fn r7_what_waited_for_an_open_session_is_judged_once_that_turns_out_a_fax() {
     assert_eq!((fold.verdict("s-1").verdict, fold.verdict("s-1").revision), (Internal, 2));
 }
 
+/// One of a conversation that stays open is judged by itself after 48 hours, and the others when what kept it open turns out a fax.
+#[test]
+fn r7_what_was_published_of_one_session_alone_reaches_the_others_once_the_open_one_turns_out_a_fax() {
+    let mut fold = Fold::new();
+    let linked = |to: &str, leg| Leg { peer_session_id: Some(to.into()), ..leg };
+    fold.says("s-1", linked("s-2", leg("p-1", ALICE, BOB, "Gone")));
+    fold.says("s-2", over(ALICE, BOB)).settle();
+    assert_eq!((fold.verdict("s-1").verdict, fold.verdict("s-2").verdict), (Internal, Internal));
+    fold.says("s-2", linked("s-3", leg("p-2", ALICE, CUSTOMER, "Disconnected")));
+    for _ in 0..5 {
+        fold.says("s-3", leg("p-1", BOB, ALICE, "Answered")).wait(12 * H);
+    }
+    assert_eq!((fold.verdict("s-1").verdict, fold.verdict("s-2").verdict), (Internal, External), "it is open");
+    let now = fold.now;
+    fold.legs(CallLegs { media: Media::Fax, ..said("s-3", now, leg("p-9", "", "", "")) }).settle();
+    assert_eq!((fold.verdict("s-1").verdict, fold.verdict("s-2").verdict), (External, External));
+}
+
 // ---- R8 ----
 
 #[test]

@@ -164,8 +164,8 @@ fn history(previous: &CallVerdict) -> Vec<Revision> {
 /// By what a revision may differ from the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Differ {
-    /// No facts have come: by who is judged together, and by the snapshot. That settings have changed since is no reason: a copy from nothing, which looks at
-    /// some calls once more, would otherwise publish what was not published before.
+    /// No facts have come, and the same sessions are judged together: by the snapshot. That settings have changed since is no reason: a copy from nothing, which
+    /// looks at some calls once more, would otherwise publish what was not published before.
     WithoutNews,
     /// By everything.
     ByNews,
@@ -186,8 +186,9 @@ pub fn difference(old: &CallVerdict, new: &CallVerdict, settings: &AccountSettin
     if may_differ == Differ::WithoutNews {
         // One that is known may have no room among those that are named.
         let is_abridged = new.endpoints_omitted > 0;
+        let now = |person: &Person<'_>| after.get(after.partition_point(|(now, ..)| now < person)).filter(|(now, ..)| now == person);
         let has_become_known = |(person, _, reason): &(Person<'_>, Standing, StandingReason)| {
-            is_waiting(*reason) && after.iter().find(|(now, ..)| now == person).map_or(is_abridged, |(.., reason)| is_known(*reason))
+            is_waiting(*reason) && now(person).map_or(is_abridged, |(.., reason)| is_known(*reason))
         };
         return match old.snapshot_complete == new.snapshot_complete {
             false => Some(RevisionCause::SnapshotCompleted),

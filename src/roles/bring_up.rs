@@ -154,6 +154,16 @@ fn last_committed(reader: &dyn Reader, partition: u32, copy: &Copy, watch: &Watc
     while !(watch.is_cancelled)() {
         let (committed, is_over) = (reader.committed(partition)?, Instant::now() >= until);
         let next = committed.as_ref().map_or(-1, |committed| committed.position.next);
+        let newer = match committed.as_ref().map(|committed| committed.ends.get(Topic::CallVerdicts)) {
+            None => Some(reader.start(Topic::CallVerdicts, partition)?),
+            // Where the verdicts end that were committed with it, a marker stands.
+            Some(end) => end.map(|end| end + 1),
+        };
+        let is_published = newer.map_or(Ok(false), |from| reader.has_record(Topic::CallVerdicts, partition, from))?;
+        if is_over && is_published && committed.is_none() {
+            // Who published what is there would be contradicted.
+            return Err(PartitionError::NoPosition { partition });
+        }
         if let Some(copied) = copy.position.filter(|copied| copied.next > next) {
             if is_over {
                 let operation = format!("asking what is committed of partition {partition}");
@@ -167,20 +177,10 @@ fn last_committed(reader: &dyn Reader, partition: u32, copy: &Copy, watch: &Watc
                 return Err(LogError::Kafka { operation, why }.into());
             }
         } else {
-            let ends = committed.as_ref().map(|committed| committed.ends.get(Topic::CallVerdicts));
-            let newer = match ends {
-                None => Some(reader.start(Topic::CallVerdicts, partition)?),
-                // Where the verdicts end that were committed with it, a marker stands.
-                Some(end) => end.map(|end| end + 1),
-            };
-            if !newer.map_or(Ok(false), |from| reader.has_record(Topic::CallVerdicts, partition, from))? {
+            if !is_published {
                 return Ok(Some(committed));
             }
             if is_over {
-                if committed.is_none() {
-                    // Who published what is there would be contradicted.
-                    return Err(PartitionError::NoPosition { partition });
-                }
                 tracing::warn!(
                     partition,
                     committed = next,

@@ -138,7 +138,12 @@ impl Partition {
     /// worked off, since a session's deadline is never later than the time at which its facts go to `open-calls`. So the events
     /// before the newest mark that is older still are all contained. A bound of a few seconds' events costs nothing to keep.
     fn low_water(&mut self) -> (Millis, i64) {
-        let front = self.position.partition_time.min(self.store.next_deadline().unwrap_or(Millis::MAX));
+        let Some(deadline) = self.store.next_deadline() else {
+            // No session is open, so nothing is unpublished.
+            self.marks = VecDeque::from([(self.position.partition_time, self.position.next)]);
+            return (self.position.partition_time, self.position.next);
+        };
+        let front = self.position.partition_time.min(deadline);
         let contained = front.saturating_sub(OPEN_CALL_AFTER);
         while self.marks.len() > 1 && self.marks[1].0 <= contained {
             self.marks.pop_front();
@@ -181,7 +186,7 @@ pub(super) fn unreadable(record: &Record, error: &CodecError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{HEADER, Record as Schema, Tick, encode_event, header_of};
+    use crate::event::{AccountId, CallLegs, CallSource, HEADER, Media, Record as Schema, SessionId, Tick, encode_event, header_of};
     use crate::state::database::{Database, DatabaseOptions, Engine};
     use std::sync::Arc;
 
@@ -248,9 +253,9 @@ mod tests {
         let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
         let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
         let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
-        // The second record's own time is earlier than the partition's.
+        // The second record's own time is earlier than the partition's. A call is open from the first on.
         for (offset, timestamp) in (0..).zip([T0, T0 - 60_000, T0 + MARK_EVERY, T0 + MARK_EVERY + OPEN_CALL_AFTER]) {
-            let value = encode_event(&Event::Tick(Tick { at: timestamp }));
+            let value = encode_event(&if offset == 0 { open_call() } else { Event::Tick(Tick { at: timestamp }) });
             partition
                 .step(
                     &[Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs }],
@@ -269,5 +274,37 @@ mod tests {
             )
             .unwrap();
         assert_eq!((partition.position().low_water, partition.position().low_water_time), (2, T0 + MARK_EVERY), "the same after opening again");
+    }
+
+    #[test]
+    fn while_no_call_is_open_the_low_water_mark_is_the_position() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
+        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
+        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        let tick = |at| Event::Tick(Tick { at });
+        for (offset, (event, low_water)) in (0..).zip([(tick(T0), 1), (tick(T0 + 1), 2), (open_call(), 2), (tick(T0 + 2), 2)]) {
+            let record =
+                Record { offset, timestamp: T0, key: b"~".to_vec(), value: Some(encode_event(&event)), headers: Vec::new(), came: Came::AsItIs };
+            partition.step(&[record], &mut Vec::new()).unwrap();
+            assert_eq!((partition.position().low_water, partition.position().low_water_time), (low_water, T0), "{offset}");
+        }
+    }
+
+    fn open_call() -> Event {
+        Event::CallLegs(CallLegs {
+            account_id: AccountId::parse("1").unwrap(),
+            session_id: SessionId::parse("s").unwrap(),
+            legacy_session_id: None,
+            source: CallSource::Webhook,
+            sequence: None,
+            occurred_at: T0,
+            received_at: T0,
+            origin: None,
+            media: Media::Voice,
+            is_final: false,
+            ended_at: None,
+            legs: Vec::new().into(),
+        })
     }
 }

@@ -3,32 +3,16 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use crate::cluster::newest;
-use crate::common::{TOKEN, account, append_numbers, company, now};
+use crate::common::{TOKEN, account, apart, append_numbers, calls, company, until};
 use callsieve::event::{CallVerdict, Verdict};
 use callsieve::log::kafka::{Kafka, KafkaReader, KafkaSettings, TopicSettings, create};
-use callsieve::simulate::{Company, HOUR_MS};
+use callsieve::simulate::Company;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub const PARTITIONS: u32 = 4;
-pub const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Waits for a condition, and says which it was when it doesn't come.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Clients of Kafka wait for the network, so they are made and used on other threads.
-pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
-}
-
 pub fn environment(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} isn't set: run these tests by make kafka-test"))
 }
@@ -56,7 +40,7 @@ pub fn arguments<'a>(settings: &'a KafkaSettings, more: &[&'a str]) -> Vec<&'a s
 pub struct Calls {
     pub company: Company,
     pub account: String,
-    /// Of each session, whether its call is external.
+    /// Of each `account/session`, whether its call is external.
     pub truth: BTreeMap<String, bool>,
     documents: Vec<Value>,
 }
@@ -66,12 +50,7 @@ impl Calls {
         let company = company(seed);
         let account = account(&company).to_string();
         append_numbers(&kafka.appender(), &company).await;
-        let calls = company.hours(now() - 3 * HOUR_MS, 2, 15);
-        let of = |call: &callsieve::simulate::SimulatedCall| call.truth.sessions.clone();
-        let truth = calls.iter().flat_map(of).map(|session| (format!("{account}/{}", session.session), session.external)).collect();
-        let mut notifications: Vec<_> = calls.into_iter().flat_map(|call| call.notifications).collect();
-        notifications.sort_by_key(|notification| notification.due);
-        let documents = notifications.iter().map(|n| n.document("1423e408-e25c-4421-8dd1-5f754e2f5648", &account).unwrap()).collect();
+        let (truth, documents) = calls(&company, 15);
         Self { company, account, truth, documents }
     }
 

@@ -11,9 +11,10 @@ use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_c
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::service::log_dir;
 use callsieve::roles::sync;
-use callsieve::simulate::{AccountLists, Company, CompanyConfig, HOUR_MS};
+use callsieve::simulate::{AccountLists, Company, CompanyConfig, HOUR_MS, Notification};
 use callsieve::state::database::{DatabaseOptions, Engine};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -138,13 +139,32 @@ impl Drop for Running {
     }
 }
 
+/// How long a condition is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
 /// Waits for a condition, and says which it was when it doesn't come.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(120), "{what}: not within 120 s");
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What waits for the network, or for a disk, on a thread of its own.
+pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+/// Two hours of a company's calls: of each `account/session` whether its call is external, and the notifications in the order in which they come.
+pub fn calls(company: &Company, per_hour: u32) -> (BTreeMap<String, bool>, Vec<Value>) {
+    let account = account(company).to_string();
+    let calls = company.hours(now() - 3 * HOUR_MS, 2, per_hour);
+    let truth = calls.iter().flat_map(|call| &call.truth.sessions).map(|s| (format!("{account}/{}", s.session), s.external)).collect();
+    let mut notifications: Vec<Notification> = calls.into_iter().flat_map(|call| call.notifications).collect();
+    notifications.sort_by_key(|notification| notification.due);
+    let envelope = |n: &Notification| n.document("1423e408-e25c-4421-8dd1-5f754e2f5648", &account).unwrap();
+    (truth, notifications.iter().map(envelope).collect())
 }
 
 /// A JSON body with its status.

@@ -1,9 +1,10 @@
 //! The faults, each from its beginning to its end. Afterwards everything that should run has been started.
 
 use crate::cluster::asked;
+use crate::common::{apart, until};
 use crate::proxy::Network;
 use crate::service::{Service, faketime};
-use crate::{PARTITIONS, World, apart, until};
+use crate::{PARTITIONS, World};
 use callsieve::event::{Event, Tick, encode_event};
 use callsieve::log::{Reader, Topic};
 use callsieve::state::database::{Database, DatabaseOptions, Engine, Family};
@@ -409,13 +410,16 @@ impl World {
         if told.is_ok() {
             intruder.ended(Duration::from_millis(rng.random_range(3_000..12_000))).await;
         }
-        let is_refused = told.is_err_and(|said| said.contains("instance")) || intruder.has_said("instance").is_some();
+        // The client's words for it in both protocols, and ours.
+        let words = ["instance.id", "instance id is", "took the place of"];
+        let is_refused = told.is_err_and(|said| words.iter().any(|words| said.to_lowercase().contains(words)))
+            || words.iter().any(|words| intruder.has_said(words).is_some());
         intruder.kill();
         // Who of the two is sent away is the group's business; the one that is says the reason.
         let mut service = self.services[0].lock().await;
         let has_ended = service.ended(Duration::from_secs(2)).await;
         if has_ended {
-            until("it says why it has ended", async || service.has_said("instance").is_some()).await;
+            until("it says why it has ended", async || words.iter().any(|words| service.has_said(words).is_some())).await;
             service.kill();
             started(&mut service);
         }

@@ -1,10 +1,10 @@
 //! Simulated companies whose notifications are posted to the services until one acknowledges each.
 
-use crate::common::{TOKEN, account, company, completed, now, numbers};
+use crate::common::{TOKEN, account, calls, company, completed, numbers};
 use callsieve::event::{CallVerdict, Event};
 use callsieve::log::Appender;
 use callsieve::roles::sync::append;
-use callsieve::simulate::{Company, HOUR_MS, Notification};
+use callsieve::simulate::Company;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,12 +28,7 @@ impl Watched {
     fn new(seed: u64) -> Self {
         let company = company(seed);
         let account = account(&company).to_string();
-        let calls = company.hours(now() - 3 * HOUR_MS, 2, CALLS_PER_HOUR);
-        let truth = calls.iter().flat_map(|call| &call.truth.sessions).map(|s| (format!("{account}/{}", s.session), s.external)).collect();
-        let mut notifications: Vec<Notification> = calls.into_iter().flat_map(|call| call.notifications).collect();
-        notifications.sort_by_key(|notification| notification.due);
-        let envelope = |n: &Notification| n.document("1423e408-e25c-4421-8dd1-5f754e2f5648", &account).unwrap();
-        let documents = notifications.iter().map(envelope).collect();
+        let (truth, documents) = calls(&company, CALLS_PER_HOUR);
         Self { company, account, truth, documents, acknowledged: AtomicUsize::new(0) }
     }
 

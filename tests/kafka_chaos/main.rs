@@ -16,6 +16,7 @@ use callsieve::event::{CallVerdict, decode};
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
 use callsieve::log::{Reader, Topic};
 use cluster::{Cluster, asked, newest};
+use common::{PATIENCE, apart, until};
 use faults::{KINDS, Kind, TAKES_BROKER, TAKES_SERVICE};
 use load::Load;
 use proxy::Ways;
@@ -36,7 +37,6 @@ use tokio::sync::Mutex;
 
 const PARTITIONS: u32 = 4;
 const BROKERS: usize = 3;
-const PATIENCE: Duration = Duration::from_secs(240);
 /// After which a service that holds nothing, while all is done, is not waited for.
 const IDLE: Duration = Duration::from_secs(30);
 /// Faults after which everything sent so far is judged, and looked at.
@@ -45,22 +45,9 @@ const ROUND: usize = 12;
 const FAULTS: usize = 100;
 const SEED: u64 = 1;
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 /// By which protocol the group is one: even seeds have the classic one with cooperative-sticky assignment, the others that of KIP-848.
 pub fn is_classic(seed: u64) -> bool {
     seed.is_multiple_of(2)
-}
-
-/// What waits for brokers or disks, on a thread of its own.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
 }
 
 /// Everything that faults happen to.

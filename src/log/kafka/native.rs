@@ -116,7 +116,7 @@ impl<C: ClientContext + ConsumerContext> Queue<C> {
         &self.consumer
     }
 
-    /// From now on what comes of a partition comes here, however often it is assigned. Has to be said before it is.
+    /// What comes of a partition comes here once it is assigned, which has to be afterwards, and until it is given up.
     pub(super) fn lead_here(&self, topic: &CStr, partition: i32) {
         // SAFETY: the consumer lives, the topic's name ends with 0, and the reference to the partition's queue is given back once.
         unsafe {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::log::contract::{self, Subject, append, commit, output, position, texts};
-use crate::log::{Appender, Log, Reader};
+use crate::log::{Appender, Log, OutputEnds, Reader};
 use crate::state::database::{Database, DatabaseOptions, Engine};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::sync::Arc;
@@ -183,6 +183,51 @@ fn kafka_a_partition_is_given_on_only_after_it_was_closed() {
         drop(second);
         until("the one that is left has all", || first.poll(10, Duration::from_millis(20)).is_ok() && first.assigned().len() == 4);
         assert!(kept.iter().all(|partition| first.assigned().contains(partition)));
+    }
+}
+
+/// A worker that was held up, and whose position retention has passed meanwhile, goes on where the log begins.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_a_worker_that_retention_has_overtaken_goes_on() {
+    for protocol in ["consumer", "classic"] {
+        let subject = with(KafkaSettings { passed: [("group.protocol".into(), protocol.into())].into(), ..settings() }, 1);
+        let mut worker = subject.joined(None);
+        for n in 0..3 {
+            append(&subject, "1", &n.to_string());
+        }
+        let mut seen = 0;
+        until("they are polled", || {
+            seen += worker.poll(10, Duration::from_millis(20)).unwrap().iter().map(|batch| batch.records.len()).sum::<usize>();
+            seen == 3
+        });
+        worker.pause(0).unwrap();
+        for n in 3..6 {
+            append(&subject, "1", &n.to_string());
+        }
+        let admin: rdkafka::admin::AdminClient<_> = subject.kafka.settings.asking().create().unwrap();
+        let mut before = rdkafka::TopicPartitionList::new();
+        before.add_partition_offset(&subject.kafka.settings.topic(Topic::Events), 0, rdkafka::Offset::Offset(5)).unwrap();
+        contract::now(admin.delete_records(&before, &rdkafka::admin::AdminOptions::new())).unwrap();
+        let mut resumed = worker.resume(0, 3, OutputEnds::default());
+        let mut seen = Vec::new();
+        until("it goes on", || {
+            let polled = std::mem::replace(&mut resumed, Ok(())).and_then(|()| worker.poll(10, Duration::from_millis(20)));
+            match polled {
+                Ok(batches) => seen.extend(batches.iter().flat_map(|batch| texts(&batch.records))),
+                Err(error) => {
+                    assert!(error.is_passing(), "{protocol}: {error}");
+                    // As the processor does.
+                    if worker.assigned() == [0] {
+                        let start = subject.kafka.reader().start(Topic::Events, 0).unwrap();
+                        worker.pause(0).unwrap();
+                        resumed = worker.resume(0, start, OutputEnds::default());
+                    }
+                }
+            }
+            !seen.is_empty()
+        });
+        assert_eq!(seen, ["5"], "{protocol}");
     }
 }
 
