@@ -186,6 +186,31 @@ fn kafka_a_partition_is_given_on_only_after_it_was_closed() {
     }
 }
 
+/// Who takes the place of another is told only by being sent away itself; one of the two ends by that, and says so.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_of_two_with_one_name_one_ends_and_the_other_has_all() {
+    let subject = with(KafkaSettings { passed: [("group.protocol".into(), "classic".into())].into(), ..settings() }, 2);
+    let mut workers = vec![subject.joined(Some("one")), subject.kafka.worker(Some("one")).unwrap()];
+    let (mut ended, mut joined_anew) = (None, 0);
+    until("one ends", || {
+        for (n, worker) in workers.iter_mut().enumerate() {
+            match worker.poll(10, Duration::from_millis(20)) {
+                Err(LogError::Fenced { .. }) => ended = Some(n),
+                Err(error) => {
+                    assert!(error.is_passing(), "{error}");
+                    joined_anew += 1;
+                }
+                Ok(_) => {}
+            }
+        }
+        ended.is_some()
+    });
+    assert!(joined_anew > 0, "the first time it may be the brokers' mistake");
+    drop(workers.remove(ended.unwrap()));
+    until("the other has all", || workers[0].poll(10, Duration::from_millis(20)).is_ok() && workers[0].assigned() == [0, 1]);
+}
+
 /// A worker that was held up, and whose position retention has passed meanwhile, goes on where the log begins.
 #[test]
 #[ignore = "needs a broker: make kafka-test"]

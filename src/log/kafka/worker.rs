@@ -29,6 +29,9 @@ use std::time::{Duration, Instant};
 
 /// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
 const REFUSALS: u32 = 3;
+/// Of two with one static id each fences the other whenever it joins, so one is fenced again by then, and ends. But a coordinator that was away may fence a member that
+/// is alone, too: by an answer that it gave before, and that the member never got.
+const FENCED_AGAIN: Duration = Duration::from_secs(60);
 /// Records of a commit: what a transaction costs the broker besides its records is shared by so many.
 const BATCH: usize = 20_000;
 /// How long after a commit a batch goes on filling: a transaction costs the broker more than its records do.
@@ -119,6 +122,8 @@ pub struct KafkaLog {
     owned: BTreeSet<u32>,
     /// Commits in a row that came to nothing.
     refused: u32,
+    /// When another of its static id took its place the last time.
+    fenced: Option<Instant>,
     /// Before that a batch that isn't full goes on filling.
     gathers_until: Instant,
     /// When the last poll ended.
@@ -168,6 +173,7 @@ impl KafkaLog {
             appender,
             owned: BTreeSet::new(),
             refused: 0,
+            fenced: None,
             gathers_until: Instant::now(),
             polled_at: Instant::now(),
             paused: BTreeSet::new(),
@@ -295,7 +301,11 @@ impl KafkaLog {
         let passing = |operation: &str| Some(LogError::Kafka { operation: operation.to_owned(), why: words(error) });
         match error {
             KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => {
-                Some(LogError::Fenced { member: self.member.clone(), why: words(error) })
+                let before = self.fenced.replace(Instant::now());
+                if before.is_some_and(|before| before.elapsed() < FENCED_AGAIN) {
+                    return Some(LogError::Fenced { member: self.member.clone(), why: words(error) });
+                }
+                Some(self.rejoin(words(error)))
             }
             // The group protocol of KIP-848 is asked for first, and only this answer tells for sure that the brokers don't have it, or have it switched off.
             KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature)
