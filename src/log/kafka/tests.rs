@@ -189,7 +189,7 @@ fn kafka_a_partition_is_given_on_only_after_it_was_closed() {
 /// Who takes the place of another is told only by being sent away itself; one of the two ends by that, and says so.
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
-fn kafka_of_two_with_one_name_one_ends_and_the_other_has_all() {
+fn kafka_of_two_workers_with_one_name_one_ends_by_the_classic_protocol() {
     let subject = with(KafkaSettings { passed: [("group.protocol".into(), "classic".into())].into(), ..settings() }, 2);
     let mut workers = vec![subject.joined(Some("one")), subject.kafka.worker(Some("one")).unwrap()];
     let (mut ended, mut joined_anew) = (None, 0);
