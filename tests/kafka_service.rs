@@ -211,7 +211,7 @@ async fn kafka_a_kill_leaves_the_state_and_what_is_missing_alone_is_read() {
     two.kill();
     let three = start();
     three.ready().await;
-    assert!(all_is_stepped(&three.base, &companies).await);
+    until("all is as it was", async || all_is_stepped(&three.base, &companies).await).await;
     let read = metric(&three.base, "callsieve_brought_up_records_total{by=\"worker\"}").await;
     let reader = kafka.reader();
     let numbers = move |partition| reader.read(Topic::CompanyNumbers, partition, 0, 100_000).unwrap().records.len();
@@ -241,8 +241,7 @@ async fn kafka_services_share_partitions_by_the_classic_protocol_where_there_is_
     })
     .await;
     for service in &services {
-        service.ready().await;
-        assert!(all_is_stepped(&service.base, &companies).await);
+        until("all is stepped", async || all_is_stepped(&service.base, &companies).await).await;
     }
     for service in services {
         assert_eq!(service.terminate(), Some(0));
