@@ -234,3 +234,24 @@ pub struct OpenCall {
     /// The evidence so far.
     pub call: Call,
 }
+
+#[cfg(test)]
+impl CallLegs {
+    /// What a webhook says of a session that goes on, without a leg.
+    pub(crate) fn without_legs(account: &str, session: &str, at: Millis) -> Self {
+        Self {
+            account_id: AccountId::parse(account).unwrap(),
+            session_id: SessionId::parse(session).unwrap(),
+            legacy_session_id: None,
+            source: CallSource::Webhook,
+            sequence: None,
+            occurred_at: at,
+            received_at: at,
+            origin: None,
+            media: Media::Voice,
+            is_final: false,
+            ended_at: None,
+            legs: Vec::new().into(),
+        }
+    }
+}

@@ -21,6 +21,8 @@ pub(super) const LARGEST: usize = 890_000;
 /// What a record takes besides legs, endpoints and lists of ids, and what is added to one of those besides its text: at most.
 pub(super) const OVERHEAD: usize = 2_000;
 pub(super) const PER_TEXT: usize = 5;
+/// The same of a leg, besides its texts.
+const LEG: usize = 84;
 /// So many legs and links are never too large together.
 const FEW_LEGS: usize = 28;
 const FEW_LINKS: usize = 256;
@@ -89,8 +91,8 @@ impl Call {
         if self.legs.len() + facts.legs.len() <= FEW_LEGS && self.links.len() + facts.legs.len() <= FEW_LINKS {
             return usize::MAX;
         }
-        let ids = self.links.iter().map(|link| link.as_str().len()).chain(self.legacy_session_ids.iter().map(|id| id.len()));
-        let taken = OVERHEAD + self.legs.iter().map(|leg| leg.size()).sum::<usize>() + ids.map(|length| length + PER_TEXT).sum::<usize>();
+        let ids = self.links.iter().map(SessionId::as_str).chain(self.legacy_session_ids.iter().map(CompactString::as_str));
+        let taken = OVERHEAD + self.legs.iter().map(|leg| leg.size()).sum::<usize>() + listed(ids);
         LARGEST.saturating_sub(taken)
     }
 
@@ -230,9 +232,7 @@ struct News {
 impl News {
     /// Takes so many bytes, if there is room for them.
     fn has_room(&mut self, bytes: usize) -> bool {
-        let left = self.left.checked_sub(bytes);
-        self.left = left.unwrap_or(self.left);
-        left.is_some()
+        take(&mut self.left, bytes)
     }
 
     fn set<T: PartialEq>(&mut self, slot: &mut T, value: T) {
@@ -258,16 +258,11 @@ impl News {
     }
 }
 
-/// What a leg takes besides its texts, at most.
-const LEG: usize = 84;
-
 impl CallLeg {
     /// Bytes that it takes as Avro, at most.
     pub(super) fn size(&self) -> usize {
-        let texts = |side: &Side| {
-            side.numbers.iter().chain(&side.extension_ids).chain(&side.extension_numbers).map(|text| text.len() + PER_TEXT).sum::<usize>()
-        };
-        LEG + self.leg_id.as_str().len() + self.extension_id.as_ref().map_or(0, |id| id.len()) + texts(&self.from) + texts(&self.to)
+        let texts = [&self.from, &self.to].into_iter().flat_map(|side| side.numbers.iter().chain(&side.extension_ids).chain(&side.extension_numbers));
+        LEG + self.leg_id.as_str().len() + self.extension_id.as_ref().map_or(0, |id| id.len()) + listed(texts.map(CompactString::as_str))
     }
 
     /// A call-log leg whose company side is empty is the record's own extension (design §1, Endpoints).
@@ -295,6 +290,22 @@ impl Side {
         }
         kept
     }
+}
+
+/// Takes so many bytes of what is left, if there are as many.
+pub(super) fn take(left: &mut usize, bytes: usize) -> bool {
+    match left.checked_sub(bytes) {
+        Some(rest) => {
+            *left = rest;
+            true
+        }
+        None => false,
+    }
+}
+
+/// What texts take in a list, at most.
+pub(super) fn listed<'a>(texts: impl Iterator<Item = &'a str>) -> usize {
+    texts.map(|text| text.len() + PER_TEXT).sum()
 }
 
 /// False when there was no room.

@@ -723,10 +723,12 @@ impl<'v, V: View> Step<'v, V> {
             let others = judgement.members.iter().filter(|id| **id != member.id);
             member.session.open.is_some() || member.session.verdict.as_ref().is_some_and(|verdict| !verdict.linked_sessions.iter().eq(others))
         };
-        let may_differ = match members.iter().any(has_news) {
-            _ if is_replay => Differ::ByReplay,
-            true => Differ::ByNews,
-            false => Differ::WithoutNews,
+        let may_differ = if is_replay {
+            Differ::ByReplay
+        } else if members.iter().any(has_news) {
+            Differ::ByNews
+        } else {
+            Differ::WithoutNews
         };
         for member in members.iter().filter(|member| only.is_none_or(|only| *only == member.id)) {
             let Some(call) = member.session.evidence() else { continue };

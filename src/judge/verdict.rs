@@ -1,8 +1,8 @@
 //! From the endpoints of a conversation to the verdicts on its sessions (design R1, R6, R8–R10).
 
-use super::call::{LARGEST, OVERHEAD, PER_TEXT};
+use super::call::{LARGEST, OVERHEAD, PER_TEXT, listed, take};
 use super::endpoint::{Found, Identity, material};
-use super::step::recorded;
+use super::step::{home, recorded};
 use crate::event::{
     AccountSettings, Call, CallVerdict, CompanyNumber, Disposition, EndedBy, EndpointKind, JudgedEndpoint, Millis, Revision, RevisionCause,
     SessionId, Standing, StandingReason, Verdict,
@@ -190,10 +190,10 @@ pub fn difference(old: &CallVerdict, new: &CallVerdict, settings: &AccountSettin
         let has_become_known = |(person, _, reason): &(Person<'_>, Standing, StandingReason)| {
             is_waiting(*reason) && now(person).map_or(is_abridged, |(.., reason)| is_known(*reason))
         };
-        return match old.snapshot_complete == new.snapshot_complete {
-            false => Some(RevisionCause::SnapshotCompleted),
-            true => before.iter().any(has_become_known).then_some(RevisionCause::SnapshotGrew),
-        };
+        if old.snapshot_complete != new.snapshot_complete {
+            return Some(RevisionCause::SnapshotCompleted);
+        }
+        return before.iter().any(has_become_known).then_some(RevisionCause::SnapshotGrew);
     }
     let same_people = before.len() == after.len() && before.iter().zip(&after).all(|(a, b)| a.0 == b.0);
     if !same_people || old.endpoints_omitted != new.endpoints_omitted {
@@ -212,7 +212,7 @@ pub fn difference(old: &CallVerdict, new: &CallVerdict, settings: &AccountSettin
         return Some(RevisionCause::LateLeg);
     }
     // The session's own part may matter once another of its conversation turns out a fax, or a number becomes known.
-    let home = super::step::home(settings);
+    let home = home(settings);
     let own = |verdict: &CallVerdict| (verdict.call.legs_dropped > 0, material(&verdict.session_id, &verdict.call, home));
     if old.call != new.call && (own(old) != own(new) || recorded(&old.call, settings) != recorded(&new.call, settings)) {
         return Some(RevisionCause::LateLeg);
@@ -259,8 +259,8 @@ fn abridge(verdict: &mut CallVerdict, largest: usize) {
     let legs: usize = verdict.call.legs.iter().map(|leg| leg.size()).sum();
     let endpoints: usize = verdict.endpoints.iter().map(endpoint_size).sum();
     let rest = OVERHEAD
-        + verdict.call.links.iter().chain(&verdict.linked_sessions).map(|s| s.as_str().len() + PER_TEXT).sum::<usize>()
-        + verdict.recorded_extensions.iter().chain(&verdict.call.legacy_session_ids).map(|t| t.len() + PER_TEXT).sum::<usize>();
+        + listed(verdict.call.links.iter().chain(&verdict.linked_sessions).map(SessionId::as_str))
+        + listed(verdict.recorded_extensions.iter().chain(&verdict.call.legacy_session_ids).map(CompactString::as_str));
     if legs + endpoints + rest <= largest {
         return;
     }
@@ -277,16 +277,6 @@ fn abridge(verdict: &mut CallVerdict, largest: usize) {
     let dropped = i32::try_from(verdict.call.legs.len() - fitting).unwrap_or(i32::MAX);
     verdict.call.legs.truncate(fitting);
     verdict.call.legs_dropped = verdict.call.legs_dropped.saturating_add(dropped);
-}
-
-fn take(room: &mut usize, size: usize) -> bool {
-    match room.checked_sub(size) {
-        Some(left) => {
-            *room = left;
-            true
-        }
-        None => false,
-    }
 }
 
 /// At most what Avro makes of it: a text with its length, a number in 10 bytes.

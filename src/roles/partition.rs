@@ -140,8 +140,9 @@ impl Partition {
     fn low_water(&mut self) -> (Millis, i64) {
         let Some(deadline) = self.store.next_deadline() else {
             // No session is open, so nothing is unpublished.
-            self.marks = VecDeque::from([(self.position.partition_time, self.position.next)]);
-            return (self.position.partition_time, self.position.next);
+            let here = (self.position.partition_time, self.position.next);
+            self.marks = VecDeque::from([here]);
+            return here;
         };
         let front = self.position.partition_time.min(deadline);
         let contained = front.saturating_sub(OPEN_CALL_AFTER);
@@ -186,18 +187,23 @@ pub(super) fn unreadable(record: &Record, error: &CodecError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{AccountId, CallLegs, CallSource, HEADER, Media, Record as Schema, SessionId, Tick, encode_event, header_of};
+    use crate::event::{CallLegs, HEADER, Record as Schema, Tick, encode_event, header_of};
     use crate::state::database::{Database, DatabaseOptions, Engine};
     use std::sync::Arc;
 
     const T0: Millis = 1_700_000_000_000;
 
-    #[test]
-    fn a_partitions_time_is_the_running_maximum_of_its_records_times() {
+    /// One that has nothing, in a folder of its own.
+    fn fresh() -> (tempfile::TempDir, Partition) {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
         let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
-        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        (dir, Partition::new(0, Store::open(Arc::new(database)).unwrap(), start))
+    }
+
+    #[test]
+    fn a_partitions_time_is_the_running_maximum_of_its_records_times() {
+        let (_dir, mut partition) = fresh();
         // A writer's clock may be behind, and a record's time may be none at all.
         let rows = [(-5, 0), (T0, T0), (T0 - 60_000, T0), (T0 + 1, T0 + 1), (Millis::MIN, T0 + 1), (Millis::MAX, LATEST), (T0 + 2, LATEST)];
         for (offset, (timestamp, expected)) in (0..).zip(rows) {
@@ -212,10 +218,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_given_once_more_changes_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
-        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
-        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        let (_dir, mut partition) = fresh();
         let unreadable = |offset| Record { offset, timestamp: T0, key: b"7".to_vec(), value: None, headers: Vec::new(), came: Came::AsItIs };
         for (records, letters) in [(0..3, 3), (1..3, 0), (1..4, 1)] {
             let (records, mut published): (Vec<Record>, _) = (records.map(unreadable).collect(), Vec::new());
@@ -226,10 +229,7 @@ mod tests {
 
     #[test]
     fn a_dead_letter_has_the_bytes_as_they_came_and_the_cause_that_is_known() {
-        let dir = tempfile::tempdir().unwrap();
-        let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
-        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
-        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        let (_dir, mut partition) = fresh();
         let broken = [&header_of(Schema::Rejudge)[..], b"x"].concat();
         let rows = [
             (Came::AsItIs, broken.clone(), "broken Rejudge"),
@@ -249,10 +249,7 @@ mod tests {
 
     #[test]
     fn the_low_water_mark_knows_the_partitions_time_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
-        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
-        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        let (_dir, mut partition) = fresh();
         // The second record's own time is earlier than the partition's. A call is open from the first on.
         for (offset, timestamp) in (0..).zip([T0, T0 - 60_000, T0 + MARK_EVERY, T0 + MARK_EVERY + OPEN_CALL_AFTER]) {
             let value = encode_event(&if offset == 0 { open_call() } else { Event::Tick(Tick { at: timestamp }) });
@@ -278,10 +275,7 @@ mod tests {
 
     #[test]
     fn while_no_call_is_open_the_low_water_mark_is_the_position() {
-        let dir = tempfile::tempdir().unwrap();
-        let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
-        let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
-        let mut partition = Partition::new(0, Store::open(Arc::new(database)).unwrap(), start);
+        let (_dir, mut partition) = fresh();
         let tick = |at| Event::Tick(Tick { at });
         for (offset, (event, low_water)) in (0..).zip([(tick(T0), 1), (tick(T0 + 1), 2), (open_call(), 2), (tick(T0 + 2), 2)]) {
             let record =
@@ -292,19 +286,6 @@ mod tests {
     }
 
     fn open_call() -> Event {
-        Event::CallLegs(CallLegs {
-            account_id: AccountId::parse("1").unwrap(),
-            session_id: SessionId::parse("s").unwrap(),
-            legacy_session_id: None,
-            source: CallSource::Webhook,
-            sequence: None,
-            occurred_at: T0,
-            received_at: T0,
-            origin: None,
-            media: Media::Voice,
-            is_final: false,
-            ended_at: None,
-            legs: Vec::new().into(),
-        })
+        Event::CallLegs(CallLegs::without_legs("1", "s", T0))
     }
 }

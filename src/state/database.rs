@@ -465,12 +465,6 @@ impl Database {
         })
     }
 
-    /// That files could not be merged.
-    #[must_use]
-    pub fn unmerged(&self) -> DatabaseError {
-        DatabaseError::Unmerged { path: self.path.clone() }
-    }
-
     /// How many files a family has at most that aren't merged yet.
     pub fn unmerged_files(&self) -> Result<u64, DatabaseError> {
         let mut most = 0;

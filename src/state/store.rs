@@ -552,7 +552,7 @@ impl Store {
         if !self.database.merge(is_cancelled) {
             return Ok(false);
         }
-        if self.has_few_files()? { Ok(true) } else { Err(self.database.unmerged().into()) }
+        if self.has_few_files()? { Ok(true) } else { Err(DatabaseError::Unmerged { path: self.database.path().to_path_buf() }.into()) }
     }
 
     /// Whether verdicts are taken in in bulk.

@@ -380,8 +380,8 @@ impl World {
         service.kill();
         let points = format!("apply={}*off->1*sleep({})->off", rng.random_range(0..3), STALL.as_millis());
         service.start(Some(&points)).unwrap();
-        let (ready, begun) = (format!("{}/readyz", service.base().lock().unwrap()), Instant::now());
-        while begun.elapsed() < COMES_BY && !reqwest::get(&ready).await.is_ok_and(|answer| answer.status() == 200) {
+        let begun = Instant::now();
+        while begun.elapsed() < COMES_BY && !service.is_ready().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         // So that there is something to write, whatever the load is.
@@ -412,14 +412,14 @@ impl World {
         }
         // The client's words for it in both protocols, and ours.
         let words = ["instance.id", "instance id is", "took the place of"];
-        let is_refused = told.is_err_and(|said| words.iter().any(|words| said.to_lowercase().contains(words)))
-            || words.iter().any(|words| intruder.has_said(words).is_some());
+        let says_so = |service: &Service| words.iter().any(|words| service.has_said(words).is_some());
+        let is_refused = told.is_err_and(|said| words.iter().any(|words| said.to_lowercase().contains(words))) || says_so(&intruder);
         intruder.kill();
         // Who of the two is sent away is the group's business; the one that is says the reason.
         let mut service = self.services[0].lock().await;
         let has_ended = service.ended(Duration::from_secs(2)).await;
         if has_ended {
-            until("it says why it has ended", async || words.iter().any(|words| service.has_said(words).is_some())).await;
+            until("it says why it has ended", async || says_so(&service)).await;
             service.kill();
             started(&mut service);
         }
@@ -432,8 +432,7 @@ impl World {
         let mut service = self.services[n].lock().await;
         service.kill();
         service.start(Some("offsets-sent=sleep(500)")).unwrap();
-        let ready = format!("{}/readyz", service.base().lock().unwrap());
-        until("it works with slow transactions", async || reqwest::get(&ready).await.is_ok_and(|answer| answer.status() == 200)).await;
+        until("it works with slow transactions", async || service.is_ready().await).await;
         let partition = rng.random_range(0..PARTITIONS);
         let leader = self.leader(&self.settings.topic(Topic::CallVerdicts), i32::try_from(partition).unwrap()).await;
         let broker = leader.unwrap_or(1);

@@ -130,13 +130,12 @@ impl World {
         until(&format!("after {after}: brokers are in sync"), async || self.is_in_sync().await).await;
         for service in &self.services {
             let mut service = service.lock().await;
-            let ready = format!("{}/readyz", service.base().lock().unwrap());
             let begun = Instant::now();
             let mut is_idle = false;
             until(&format!("after {after}: {} is ready", service.name), async || {
                 assert!(!service.has_ended(), "after {after}, {} ended by itself: {:#?}", service.name, service.errors());
                 is_idle = begun.elapsed() > IDLE && self.is_all_committed().await;
-                is_idle || reqwest::get(&ready).await.is_ok_and(|answer| answer.status() == 200)
+                is_idle || service.is_ready().await
             })
             .await;
             idle += usize::from(is_idle);

@@ -94,6 +94,11 @@ impl Service {
         self.base.clone()
     }
 
+    pub async fn is_ready(&self) -> bool {
+        let ready = format!("{}/readyz", self.base.lock().unwrap());
+        reqwest::get(ready).await.is_ok_and(|answer| answer.status() == 200)
+    }
+
     /// Its errors since it was started.
     pub fn errors(&self) -> Vec<String> {
         let said = self.said.lock().unwrap();

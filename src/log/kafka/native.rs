@@ -8,7 +8,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,7 +117,9 @@ impl<C: ClientContext + ConsumerContext> Queue<C> {
     }
 
     /// What comes of a partition comes here once it is assigned, which has to be afterwards, and until it is given up.
-    pub(super) fn lead_here(&self, topic: &CStr, partition: i32) {
+    pub(super) fn lead_here(&self, topic: &str, partition: i32) {
+        // No topic has a name with 0 in it.
+        let Ok(topic) = CString::new(topic) else { return };
         // SAFETY: the consumer lives, the topic's name ends with 0, and the reference to the partition's queue is given back once.
         unsafe {
             let from = sys::rd_kafka_queue_get_partition(self.consumer.client().native_ptr(), topic.as_ptr(), partition);

@@ -102,6 +102,11 @@ fn with(settings: KafkaSettings, partitions: u32) -> OnKafka {
     open(&Arc::new(tempfile::tempdir().unwrap()), settings)
 }
 
+/// The same, of a group by this protocol.
+fn by(protocol: &str, partitions: u32) -> OnKafka {
+    with(KafkaSettings { passed: [("group.protocol".into(), protocol.into())].into(), ..settings() }, partitions)
+}
+
 fn poll(worker: &mut KafkaLog, count: usize) -> Vec<crate::log::Record> {
     let mut records = Vec::new();
     until("records come", || {
@@ -154,7 +159,7 @@ fn kafka_a_worker_that_was_away_commits_nothing() {
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_a_partition_is_given_on_only_after_it_was_closed() {
     for protocol in ["consumer", "classic"] {
-        let subject = with(KafkaSettings { passed: [("group.protocol".into(), protocol.into())].into(), ..settings() }, 4);
+        let subject = by(protocol, 4);
         let mut first = subject.joined(None);
         let mut second = subject.kafka.worker(None).unwrap();
         let mut taken = Vec::new();
@@ -190,7 +195,7 @@ fn kafka_a_partition_is_given_on_only_after_it_was_closed() {
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_of_two_workers_with_one_name_one_ends_by_the_classic_protocol() {
-    let subject = with(KafkaSettings { passed: [("group.protocol".into(), "classic".into())].into(), ..settings() }, 2);
+    let subject = by("classic", 2);
     let mut workers = vec![subject.joined(Some("one")), subject.kafka.worker(Some("one")).unwrap()];
     let (mut ended, mut joined_anew) = (None, 0);
     until("one ends", || {
@@ -216,7 +221,7 @@ fn kafka_of_two_workers_with_one_name_one_ends_by_the_classic_protocol() {
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_a_worker_that_retention_has_overtaken_goes_on() {
     for protocol in ["consumer", "classic"] {
-        let subject = with(KafkaSettings { passed: [("group.protocol".into(), protocol.into())].into(), ..settings() }, 1);
+        let subject = by(protocol, 1);
         let mut worker = subject.joined(None);
         for n in 0..3 {
             append(&subject, "1", &n.to_string());

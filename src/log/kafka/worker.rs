@@ -22,7 +22,6 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use rocksdb::WriteBatch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -107,7 +106,6 @@ type States = Vec<(Arc<Database>, WriteBatch)>;
 pub struct KafkaLog {
     settings: KafkaSettings,
     events: String,
-    native_events: CString,
     /// Its name in messages, and of its transactions.
     member: String,
     /// Its static id.
@@ -157,13 +155,10 @@ impl KafkaLog {
         // Before it joins: a predecessor of the same name may have left a transaction, and can commit nothing from now on.
         let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group), holder);
         transactions.ready()?;
-        let native_events = CString::new(events.as_str())
-            .map_err(|error| LogError::Kafka { operation: format!("joining the group {}", settings.group), why: error.to_string() })?;
         consumer.subscribe(&[&events]).map_err(failed(format!("joining the group {}", settings.group)))?;
         Ok(Self {
             settings: settings.clone(),
             events,
-            native_events,
             member: name,
             instance: member.map(str::to_owned),
             queue: Queue::beside(Arc::new(consumer)),
@@ -203,7 +198,7 @@ impl KafkaLog {
             let Some(change) = self.queue.consumer().context().first() else { break };
             match change {
                 Change::Assigned(partitions) => {
-                    partitions.iter().for_each(|partition| self.queue.lead_here(&self.native_events, number(*partition)));
+                    partitions.iter().for_each(|partition| self.queue.lead_here(&self.events, number(*partition)));
                     let (paused, fetched): (Vec<u32>, Vec<u32>) = partitions.into_iter().partition(|partition| self.paused.contains(partition));
                     let mut from = Vec::with_capacity(fetched.len());
                     for partition in fetched {

@@ -211,26 +211,13 @@ impl Reader for PastReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{AccountId, AccountRemoved, AccountSettings, CallLegs, CallSource, Media, SessionId, decode_event};
+    use crate::event::{AccountId, AccountRemoved, AccountSettings, CallLegs, decode_event};
     use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention};
     use crate::log::{Appender, Input};
     use crate::state::database::{DatabaseOptions, Engine};
 
     fn legs() -> Event {
-        Event::CallLegs(CallLegs {
-            account_id: AccountId::parse("1").unwrap(),
-            session_id: SessionId::parse("s").unwrap(),
-            legacy_session_id: None,
-            source: CallSource::Webhook,
-            sequence: None,
-            occurred_at: 1,
-            received_at: 1,
-            origin: None,
-            media: Media::Voice,
-            is_final: false,
-            ended_at: None,
-            legs: Vec::new().into(),
-        })
+        Event::CallLegs(CallLegs::without_legs("1", "s", 1))
     }
 
     #[test]
