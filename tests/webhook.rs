@@ -88,6 +88,43 @@ async fn a_notification_that_carries_a_validation_token_is_not_dropped() {
 }
 
 #[tokio::test]
+async fn what_is_not_judged_yet_says_what_it_waits_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Running::start(directory.path(), &[]);
+    service.ready().await;
+    let says = async |session: &str, status: Value| {
+        let party = json!({"id": format!("p-{session}"), "direction": "Outbound", "from": {"phoneNumber": "+16505550177", "extensionId": "11"},
+            "to": {"phoneNumber": "+16505550178"}, "status": status});
+        let body = json!({"sequence": 2, "telephonySessionId": session, "eventTime": "2026-03-04T05:06:07.100Z", "parties": [party]});
+        let document = json!({"uuid": "1", "event": "/restapi/v1.0/account/7/telephony/sessions", "timestamp": "2026-03-04T05:06:07.123Z",
+            "subscriptionId": "a", "ownerId": "11", "body": body});
+        assert_eq!(post(&service.base, "7", document.to_string()).await.status(), 200);
+    };
+    let waits_for = async |session: &str, expected: &str| {
+        let url = format!("{}/api/v1/accounts/7/calls/{session}", service.base);
+        until(expected, async || get(&url).await.1["pending"]["waits_for"] == expected).await;
+    };
+    says("s-alone", json!({"code": "Answered"})).await;
+    waits_for("s-alone", "END").await;
+    says("s-alone", json!({"code": "Disconnected"})).await;
+    waits_for("s-alone", "SNAPSHOT").await;
+    let documents = format!("{}/api/v1/accounts/7/documents?complete=true", service.base);
+    let number = json!({"records": [{"phoneNumber": "+16505550177", "usageType": "DirectNumber"}]}).to_string();
+    let posted = reqwest::Client::new().post(documents).header("content-type", "application/json").body(number).send().await.unwrap();
+    assert_eq!(posted.status(), 200);
+    until("it is judged", async || get(&format!("{}/api/v1/accounts/7/calls/s-alone", service.base)).await.1["verdict"].is_object()).await;
+    // The rest of its conversation goes on.
+    says("s-other", json!({"code": "Answered"})).await;
+    says(
+        "s-gone",
+        json!({"code": "Gone", "reason": "AttendedTransfer", "peerId": {"sessionId": "1", "telephonySessionId": "s-other", "partyId": "p-s-other"}}),
+    )
+    .await;
+    waits_for("s-gone", "SETTLING").await;
+    waits_for("s-gone", "CONVERSATION").await;
+}
+
+#[tokio::test]
 async fn without_the_right_token_nothing_is_stored() {
     let directory = tempfile::tempdir().unwrap();
     let service = Running::start(directory.path(), &[]);

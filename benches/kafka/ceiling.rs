@@ -25,7 +25,14 @@ pub fn run(from: &KafkaSettings, records: i64, workers: u32, every: usize, bytes
             .map(|n| {
                 scope.spawn({
                     let (to, left, begun) = (&to, &left, &begun);
-                    move || work(from, to, n, workers, left, every, bytes, begun)
+                    move || {
+                        let done = work(from, to, n, workers, left, every, bytes, begun);
+                        if done.is_err() {
+                            // Or the others would wait for its share.
+                            left.store(0, Ordering::Relaxed);
+                        }
+                        done
+                    }
                 })
             })
             .collect();

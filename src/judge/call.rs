@@ -345,11 +345,16 @@ fn is_terminal(status: &str) -> bool {
     status.eq_ignore_ascii_case("Disconnected") || status.eq_ignore_ascii_case("Gone")
 }
 
+/// A result of the call log that says that somebody answered.
+#[must_use]
+pub fn is_answer(result: &str) -> bool {
+    result.eq_ignore_ascii_case("Accepted") || result.eq_ignore_ascii_case("Call connected")
+}
+
 fn is_answered(leg: &Leg, source: CallSource) -> bool {
-    let is_one_of =
-        |text: &Option<CompactString>, words: &[&str]| text.as_deref().is_some_and(|text| words.iter().any(|w| text.eq_ignore_ascii_case(w)));
+    let is_status = |status: &str| ["Answered", "Hold", "Parked"].iter().any(|word| status.eq_ignore_ascii_case(word));
     match source {
-        CallSource::CallLog => is_one_of(&leg.reason, &["Accepted", "Call connected"]),
-        _ => is_one_of(&leg.status, &["Answered", "Hold", "Parked"]),
+        CallSource::CallLog => leg.reason.as_deref().is_some_and(is_answer),
+        _ => leg.status.as_deref().is_some_and(is_status),
     }
 }

@@ -54,25 +54,48 @@ pub struct Found {
 #[must_use]
 pub fn endpoints<'a>(sessions: impl Iterator<Item = (&'a SessionId, &'a Call)>, home: Country) -> Vec<Found> {
     let sessions: Vec<(&SessionId, &Call)> = sessions.collect();
-    // One record's facts may stand under its legacy id and under the real one: a side that either tells was never withheld.
+    // One leg's facts may stand under a session's legacy id and under its real one: a side that either tells was never withheld.
     let mut told: HashSet<(&LegId, bool)> = HashSet::default();
     if sessions.len() > 1 {
-        for leg in sessions.iter().flat_map(|(_, call)| &call.legs).filter(|leg| leg.leg_id.as_str().starts_with("log:")) {
+        for leg in sessions.iter().flat_map(|(_, call)| &call.legs).filter(|leg| is_records_own(leg)) {
             let sides = [(&leg.from, true), (&leg.to, false)];
             told.extend(sides.into_iter().filter(|(side, _)| !side.is_empty()).map(|(_, is_from)| (&leg.leg_id, is_from)));
         }
     }
     let mut collected = Collected::default();
     for (session, call) in &sessions {
+        let ended_at = call.final_end.filter(|_| call.end().is_some());
         for leg in &call.legs {
             for (side, is_from) in [(&leg.from, true), (&leg.to, false)] {
-                if !side.is_empty() || !told.contains(&(&leg.leg_id, is_from)) {
-                    collected.side(side, &Place { session, call, leg, is_from }, home);
+                let is_told =
+                    || told.contains(&(&leg.leg_id, is_from)) || !is_records_own(leg) && is_told_elsewhere(&sessions, session, &leg.leg_id, is_from);
+                if !side.is_empty() || sessions.len() == 1 || !is_told() {
+                    collected.side(side, &Place { session, ended_at, leg, is_from }, home);
                 }
             }
         }
     }
     collected.finish()
+}
+
+/// Whether its record alone names it.
+fn is_records_own(leg: &CallLeg) -> bool {
+    leg.leg_id.as_str().starts_with("log:")
+}
+
+/// Whether a side of a party is told under its session's other name: the legacy id, or the real one that facts under that id are given to.
+fn is_told_elsewhere(sessions: &[(&SessionId, &Call)], own: &SessionId, leg_id: &LegId, is_from: bool) -> bool {
+    let real = |legacy_id: &str| {
+        let is_known_by_it = |(id, call): &&(&SessionId, &Call)| id.as_legacy().is_none() && call.legacy_session_ids.iter().any(|id| id == legacy_id);
+        sessions.iter().filter(is_known_by_it).map(|(id, _)| *id).min()
+    };
+    let is_same = |other: &SessionId| match (own.as_legacy(), other.as_legacy()) {
+        (Some(legacy_id), None) => real(legacy_id) == Some(other),
+        (None, Some(legacy_id)) => real(legacy_id) == Some(own),
+        _ => false,
+    };
+    let tells = |leg: &CallLeg| leg.leg_id == *leg_id && !(if is_from { &leg.from } else { &leg.to }).is_empty();
+    sessions.iter().any(|(other, call)| call.legs.iter().any(|leg| tells(leg)) && is_same(other))
 }
 
 /// The extension ids that took part in a session.
@@ -91,7 +114,8 @@ pub fn material(session: &SessionId, call: &Call, home: Country) -> BTreeSet<(Id
 
 struct Place<'a> {
     session: &'a SessionId,
-    call: &'a Call,
+    /// When the session was over, as far as no leg says it.
+    ended_at: Option<Millis>,
     leg: &'a CallLeg,
     is_from: bool,
 }
@@ -137,7 +161,7 @@ impl Collected {
         // A caller's party turns answered as soon as the call is handled, before anybody picks up (ringcentral.md B5): the callee's own party says that.
         let is_callers = place.leg.direction == Direction::Outbound && place.leg.last_webhook_at.is_some();
         let answered = place.leg.answered && (place.is_from || !is_callers);
-        let left_at = place.leg.left_at.or(place.call.final_end.filter(|_| place.call.end().is_some()));
+        let left_at = place.leg.left_at.or(place.ended_at);
         let next = self.found.len();
         let at = *self.index.entry(identity.clone()).or_insert(next);
         if at == next {
@@ -173,15 +197,14 @@ impl Collected {
     /// A masked number is the endpoint that it fits; then it is none of its own.
     fn finish(mut self) -> Vec<Found> {
         if !self.masks.is_empty() {
-            let phones: Vec<crate::event::E164> = self
-                .found
-                .iter()
-                .filter_map(|found| match &found.identity {
-                    Identity::Phone(number) => crate::event::E164::parse(number).ok(),
-                    _ => None,
-                })
-                .collect();
-            let explained: BTreeSet<usize> = self.masks.iter().filter(|(mask, _)| phones.iter().any(|n| mask.fits(n))).map(|(_, at)| *at).collect();
+            let of_phone = |found: &Found| if let Identity::Phone(number) = &found.identity { Some(number.clone()) } else { None };
+            let phones: BTreeSet<CompactString> = self.found.iter().filter_map(of_phone).collect();
+            let begins_alike = |mask: &Mask| {
+                let shown = CompactString::new(mask.shown());
+                phones.range(shown.clone()..).take_while(move |phone| phone.starts_with(shown.as_str()))
+            };
+            let explained: BTreeSet<usize> =
+                self.masks.iter().filter(|(mask, _)| begins_alike(mask).any(|phone| mask.fits(phone))).map(|(_, at)| *at).collect();
             let mut at = 0;
             self.found.retain(|_| {
                 at += 1;

@@ -47,9 +47,15 @@ pub struct Mask(CompactString);
 impl Mask {
     /// Every visible digit agrees, and so does the length.
     #[must_use]
-    pub fn fits(&self, number: &E164) -> bool {
-        let (mask, number) = (self.0.as_bytes(), number.as_str().as_bytes());
+    pub fn fits(&self, number: &str) -> bool {
+        let (mask, number) = (self.0.as_bytes(), number.as_bytes());
         mask.len() == number.len() && mask.iter().zip(number).all(|(m, n)| m == n || *m == b'X')
+    }
+
+    /// What every number that it fits begins with.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        self.0.split('X').next().unwrap_or_default()
     }
 }
 
@@ -127,11 +133,22 @@ fn parse_phone(text: &str, home: Country) -> Option<E164> {
     if !looks_dialled {
         return None;
     }
-    let number = PhoneNumber::parse(text, Some(home.0)).ok()?;
-    if number.is_possible_with_reason() != Ok(NumberLengthType::IsPossible) {
+    let is_possible = |number: &PhoneNumber| number.is_possible_with_reason() == Ok(NumberLengthType::IsPossible);
+    let at_home = PhoneNumber::parse(text, Some(home.0)).ok().filter(is_possible);
+    let number = match at_home {
+        Some(number) if text.starts_with('+') || number.is_valid() => number,
+        // The call log gives numbers of other countries without their plus, too (ringcentral.md G).
+        at_home => without_plus(text).or(at_home)?,
+    };
+    E164::parse(&number.format_as(rlibphonenumber::PhoneNumberFormat::E164)).ok()
+}
+
+/// A number of any country, its code first, that lacks the plus.
+fn without_plus(text: &str) -> Option<PhoneNumber> {
+    if !(11..=15).contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    E164::parse(&number.format_as(rlibphonenumber::PhoneNumberFormat::E164)).ok()
+    PhoneNumber::parse(format!("+{text}"), None).ok().filter(PhoneNumber::is_valid)
 }
 
 #[cfg(test)]
@@ -198,6 +215,19 @@ mod tests {
         let gb = Country::parse("gb").unwrap();
         assert_eq!(read_number("0116 100 8581", gb), phone("+441161008581"));
         assert_eq!(read_number("441161008581", gb), phone("+441161008581"));
+        let de = Country::parse("de").unwrap();
+        // Where it is none of theirs, with the code of another first.
+        for (text, home, expected) in [
+            ("442079460123", Country::DEFAULT, "+442079460123"),
+            ("16505550177", gb, "+16505550177"),
+            ("16505550177", de, "+16505550177"),
+            ("03020451234", de, "+493020451234"),
+            ("493020451234", de, "+493020451234"),
+            ("2079460123", gb, "+442079460123"),
+        ] {
+            assert_eq!(read_number(text, home), phone(expected), "{text}");
+        }
+        assert_eq!(read_number("99999999999", Country::DEFAULT), NumberText::Unintelligible);
         assert_eq!(Country::parse("XX"), None);
         assert_eq!(Country::parse(""), None);
     }
@@ -206,7 +236,7 @@ mod tests {
     fn a_mask_fits_what_agrees_in_every_visible_digit() {
         let NumberText::Masked(mask) = read_number("+1855201XXXX", Country::DEFAULT) else { panic!("masked") };
         for (number, fits) in [("+18552010000", true), ("+18552019999", true), ("+18552029999", false), ("+1855201999", false)] {
-            assert_eq!(mask.fits(&E164::parse(number).unwrap()), fits, "{number}");
+            assert_eq!(mask.fits(number), fits, "{number}");
         }
     }
 

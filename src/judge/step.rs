@@ -1016,7 +1016,9 @@ fn ready_at(row: &OpenRow, now: Millis) -> Millis {
     row.record.over_since.map_or_else(|| over_at(row, now).unwrap_or(Millis::MAX), |since| since + settle(&row.record.call))
 }
 
-fn settle(call: &Call) -> Millis {
+/// How long it may be over before it is taken for settled.
+#[must_use]
+pub fn settle(call: &Call) -> Millis {
     if call.has_gap() { SETTLE_WITH_GAP } else { SETTLE }
 }
 

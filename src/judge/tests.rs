@@ -969,6 +969,29 @@ fn a_record_without_a_session_id_belongs_to_the_session_with_its_legacy_id() {
 }
 
 #[test]
+fn a_side_that_a_party_shows_under_one_name_of_its_session_was_never_withheld_under_the_other() {
+    let real = |fold: &mut Fold| {
+        let now = fold.now;
+        fold.legs(CallLegs { legacy_session_id: Some("4711".into()), ..said("s-1", now, leg("p-2", &format!("{ALICE}/55"), BOB, "Disconnected")) })
+            .settle();
+    };
+    let legacy = |fold: &mut Fold| {
+        fold.legs(record("legacy:4711", T0, T0 + S, vec![leg("p-2", "", BOB, "")])).settle();
+    };
+    for order in [[&real as &dyn Fn(&mut Fold), &legacy], [&legacy, &real]] {
+        let mut fold = Fold::new();
+        order.into_iter().for_each(|happens| happens(&mut fold));
+        assert_eq!(fold.verdict("s-1").verdict, Internal);
+    }
+    // Of another session a party with the same id is another one.
+    let mut fold = Fold::new();
+    fold.legs(CallLegs { legacy_session_id: Some("4712".into()), ..said("s-2", T0, gone_to("legacy:4711", ALICE, BOB)) });
+    fold.says("s-2", leg("p-2", ALICE, BOB, "Disconnected"));
+    legacy(&mut fold);
+    assert_eq!(fold.verdict("s-2").verdict, External);
+}
+
+#[test]
 fn ringouts_two_sessions_are_two_calls() {
     let mut fold = Fold::new();
     for (session, legacy, to) in [("s-1", "1000", BOB), ("s-2", "3000", CUSTOMER)] {

@@ -10,7 +10,7 @@ use crate::event::{
 use compact_str::CompactString;
 
 /// Version of the rules: changes with everything that changes a verdict on the same facts, numbers and settings.
-pub const RULES: &str = "1";
+pub const RULES: &str = "2";
 
 /// Earlier revisions that a verdict lists.
 const MOST_HISTORY: usize = 20;

@@ -11,8 +11,8 @@ use crate::event::{
     AccountId, AccountSettings, CallVerdict, CompanyNumber, Disposition, Event, Media, Millis, NumberKind, NumberQuery, SessionId, Verdict,
     encode_event,
 };
-use crate::judge::OpenRow;
 use crate::judge::number::Country;
+use crate::judge::{OpenRow, settle};
 use crate::log::{Headers, Input};
 use crate::state::tables;
 use axum::Router;
@@ -364,15 +364,18 @@ async fn calls(State(shared): State<Arc<Shared>>, OfAccount(account): OfAccount,
 /// What a call that is not (or not newly) judged waits for.
 fn waits_for(row: &OpenRow, gate_is_open: bool) -> &'static str {
     if row.record.call.media == Media::Fax {
-        "NOTHING"
-    } else if row.record.over_since.is_none() {
-        "END"
-    } else if row.gated || !gate_is_open {
-        "SNAPSHOT"
-    } else if row.deadline == Millis::MAX {
-        "CONVERSATION"
-    } else {
-        "SETTLING"
+        return "NOTHING";
+    }
+    // Over by the idle limit, it has no time of its end.
+    if row.gated {
+        return "SNAPSHOT";
+    }
+    match row.record.over_since {
+        None => "END",
+        Some(_) if !gate_is_open => "SNAPSHOT",
+        // It was looked at when it had settled.
+        Some(since) if row.deadline > since + settle(&row.record.call) => "CONVERSATION",
+        Some(_) => "SETTLING",
     }
 }
 

@@ -7,6 +7,7 @@ use super::parties::{Side, direction};
 use super::values::{Filled, Flag, Int, List, Object, Text, Time};
 use super::{DocumentError, Reading, Referred, SessionIds, UNDATED, account_in, parse};
 use crate::event::{AccountId, CallLegs, CallSource, Direction, Endpoint, Event, Leg, LegId, Media, Millis, NumberKind, NumberQuery, ObservedNumber};
+use crate::judge::is_answer;
 use crate::judge::number::{Country, normalise};
 use compact_str::CompactString;
 use foldhash::HashSet;
@@ -95,7 +96,7 @@ impl Record<'_> {
     }
 
     /// One leg for each that the record has, and one for the record itself where those don't show both of its sides. (An empty company
-    /// side says nothing; an empty outside one hides somebody.)
+    /// side says nothing; an empty outside one hides somebody, whom an empty side doesn't show that takes the record's own extension.)
     fn legs(&self, whole: &Part, session: &SessionIds) -> Result<SmallVec<[Leg; 1]>, DocumentError> {
         let mut legs: SmallVec<[Leg; 1]> = SmallVec::new();
         let mut ids: HashSet<LegId> = HashSet::default();
@@ -111,7 +112,11 @@ impl Record<'_> {
         };
         let shown = |side: &Endpoint| {
             let is_own = side.is_empty() && company.is_some_and(|company| std::ptr::eq(company, side));
-            is_own || legs.iter().any(|leg| tells(&leg.from, side) || tells(&leg.to, side))
+            let is_filled = |leg: &Leg, own: Direction| side.is_empty() && leg.direction == own && leg.extension_id.is_some();
+            let tells_it = |leg: &Leg| {
+                tells(&leg.from, side) && !is_filled(leg, Direction::Outbound) || tells(&leg.to, side) && !is_filled(leg, Direction::Inbound)
+            };
+            is_own || legs.iter().any(tells_it)
         };
         if legs.is_empty() || !shown(&from) || !shown(&to) {
             let id = self.leg_id(whole, None, &mut ids)?;
@@ -158,11 +163,18 @@ impl Part<'_> {
             from: self.from.0.endpoint(),
             to: self.to.0.endpoint(),
             status: None,
-            reason: self.reason.kept().or_else(|| self.result.kept()),
+            reason: self.reason_or_result(),
             leg_type: self.leg_type.kept(),
             peer_session_id: self.peers(session)?.into_iter().next(),
             recorded: self.recording.0,
         })
+    }
+
+    /// Whichever says that somebody answered, else the reason.
+    fn reason_or_result(&self) -> Option<CompactString> {
+        let (reason, result) = (self.reason.kept(), self.result.kept());
+        let is_answered = |text: &Option<CompactString>| text.as_deref().is_some_and(is_answer);
+        if is_answered(&result) && !is_answered(&reason) { result } else { reason.or(result) }
     }
 
     /// The sessions of a warm transfer's target and transferee.

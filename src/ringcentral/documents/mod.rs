@@ -52,9 +52,12 @@ pub struct Document {
     pub arrived_at: Option<Millis>,
     /// Its events; none for a notification about something else, such as presence.
     pub events: SmallVec<[Event; 1]>,
-    /// Parts of it that could not be read: elements of an array, records of a list. The others are in `events`.
+    /// Parts of it that could not be read, the first of them: elements of an array, records of a list. The others are in `events`.
     pub unreadable: Vec<DocumentError>,
 }
+
+/// So many unreadable parts of one document are told.
+const MOST_UNREADABLE: usize = 1_000;
 
 /// Why a document, or a part of one, cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -144,7 +147,8 @@ impl Document {
         }
         self.arrived_at = next.arrived_at.or(self.arrived_at);
         self.events.extend(next.events);
-        self.unreadable.extend(next.unreadable);
+        let room = MOST_UNREADABLE.saturating_sub(self.unreadable.len());
+        self.unreadable.extend(next.unreadable.into_iter().take(room));
     }
 
     /// Of one event.
@@ -296,13 +300,18 @@ impl Shape<'_> {
         if self.start_time.is_some() && names_call {
             return Some(RecordKind::CallLog);
         }
+        let forwards = |uri: &str| uri.contains("/forwarding-number");
+        // Its records need not have a number: an app's has none, and says nothing.
+        let is_in_forwarding = forwards(list) || self.uri.as_str().is_some_and(forwards);
         if self.phone_number.is_some() {
-            let forwards = |uri: &str| uri.contains("/forwarding-number");
-            let is_forwarding = self.features.is_some() || self.flip_number.is_some() || forwards(list) || self.uri.as_str().is_some_and(forwards);
+            let is_forwarding = self.features.is_some() || self.flip_number.is_some() || is_in_forwarding;
             return match self.usage_type {
                 Some(_) => Some(RecordKind::PhoneNumber),
                 None => is_forwarding.then_some(RecordKind::ForwardingNumber),
             };
+        }
+        if is_in_forwarding && self.id.is_some() {
+            return Some(RecordKind::ForwardingNumber);
         }
         if self.main_number.is_some() {
             return Some(RecordKind::Account);
@@ -314,7 +323,9 @@ impl Shape<'_> {
                 return Some(RecordKind::Contact);
             }
         }
-        let is_extension = self.id.is_some() && (self.extension_number.is_some() || self.contact.is_some());
+        // In a list of extensions one may have neither number nor person.
+        let is_listed = list.split(['?', '#']).next().is_some_and(|path| path.ends_with("/extension"));
+        let is_extension = self.id.is_some() && (self.extension_number.is_some() || self.contact.is_some() || is_listed);
         is_extension.then_some(RecordKind::Extension)
     }
 }
@@ -391,18 +402,17 @@ fn read_list(uri: &str, records: &str, asked: &Asked) -> Result<Document, Docume
     let records: Vec<&RawValue> =
         serde_json::from_str(records).map_err(|e| DocumentError::Broken { what: "the list of records", reason: e.to_string() })?;
     let mut reading = Reading::new(asked, uri);
-    let mut unreadable = Vec::new();
+    let (mut unreadable, mut is_any_read) = (Vec::new(), false);
     for (index, record) in records.iter().enumerate() {
-        let read = shape_of(record.get()).and_then(|shape| reading.read_record(&shape, record.get()));
-        if let Err(reason) = read {
-            unreadable.push(DocumentError::Part { of: "record", index, reason: Box::new(reason) });
+        match shape_of(record.get()).and_then(|shape| reading.read_record(&shape, record.get())) {
+            Ok(()) => is_any_read = true,
+            Err(_) if unreadable.len() >= MOST_UNREADABLE => {}
+            Err(reason) => unreadable.push(DocumentError::Part { of: "record", index, reason: Box::new(reason) }),
         }
     }
     // A list of something else entirely is one error, not one for each record.
-    if unreadable.len() == records.len()
-        && let Some(first) = unreadable.first()
-    {
-        return Err(first.clone());
+    if !is_any_read && !unreadable.is_empty() {
+        return Err(unreadable.swap_remove(0));
     }
     let mut document = reading.finish();
     document.unreadable = unreadable;

@@ -68,7 +68,8 @@ struct TemporaryNumber<'a> {
 
 impl PhoneNumber<'_> {
     pub(super) fn observe(&self, account: &AccountId, query: NumberQuery, observed: &mut Observed) {
-        let own = self.phone_number.kept().or_else(|| self.e164.kept()).or_else(|| self.formatted_phone_number.kept());
+        // The full one first: the others may be as people typed them, so of no country.
+        let own = self.e164.kept().or_else(|| self.phone_number.kept()).or_else(|| self.formatted_phone_number.kept());
         for number in own.into_iter().chain(self.temporary_number.0.phone_number.kept()) {
             let number = ObservedNumber {
                 number,
@@ -92,11 +93,21 @@ pub(super) struct Contact<'a> {
     #[serde(borrow)]
     pub(super) id: Text<'a>,
     #[serde(borrow)]
-    account: Referred<'a>,
+    account: Object<ContactAccount<'a>>,
     #[serde(borrow)]
     extension_number: Text<'a>,
     #[serde(borrow)]
     phone_numbers: List<Object<PhoneNumber<'a>>>,
+}
+
+/// The account that a contact belongs to.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct ContactAccount<'a> {
+    #[serde(borrow)]
+    id: Text<'a>,
+    #[serde(borrow)]
+    main_number: Object<PhoneNumber<'a>>,
 }
 
 impl Contact<'_> {
@@ -113,7 +124,9 @@ impl Contact<'_> {
     pub(super) fn observe(&self, account: &AccountId, query: NumberQuery, observed: &mut Observed) {
         let extension_id = self.id.kept();
         let contact_account_id = self.account.0.id.kept().filter(|own| own != account.as_str());
-        for Object(number) in &self.phone_numbers.0 {
+        // The main number is its account's, and no extension's.
+        let of_account = (&self.account.0.main_number.0, None);
+        for (number, extension_id) in self.phone_numbers.0.iter().map(|Object(number)| (number, extension_id.clone())).chain([of_account]) {
             let mut numbers = Observed::default();
             number.observe(account, query, &mut numbers);
             for mut number in numbers.0.into_iter().flat_map(|(_, _, numbers)| numbers) {

@@ -355,6 +355,34 @@ fn a_simple_record_is_one_leg() {
 }
 
 #[test]
+fn a_record_says_that_it_was_answered_by_its_result_or_by_its_reason() {
+    for (result, reason, expected) in [
+        (json!("Call connected"), json!("Unknown"), Some("Call connected")),
+        (json!("Call connected"), json!("Accepted"), Some("Accepted")),
+        (json!("Missed"), json!("No Answer"), Some("No Answer")),
+        (json!("Missed"), json!(null), Some("Missed")),
+    ] {
+        let call = only_call(&record_with(&json!({"result": result, "reason": reason, "finished": true})));
+        assert_eq!(call.legs[0].reason.as_deref(), expected);
+    }
+}
+
+#[test]
+fn what_could_take_many_times_its_bytes_is_bounded() {
+    let many = |n: usize| Value::Array(vec![json!({}); n]);
+    let mut notification = telephony();
+    notification["body"]["parties"] = many(10_001);
+    assert!(refusal(&notification).contains("a list within it has more than 10000 elements"), "{}", refusal(&notification));
+    let mut records = vec![json!(1); 5_000];
+    records.push(simple_record());
+    for document in [json!({"records": records}), json!(records)] {
+        let read = read(&document);
+        assert_eq!((calls(&read).len(), read.unreadable.len()), (1, 1_000));
+    }
+    assert!(read_document(json!({"records": vec![1; 5_000]}).to_string().as_bytes(), &asked()).is_err());
+}
+
+#[test]
 fn when_a_record_is_finished() {
     let rows = [
         (json!({"finished": true}), true),
@@ -423,6 +451,9 @@ fn a_record_is_a_leg_itself_where_its_legs_lack_one_of_its_sides() {
         ("Inbound", &them, &empty, &them, &us, false),
         ("Inbound", &empty, &us, &them, &us, true),
         ("Inbound", &empty, &us, &empty, &us, false),
+        // The leg's own empty side is the record's extension, and nobody who hides.
+        ("Inbound", &empty, &empty, &us, &empty, true),
+        ("Outbound", &us, &empty, &empty, &us, true),
     ];
     for (direction, from, to, leg_from, leg_to, itself) in rows {
         let leg = json!({"legType": "Accept", "direction": direction, "from": leg_from, "to": leg_to});
@@ -538,7 +569,8 @@ fn lists_of_numbers() {
             "forwarding numbers",
             json!({"uri": at("/extension/11/forwarding-number"), "records": [
                 {"id": "5", "phoneNumber": "+12125550163", "label": "Home", "type": "Home", "features": ["CallForwarding"]},
-                {"id": "6", "phoneNumber": "+12125550164", "label": "App", "type": "ExtensionApps", "extension": {"id": "12"}}
+                {"id": "6", "phoneNumber": "+12125550164", "label": "App", "type": "ExtensionApps", "extension": {"id": "12"}},
+                {"id": "7", "label": "Another app", "type": "ExtensionApps", "extension": {"id": "13", "extensionNumber": "103"}}
             ]}),
             vec!["700 FORWARDING_NUMBERS phone +12125550163 11 - -", "700 FORWARDING_NUMBERS phone +12125550164 11 - -"],
         ),
@@ -546,13 +578,16 @@ fn lists_of_numbers() {
             "directory entries",
             json!({"records": [
                 {"id": "11", "type": "User", "status": "Enabled", "account": {"id": "700"}, "extensionNumber": "101", "firstName": "Ana",
-                 "phoneNumbers": [{"phoneNumber": "+16505550177", "usageType": "DirectNumber"}, {"formattedPhoneNumber": "+1 (650) 555-0178", "usageType": "MobileNumber"}]},
-                {"id": "21", "type": "User", "account": {"id": "800"}, "extensionNumber": 201}
+                 "phoneNumbers": [{"phoneNumber": "+16505550177", "usageType": "DirectNumber"}, {"formattedPhoneNumber": "+1 (650) 555-0178", "usageType": "MobileNumber"},
+                                  {"phoneNumber": "2079460123", "e164": "+442079460123", "usageType": "ContactNumber"}]},
+                {"id": "21", "type": "User", "account": {"id": "800", "mainNumber": {"phoneNumber": "+16505550100", "usageType": "MainCompanyNumber"}}, "extensionNumber": 201}
             ], "paging": {"page": 1}}),
             vec![
                 "700 DIRECTORY phone +16505550177 11 DirectNumber -",
                 "700 DIRECTORY phone +1 (650) 555-0178 11 MobileNumber -",
+                "700 DIRECTORY phone +442079460123 11 ContactNumber -",
                 "700 DIRECTORY ext 101 11 - -",
+                "800 DIRECTORY phone +16505550100 - MainCompanyNumber -",
                 "800 DIRECTORY ext 201 21 - -",
             ],
         ),
@@ -560,7 +595,8 @@ fn lists_of_numbers() {
             "extensions",
             json!({"uri": at("/extension"), "records": [
                 {"uri": at("/extension/11"), "id": 11, "extensionNumber": "101", "name": "Ana", "type": "User", "contact": {"businessPhone": "+12125550163"}},
-                {"uri": at("/extension/12"), "id": 12, "name": "Unassigned", "type": "User", "contact": {}}
+                {"uri": at("/extension/12"), "id": 12, "name": "Unassigned", "type": "User", "contact": {}},
+                {"uri": at("/extension/13"), "id": 13, "name": "A room", "type": "Room", "status": "Enabled"}
             ]}),
             vec!["700 EXTENSIONS ext 101 11 - -"],
         ),

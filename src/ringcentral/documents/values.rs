@@ -17,6 +17,9 @@ use std::marker::PhantomData;
 /// The longest text that is taken over, in bytes; what is longer is cut.
 const LONGEST: usize = 256;
 
+/// The longest list within a record or a notification. RingCentral's are far shorter; an element takes many times the bytes that it may stand in.
+const MOST_ELEMENTS: usize = 10_000;
+
 /// A text, or an integer as one (ids come as either, ringcentral.md B2).
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Text<'a>(Option<Cow<'a, str>>);
@@ -293,6 +296,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<List<T>, A::Error> {
                 let mut elements = SmallVec::new();
                 while let Some(element) = list.next_element()? {
+                    if elements.len() == MOST_ELEMENTS {
+                        return Err(serde::de::Error::custom(format_args!("a list within it has more than {MOST_ELEMENTS} elements")));
+                    }
                     elements.push(element);
                 }
                 Ok(List(elements))
