@@ -24,7 +24,7 @@ const TOPICS: [Topic; 2] = [Topic::Events, Topic::DeadLetters];
 /// How many entries are passed on at once.
 const PIECE: usize = 2_000;
 /// How long what is new waits at most for the last of the spool.
-const HAND_OVER: Duration = Duration::from_millis(500);
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// How long until passing on is tried again. Kafka's client has waited for longer before it gave up.
 const AGAIN: Duration = Duration::from_millis(250);
 /// How often an outage is told of while it lasts.
@@ -356,17 +356,24 @@ impl Kept {
     /// Lets what is new wait while the rest is passed on; not for long. Returns how many entries that were.
     async fn hand_over(self: &Arc<Self>, kafka: &dyn Appender) -> usize {
         self.state.send_modify(|state| state.mode = Mode::HandingOver);
+        let until = tokio::time::Instant::now() + HAND_OVER;
         let mut forwarded = 0;
-        let rest = async {
-            while self.state.borrow().held.entries > 0 {
-                match self.forward_piece(kafka).await {
-                    Ok(0) => tokio::time::sleep(Duration::from_millis(1)).await,
-                    Ok(count) => forwarded += count,
-                    Err(_) => return,
+        while self.state.borrow().held.entries > 0 && tokio::time::Instant::now() < until {
+            let mut piece = std::pin::pin!(self.forward_piece(kafka));
+            let passed_on = match tokio::time::timeout_at(until, &mut piece).await {
+                Ok(passed_on) => passed_on,
+                Err(_) => {
+                    // Not cut off: it would all be sent once more.
+                    self.state.send_modify(|state| state.mode = Mode::Spooling);
+                    piece.await
                 }
+            };
+            match passed_on {
+                Ok(0) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Ok(count) => forwarded += count,
+                Err(_) => break,
             }
-        };
-        let _ = tokio::time::timeout(HAND_OVER, rest).await;
+        }
         if !self.is_direct_again() {
             self.state.send_modify(|state| state.mode = Mode::Spooling);
         }

@@ -31,7 +31,7 @@ use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::json;
 use serde_json::value::to_raw_value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_http::timeout::TimeoutLayer;
@@ -542,14 +542,9 @@ async fn metrics_text(State(shared): State<Arc<Shared>>) -> Result<Response, Pro
     let left = if let Readiness::BringingUp { done, total } = readiness { total.saturating_sub(done) } else { 0 };
     metrics::gauge!("callsieve_bring_up_records").set(left as f64);
     metrics::gauge!("callsieve_bring_up_seconds").set(shared.held.seconds_left().unwrap_or(0) as f64);
+    let show = |partition: u32, records: i64| metrics::gauge!("callsieve_lag_records", "partition" => partition.to_string()).set(records as f64);
     // Kafka may be away; the other metrics are not.
-    if let Ok(lag) = tokio::time::timeout(LAG_TIMEOUT, blocking(move || Ok(asked.lag()))).await {
-        let lag: BTreeMap<u32, i64> = lag?.into_iter().collect();
-        for partition in 0..shared.partitions {
-            let records = lag.get(&partition).copied().unwrap_or(0);
-            metrics::gauge!("callsieve_lag_records", "partition" => partition.to_string()).set(records as f64);
-        }
-    }
+    let _ = tokio::time::timeout(LAG_TIMEOUT, tokio::task::spawn_blocking(move || asked.tell_lag(show))).await;
     shared.metrics.run_upkeep();
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render()).into_response())
 }
@@ -650,13 +645,14 @@ mod tests {
             stop: stopping,
             api_token: None,
             metrics: instruments::recorder().unwrap(),
+            telling_lag: std::sync::Mutex::default(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(axum::serve(listener, router(Arc::new(shared))).into_future());
         // By murmur2 modulo 4: in partition 0, and in another.
         let (here, there) = (account_in(0, 4), account_in(3, 4));
-        let tell = |holding| held.tell(0, holding);
+        let tell = |holding| held.tell(0, 0, holding);
         let rows: [(&str, &dyn Fn(), _, _, _); 4] = [
             ("nothing is held yet", &|| (), 503, json!([0, 0]), 503),
             ("it is brought up", &|| tell(Holding::BringingUp { done: 3, total: 10 }), 503, json!([3, 10]), 503),

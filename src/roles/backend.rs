@@ -202,7 +202,7 @@ impl Backend {
         match &self.kept {
             Kept::Embedded(log) => {
                 let all: Vec<u32> = (0..self.partitions).collect();
-                self.drive(log.worker(&all)?, held, stop)
+                self.drive(log.worker(&all)?, number, held, stop)
             }
             Kept::Kafka(on) => {
                 let member = on.members[number].as_deref();
@@ -212,7 +212,7 @@ impl Backend {
                         Err(error) if error.is_passing() && !matches!(error, LogError::Refused { .. }) => {
                             tracing::warn!(%error, "joining the group again");
                         }
-                        joined => return self.drive(joined?, held, stop),
+                        joined => return self.drive(joined?, number, held, stop),
                     }
                     std::thread::sleep(JOIN_AGAIN);
                 }
@@ -221,9 +221,9 @@ impl Backend {
         }
     }
 
-    fn drive<L: Log>(self: &Arc<Self>, log: L, held: &Arc<Held>, stop: &AtomicBool) -> anyhow::Result<()> {
+    fn drive<L: Log>(self: &Arc<Self>, log: L, number: usize, held: &Arc<Held>, stop: &AtomicBool) -> anyhow::Result<()> {
         let (databases, told) = (self.clone(), held.clone());
-        let report = move |partition, holding| told.tell(partition, holding);
+        let report = move |partition, holding| told.tell(number, partition, holding);
         let mut worker = Worker::new(log, now, move |partition| databases.database(partition), report);
         // Partitions that were corrupt the last time, and how often some of them still were.
         let (mut known, mut tries): (Vec<u32>, u32) = (Vec::new(), 0);

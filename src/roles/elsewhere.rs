@@ -6,7 +6,7 @@ use super::holders::Holders;
 use super::problem::Problem;
 use super::shared::{Shared, blocking};
 use crate::event::AccountId;
-use crate::log::partition_of;
+use crate::log::{Committed, LogError, partition_of};
 use axum::body::Body;
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header, request};
@@ -37,6 +37,11 @@ pub(super) struct Others {
 impl Others {
     pub fn new(holders: Holders, http: reqwest::Client) -> Self {
         Self { holders, http }
+    }
+
+    /// How far each partition is committed, by partition. Asks Kafka, so it is for where blocking is allowed.
+    pub fn committed(&self) -> Result<Vec<Option<Committed>>, LogError> {
+        self.holders.committed()
     }
 
     /// What they are asked with. It reads the system's certificates, which takes a while.

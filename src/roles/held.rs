@@ -42,7 +42,8 @@ pub enum Holding {
 
 /// See the module.
 pub struct Held {
-    partitions: Mutex<BTreeMap<u32, Holding>>,
+    /// With the number of the worker that has told of it.
+    partitions: Mutex<BTreeMap<u32, (usize, Holding)>>,
     /// Since when the records are known that there are to read, of partitions that are being brought up.
     reading: Mutex<BTreeMap<u32, Instant>>,
     readiness: watch::Sender<Readiness>,
@@ -67,21 +68,26 @@ impl Held {
         Self { readiness: watch::Sender::new(Readiness::Ready), ..Self::default() }
     }
 
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<u32, Holding>> {
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<u32, (usize, Holding)>> {
         // The map is whole after every statement.
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what a worker tells. After the end nothing is held any more.
-    pub fn tell(&self, partition: u32, holding: Holding) {
+    /// Takes in what a worker tells. After the end nothing is held any more. A worker that gave a partition away without knowing tells late that it is
+    /// closed, or how far it is: once another one of this process has begun with it, that is the other's to tell.
+    pub fn tell(&self, worker: usize, partition: u32, holding: Holding) {
         let mut partitions = self.locked();
         if *self.readiness.borrow() == Readiness::Stopped {
+            return;
+        }
+        let is_anothers = partitions.get(&partition).is_some_and(|(by, _)| *by != worker);
+        if is_anothers && !matches!(holding, Holding::BringingUp { done: 0, total: 0 }) {
             return;
         }
         self.note_reading(partition, &holding);
         match holding {
             Holding::Closed => drop(partitions.remove(&partition)),
-            holding => drop(partitions.insert(partition, holding)),
+            holding => drop(partitions.insert(partition, (worker, holding))),
         }
         let readiness = readiness_of(&partitions);
         // Under the lock, so that what is told last is what is seen last; also where it is the same, since some wait for a certain partition.
@@ -108,13 +114,13 @@ impl Held {
         let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut left, mut speed, mut totals) = (0.0, 0.0, 0.0);
         for (partition, since) in &*reading {
-            if let Some(Holding::BringingUp { done, total }) = partitions.get(partition) {
+            if let Some((_, Holding::BringingUp { done, total })) = partitions.get(partition) {
                 left += total.saturating_sub(*done) as f64;
                 totals += *total as f64;
                 speed += *done as f64 / since.elapsed().as_secs_f64().max(0.001);
             }
         }
-        let waiting = partitions.values().filter(|holding| matches!(holding, Holding::BringingUp { total: 0, .. })).count();
+        let waiting = partitions.values().filter(|(_, holding)| matches!(holding, Holding::BringingUp { total: 0, .. })).count();
         left += waiting as f64 * totals / reading.len().max(1) as f64;
         // What was read may still have to be merged.
         (speed > 0.0).then(|| ((left / speed).ceil() as u64).max(1))
@@ -142,13 +148,13 @@ impl Held {
     /// How far a partition is; [`Holding::Closed`] for one that isn't held. Who asks lets go of the database soon.
     #[must_use]
     pub fn partition(&self, partition: u32) -> Holding {
-        self.locked().get(&partition).cloned().unwrap_or(Holding::Closed)
+        self.locked().get(&partition).map_or(Holding::Closed, |(_, holding)| holding.clone())
     }
 
     /// The partitions that are up to date, and their state.
     #[must_use]
     pub fn up(&self) -> Vec<(u32, Arc<Database>)> {
-        let up = |(partition, holding): (&u32, &Holding)| match holding {
+        let up = |(partition, (_, holding)): (&u32, &(usize, Holding))| match holding {
             Holding::Up(database) => Some((*partition, database.clone())),
             _ => None,
         };
@@ -156,8 +162,8 @@ impl Held {
     }
 }
 
-fn readiness_of(partitions: &BTreeMap<u32, Holding>) -> Readiness {
-    let mut under_way = partitions.values().filter_map(|holding| match holding {
+fn readiness_of(partitions: &BTreeMap<u32, (usize, Holding)>) -> Readiness {
+    let mut under_way = partitions.values().filter_map(|(_, holding)| match holding {
         Holding::BringingUp { done, total } => Some((*done, *total)),
         _ => None,
     });
@@ -193,24 +199,34 @@ mod tests {
         ];
         for (partition, holding, expected) in rows {
             let told = format!("{partition}: {holding:?}");
-            held.tell(partition, holding);
+            held.tell(0, partition, holding);
             assert_eq!(*readiness.borrow(), expected, "{told}");
         }
         assert_eq!(held.seconds_left(), None, "nothing is left");
-        held.tell(5, Holding::BringingUp { done: 0, total: 10 });
+        held.tell(0, 5, Holding::BringingUp { done: 0, total: 10 });
         assert_eq!(held.seconds_left(), None, "it isn't known how fast it is");
-        held.tell(5, Holding::BringingUp { done: 1, total: 1_000_000_000 });
+        held.tell(0, 5, Holding::BringingUp { done: 1, total: 1_000_000_000 });
         let of_one = held.seconds_left().unwrap();
         assert!(of_one > 0);
-        held.tell(6, Holding::BringingUp { done: 0, total: 0 });
+        held.tell(0, 6, Holding::BringingUp { done: 0, total: 0 });
         assert!(held.seconds_left().unwrap() >= of_one / 10 * 15, "those that wait for their turn count");
-        held.tell(6, Holding::Closed);
-        held.tell(5, Holding::BringingUp { done: 10, total: 10 });
+        held.tell(0, 6, Holding::Closed);
+        held.tell(0, 5, Holding::BringingUp { done: 10, total: 10 });
         assert_eq!(held.seconds_left(), Some(1), "it isn't up yet");
-        held.tell(5, Holding::Closed);
+        held.tell(0, 5, Holding::Closed);
         assert_eq!(Arc::strong_count(&database), 1, "what is closed is not kept open");
+        // Another worker of the process has it now; what the one tells that had it before comes late.
+        held.tell(1, 5, Holding::BringingUp { done: 0, total: 0 });
+        held.tell(0, 5, Holding::BringingUp { done: 0, total: 0 });
+        held.tell(1, 5, Holding::BringingUp { done: 1, total: 10 });
+        held.tell(1, 5, Holding::Closed);
+        assert_eq!(*readiness.borrow(), Readiness::BringingUp { done: 0, total: 0 });
+        held.tell(0, 5, Holding::Up(database.clone()));
+        held.tell(1, 5, Holding::Closed);
+        assert_eq!((*readiness.borrow(), held.up().len()), (Readiness::Ready, 1));
+        held.tell(0, 5, Holding::Closed);
         held.stopped();
-        held.tell(0, Holding::Up(database));
+        held.tell(0, 0, Holding::Up(database));
         assert_eq!((*readiness.borrow(), held.up().len()), (Readiness::Stopped, 0));
     }
 }

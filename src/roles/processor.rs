@@ -9,7 +9,7 @@ use super::dead_letters::EVENTS;
 use super::held::Holding;
 use super::partition::{MOST_PUBLISHED, MOST_PUBLISHED_BYTES, Partition, PartitionError, bytes_of};
 use crate::event::{Event, Millis, Tick, encode_event};
-use crate::log::{Commit, Log, LogError, MAX_READ_BYTES, Record, Topic};
+use crate::log::{Commit, Committed, Log, LogError, MAX_READ_BYTES, Record, Topic};
 use crate::state::database::Database;
 use rocksdb::WriteBatch;
 use std::collections::{BTreeMap, BTreeSet};
@@ -186,24 +186,39 @@ impl<L: Log> Worker<L> {
             self.bring_ups.add(id);
         }
         let mut announcements = Vec::new();
-        for (partition, committed) in self.bring_ups.turn()? {
-            let (id, position) = (partition.id, partition.position());
-            let (ends, holder) = committed.map(|committed| (committed.ends, committed.holder)).unwrap_or_default();
-            self.log.resume(id, position.next, ends)?;
-            let database = partition.store.database().clone();
-            if self.log.announces().is_some_and(|own| holder.as_deref() != Some(own)) {
-                let mut state = WriteBatch::default();
-                write_position(&database, &mut state, position);
-                announcements.push(Commit { partition: id, position, outputs: Vec::new(), state, database: database.clone() });
+        let mut brought = self.bring_ups.turn()?.into_iter();
+        while let Some((partition, committed)) = brought.next() {
+            let id = partition.id;
+            let taken_up = self.take_up(partition, committed);
+            if taken_up.is_err() {
+                // Nobody else knows of them any more; those that it still has are told of anew.
+                brought.map(|(partition, _)| partition.id).chain([id]).for_each(|id| (self.report)(id, Holding::Closed));
+                return taken_up.map(drop);
             }
-            self.partitions.insert(id, partition);
-            (self.report)(id, Holding::Up(database));
+            announcements.extend(taken_up?);
         }
         if !announcements.is_empty() {
             self.conclude()?;
             self.log.commit(announcements)?;
         }
         Ok(())
+    }
+
+    /// Goes on with a partition that is up. Returns the commit that announces who has it now, where it has to be announced.
+    fn take_up(&mut self, partition: Partition, committed: Option<Committed>) -> Result<Option<Commit>, PartitionError> {
+        let (id, position) = (partition.id, partition.position());
+        let (ends, holder) = committed.map(|committed| (committed.ends, committed.holder)).unwrap_or_default();
+        self.log.resume(id, position.next, ends)?;
+        let database = partition.store.database().clone();
+        let is_announced = self.log.announces().is_none_or(|own| holder.as_deref() == Some(own));
+        let announcement = (!is_announced).then(|| {
+            let mut state = WriteBatch::default();
+            write_position(&database, &mut state, position);
+            Commit { partition: id, position, outputs: Vec::new(), state, database: database.clone() }
+        });
+        self.partitions.insert(id, partition);
+        (self.report)(id, Holding::Up(database));
+        Ok(announcement)
     }
 
     /// One turn of the loop. Returns how many records it stepped.
@@ -271,7 +286,7 @@ impl<L: Log> Worker<L> {
     }
 
     /// Steps a batch of what was polled of partitions whose commit isn't under way. Returns what is to be committed, and how many records it is of.
-    fn step(&mut self, looks_up: bool) -> Result<(Vec<Commit>, usize), PartitionError> {
+    fn step(&mut self, mut looks_up: bool) -> Result<(Vec<Commit>, usize), PartitionError> {
         let mut commits = Vec::with_capacity(self.polled.len());
         let (mut stepped, mut published_records, mut published_bytes) = (0, 0, 0);
         // Each in turn, so that none is left behind.
@@ -286,6 +301,8 @@ impl<L: Log> Worker<L> {
             let mut outputs = Vec::new();
             // Of the commits before this one, so the copy contains all that is before these ends.
             let ends = if looks_up { published(&self.log, id)? } else { None };
+            // A broker that is away is asked once in a turn.
+            looks_up &= ends.is_some();
             let taken = partition.step(&records[..records.len().min(self.batch - stepped)], &mut outputs)?;
             stepped += taken;
             self.stepped_last = id;

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -505,6 +505,7 @@ fn shared(
         stop,
         api_token: args.api_token.clone(),
         metrics: instruments::recorder()?,
+        telling_lag: Mutex::default(),
     }))
 }
 

@@ -11,7 +11,7 @@ use crate::state::database::Database;
 use axum::http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
@@ -31,6 +31,7 @@ pub struct Shared {
     pub(super) stop: watch::Receiver<bool>,
     pub(super) api_token: Option<String>,
     pub(super) metrics: PrometheusHandle,
+    pub(super) telling_lag: Mutex<()>,
 }
 
 impl Shared {
@@ -72,16 +73,29 @@ impl Shared {
         }
     }
 
-    /// Records of the input that no commit contains yet, by partition, as far as the log answers. None for partitions that another process has.
-    pub(super) fn lag(&self) -> Vec<(u32, i64)> {
-        let lag_of = |(id, database): (u32, Arc<Database>)| {
-            let position = super::bring_up::stored_position(&database).ok().flatten();
-            let end = self.reader.end(Topic::Events, id).ok()?;
-            let next = position.map_or_else(|| self.reader.start(Topic::Events, id).ok(), |position| Some(position.next))?;
-            Some((id, (end - next).max(0)))
-        };
-        // A log that is away is asked once.
-        self.held.up().into_iter().map_while(lag_of).collect()
+    /// Tells how many records of the input no commit contains yet, of each partition of which the log answers that, as it answers; 0 of those that another
+    /// process has. While somebody is being told, nobody else is: a log that is away keeps one thread waiting.
+    pub(super) fn tell_lag(&self, tell: impl Fn(u32, i64)) {
+        let Ok(_alone) = self.telling_lag.try_lock() else { return };
+        let mut committed = None;
+        for partition in 0..self.partitions {
+            let next = match self.held.partition(partition) {
+                Holding::Closed => {
+                    tell(partition, 0);
+                    continue;
+                }
+                Holding::Up(database) => super::bring_up::stored_position(&database).ok().flatten().map(|position| position.next),
+                Holding::BringingUp { .. } => {
+                    let asked = || self.others.as_ref().and_then(|others| others.committed().ok());
+                    let Some(committed) = committed.get_or_insert_with(asked) else { continue };
+                    committed.get(partition as usize).and_then(Option::as_ref).map(|committed| committed.position.next)
+                }
+            };
+            let Ok(end) = self.reader.end(Topic::Events, partition) else { continue };
+            if let Some(next) = next.or_else(|| self.reader.start(Topic::Events, partition).ok()) {
+                tell(partition, (end - next).max(0));
+            }
+        }
     }
 }
 

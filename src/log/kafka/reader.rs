@@ -102,9 +102,9 @@ impl KafkaReader {
         Ok(from < stable && !self.read_up_to(topic, partition, from, stable, 1, None)?.records.is_empty())
     }
 
-    /// Where a partition starts and ends, for who can do without the answer where a broker doesn't give it at once.
-    pub(super) fn ends_at_once(&self, topic: Topic, partition: u32) -> Result<(i64, i64), LogError> {
-        self.shared.ends(&self.shared.written, topic, partition, AT_ONCE)
+    /// Where a partition starts and ends, for who can do without the answer where a broker doesn't give it soon.
+    pub(super) fn ends_within(&self, topic: Topic, partition: u32, wait: Duration) -> Result<(i64, i64), LogError> {
+        self.shared.ends(&self.shared.written, topic, partition, wait)
     }
 
     /// Committed records from an offset that is there, up to `end`, and at most `max`; by the cursor that stands there, if there is one.

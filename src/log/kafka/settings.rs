@@ -37,7 +37,7 @@ impl Default for KafkaSettings {
 }
 
 /// Settings of librdkafka that are not the operator's: exactly-once, the order of records, or the way of reading rests on them.
-pub const FIXED: [&str; 14] = [
+pub const FIXED: [&str; 15] = [
     "bootstrap.servers",
     // librdkafka's other name for it, as of acks below.
     "metadata.broker.list",
@@ -53,7 +53,12 @@ pub const FIXED: [&str; 14] = [
     "enable.auto.offset.store",
     "auto.offset.reset",
     "enable.partition.eof",
+    // By its reports of delivery the producer tells where its outputs end.
+    "delivery.report.only.error",
 ];
+
+/// The only way of sharing partitions by the classic protocol by which members keep theirs while others come and go.
+const COOPERATIVE: &str = "cooperative-sticky";
 
 /// How long a transaction may be open: what a worker's death can hold back readers for.
 pub const TRANSACTION_TIMEOUT_MS: u32 = 10_000;
@@ -88,9 +93,15 @@ impl KafkaSettings {
     /// # Errors
     /// [`LogError::Refused`] with the first of them.
     pub(super) fn check(&self) -> Result<(), LogError> {
-        match self.passed.keys().find(|name| FIXED.contains(&name.as_str())) {
-            Some(name) => Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: "it is set by callsieve itself".into() }),
-            None => Ok(()),
+        let refused = |name: &str, why: &str| Err(LogError::Refused { operation: format!("setting kafka.{name}"), why: why.into() });
+        if let Some(name) = self.passed.keys().find(|name| FIXED.contains(&name.as_str())) {
+            return refused(name, "it is set by callsieve itself");
+        }
+        match self.passed.get_key_value("partition.assignment.strategy") {
+            Some((name, strategy)) if strategy.trim() != COOPERATIVE => {
+                refused(name, "partitions are taken up one by one, which cooperative-sticky alone allows")
+            }
+            _ => Ok(()),
         }
     }
 
@@ -171,7 +182,7 @@ impl KafkaSettings {
             .set("fetch.wait.max.ms", "100");
         let mut config = self.over(config);
         if config.get("group.protocol") != Some("consumer") && config.get("partition.assignment.strategy").is_none() {
-            config.set("partition.assignment.strategy", "cooperative-sticky");
+            config.set("partition.assignment.strategy", COOPERATIVE);
         }
         config
             .set("group.id", &self.group)

@@ -35,6 +35,8 @@ const FENCED_AGAIN: Duration = Duration::from_secs(60);
 const BATCH: usize = 20_000;
 /// How long after a commit a batch goes on filling: a transaction costs the broker more than its records do.
 const GATHER: Duration = Duration::from_millis(2);
+/// How long each partition's broker has to answer after one that didn't.
+const BRIEFLY: Duration = Duration::from_millis(100);
 /// How long a poll takes that gives only records that can't be read now.
 const WAITING: Duration = Duration::from_millis(100);
 /// How long it may take until a partition that was taken up is fetched.
@@ -205,12 +207,14 @@ impl KafkaLog {
                         from.push((partition, self.starting_point(partition)?));
                     }
                     let mut places: Vec<(u32, Offset)> = from.iter().map(|(partition, next)| (*partition, Offset::Offset(*next))).collect();
+                    let mut patience = AT_ONCE;
                     for partition in &paused {
-                        // Where it will begin isn't known yet; it is told when it is resumed. No logical offset: the look-up might end after that. One that
+                        // Where it will begin isn't known yet; it is told when it is resumed. No logical offset: the look-up might end after that. Those that
                         // nobody answers for must not keep the group from having its answer.
-                        let start = match self.reader.ends_at_once(Topic::Events, *partition) {
+                        let start = match self.reader.ends_within(Topic::Events, *partition, patience) {
                             Err(error) if error.is_passing() => {
                                 tracing::debug!("{error}");
+                                patience = BRIEFLY;
                                 0
                             }
                             ends => ends?.0,
@@ -575,11 +579,11 @@ impl Log for KafkaLog {
 
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
         self.check_owned(partition)?;
-        self.ends.get(&partition).and_then(|ends| ends.get(topic)).map_or_else(|| Ok(self.reader.ends_at_once(topic, partition)?.1), Ok)
+        self.ends.get(&partition).and_then(|ends| ends.get(topic)).map_or_else(|| Ok(self.reader.ends_within(topic, partition, AT_ONCE)?.1), Ok)
     }
 
     fn end(&self, partition: u32) -> Result<i64, LogError> {
-        Ok(self.reader.ends_at_once(Topic::Events, partition)?.1)
+        Ok(self.reader.ends_within(Topic::Events, partition, AT_ONCE)?.1)
     }
 
     fn pause(&mut self, partition: u32) -> Result<(), LogError> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kafka {
@@ -15,6 +16,8 @@ enum Kafka {
     Silent,
     /// Takes everything, and says nothing.
     TakesSilently,
+    /// Takes everything, and says so when it is allowed to.
+    Slow,
 }
 
 /// What stands for Kafka, and what it has.
@@ -22,6 +25,8 @@ struct Fake {
     is: watch::Sender<Kafka>,
     taken: Mutex<Vec<(Topic, Input)>>,
     most_bytes: AtomicUsize,
+    /// Answers that a slow one may give.
+    answers: Semaphore,
 }
 
 impl Fake {
@@ -34,11 +39,13 @@ impl Fake {
         let is = *self.is.borrow();
         let places = vec![Place { partition: 0, offset: 0 }; inputs.len()];
         match is {
-            Kafka::Up | Kafka::TakesSilently => self.taken.lock().unwrap().extend(inputs.into_iter().map(|input| (topic, input))),
+            Kafka::Up | Kafka::TakesSilently | Kafka::Slow => self.taken.lock().unwrap().extend(inputs.into_iter().map(|input| (topic, input))),
             Kafka::Refuses => return Err(LogError::Kafka { operation: "appending".into(), why: "it is away".into() }),
             Kafka::Silent => {}
         }
-        if is != Kafka::Up {
+        if is == Kafka::Slow {
+            self.answers.acquire().await.unwrap().forget();
+        } else if is != Kafka::Up {
             self.is.subscribe().wait_for(|is| *is == Kafka::Up).await.unwrap();
             return Err(LogError::Kafka { operation: "appending".into(), why: "it was away for too long".into() });
         }
@@ -81,7 +88,7 @@ impl Subject {
     }
 
     fn patient(is: Kafka, bytes: u64, patience: Duration) -> Self {
-        let fake = Fake { is: watch::Sender::new(is), taken: Mutex::default(), most_bytes: AtomicUsize::new(usize::MAX) };
+        let fake = Fake { is: watch::Sender::new(is), taken: Mutex::default(), most_bytes: AtomicUsize::new(usize::MAX), answers: Semaphore::new(0) };
         Self::open(tempfile::tempdir().unwrap(), Arc::new(fake), bytes, patience)
     }
 
@@ -211,6 +218,24 @@ async fn what_was_acknowledged_is_there_in_order_while_kafka_comes_and_goes() {
         *next = (*next).max(n + 1);
     }
     assert!(next.len() == 8 && next.values().all(|next| *next == 400), "{next:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_when_handing_over_takes_too_long_is_not_sent_again() {
+    let subject = Subject::new(Kafka::Refuses, u64::MAX);
+    subject.append("1", "a").await.unwrap();
+    subject.is(Kafka::Slow);
+    until("the first is on its way", || subject.fake.values(Topic::Events) == ["a"]).await;
+    subject.append("1", "b").await.unwrap();
+    subject.fake.answers.add_permits(1);
+    // What is new waits for the rest, and then no more.
+    until("the rest is on its way", || subject.fake.values(Topic::Events) == ["a", "b"]).await;
+    subject.append("1", "c").await.unwrap();
+    assert_eq!(subject.spool.kept.state.borrow().mode, Mode::Spooling);
+    subject.fake.answers.add_permits(1);
+    subject.is(Kafka::Up);
+    subject.is_direct().await;
+    assert_eq!(subject.fake.values(Topic::Events), ["a", "b", "c"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
