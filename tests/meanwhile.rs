@@ -32,6 +32,8 @@ struct Faults {
     /// So many of its next reads fail, in a way that passes.
     fail: AtomicUsize,
     is_revoked: AtomicBool,
+    /// The first partition can't be taken up again: the worker joins anew, and another gets it.
+    is_lost: AtomicBool,
     /// Nobody says where the first partition ends: it has no leader.
     is_silent: AtomicBool,
     asked: AtomicUsize,
@@ -130,6 +132,10 @@ impl Log for DisturbedLog {
     }
 
     fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError> {
+        if partition == 0 && self.reader.faults.is_lost.load(Ordering::SeqCst) {
+            self.reader.faults.is_revoked.store(true, Ordering::SeqCst);
+            return Err(LogError::Aborted { why: "it joins anew".into() });
+        }
         self.of.resume(partition, next, ends)
     }
 
@@ -264,6 +270,23 @@ fn a_revoked_partition_is_let_go_of_though_it_is_not_up_yet() {
     company.faults.held_up.store(false, Ordering::SeqCst);
     company.faults.is_revoked.store(false, Ordering::SeqCst);
     company.turn_until("it is up", |company| company.is_up(0));
+}
+
+#[test]
+fn a_partition_that_is_up_and_lost_before_it_is_taken_up_is_nobodys() {
+    let mut company = Company::new();
+    company.faults.held_up.store(false, Ordering::SeqCst);
+    company.faults.is_lost.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    while company.worker.turn(Duration::from_millis(1)).is_ok() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it comes up");
+    }
+    company.worker.begin_again();
+    assert!(matches!(company.holding(0), Some(Holding::Closed)), "{:?}", company.holding(0));
+    company.turn_until("the other is up again", |company| company.is_up(1));
+    company.faults.is_lost.store(false, Ordering::SeqCst);
+    company.faults.is_revoked.store(false, Ordering::SeqCst);
+    company.turn_until("it comes back", |company| company.is_up(0));
 }
 
 /// Time passes on the others; and on the silent one, too, when it is heard again.

@@ -260,6 +260,9 @@ mod tests {
                 assert_ne!(config.get(name), Some("wrong"), "{name}");
             }
         }
+        for (strategy, is_refused) in [("range", true), ("roundrobin,cooperative-sticky", true), ("cooperative-sticky", false)] {
+            assert_eq!(passing("partition.assignment.strategy", strategy).check().is_err(), is_refused, "{strategy}");
+        }
     }
 
     #[test]
