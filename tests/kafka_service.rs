@@ -460,7 +460,7 @@ async fn kafka_a_service_outlives_its_broker() {
     }
     until("it says why it is not ready", async || {
         let (status, body) = get(&format!("{base}/readyz")).await;
-        status == 503 && body["detail"].as_str().is_some_and(|detail| detail.contains("Kafka is not there yet"))
+        status == 503 && body["detail"].as_str().is_some_and(|detail| detail.contains("what is needed is not there yet"))
     })
     .await;
     let broker = cluster.clone();

@@ -139,6 +139,9 @@ pub fn main(args: DeadLettersArgs) -> anyhow::Result<ExitCode> {
         Action::List { log, filter, retried, limit, json } => {
             let log = log.open()?;
             let letters = list(log.reader.as_ref(), log.partitions, &filter.filter(retried))?;
+            if letters.is_empty() {
+                eprintln!("there are no such letters");
+            }
             write_list(&mut out, &letters[..letters.len().min(limit.unwrap_or(usize::MAX))], json)
         }
         Action::Show { place, log, json } => {

@@ -109,7 +109,12 @@ pub fn main(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         Action::Status { name, live } => status(name.as_deref(), &live.settings()),
         Action::Diff { which, account, json } => diff(&which.replay()?, parsed(account)?.as_ref(), json),
         Action::Promote { which, account } => promote(&which.replay()?, parsed(account)?.as_ref()),
-        Action::Drop { which, data_dir } => which.replay()?.drop_all(&data_dir).map(|()| ExitCode::SUCCESS),
+        Action::Drop { which, data_dir } => {
+            let replay = which.replay()?;
+            replay.drop_all(&data_dir)?;
+            eprintln!("the replay {} is deleted", replay.name());
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -153,6 +158,9 @@ fn status(name: Option<&str>, live: &KafkaSettings) -> anyhow::Result<ExitCode> 
     }
     let mut code = ExitCode::SUCCESS;
     let mut out = std::io::stdout().lock();
+    if replays.is_empty() {
+        writeln!(out, "there are no replays")?;
+    }
     for ((replay, progress), before) in replays.iter().zip(looked).zip(before) {
         let of = replay.name();
         match progress {

@@ -54,7 +54,7 @@ pub fn main(args: SchemasArgs) -> anyhow::Result<ExitCode> {
     match args.action {
         Action::Check(args) => checked(&args, &mut out),
         Action::Register(args) => {
-            let registry = args.registry.registry().context("--schema-registry says where")?;
+            let registry = args.registry.registry().context("--schema-registry (CALLSIEVE_SCHEMA_REGISTRY) is needed: where to register them")?;
             for (topic, record) in placed() {
                 let subject = subject(&format!("{}{topic}", args.topic_prefix), record);
                 let registered = registry.ensure(&subject, record.schema_json()).with_context(|| format!("registering {subject} at {registry}"))?;

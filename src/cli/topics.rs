@@ -1,7 +1,7 @@
 //! `callsieve topics`: makes, checks and shows the topics on Kafka, and moves them to another number of partitions.
 
-use crate::log::LogError;
-use crate::log::kafka::{self, KafkaSettings, TopicSettings};
+use crate::log::kafka::{self, Described, KafkaSettings, TopicSettings};
+use crate::log::{LogError, Topic};
 use crate::registry::RegistryArgs;
 use crate::roles::repartition::{Ended, Repartition, Told};
 use std::collections::BTreeMap;
@@ -123,23 +123,29 @@ pub fn main(args: TopicsArgs) -> anyhow::Result<ExitCode> {
             let CreateArgs { kafka, partitions, replication, min_insync_replicas, retention_days, if_reachable } = args;
             let wanted = TopicSettings { partitions, replication, min_insync_replicas, retention_days, over: Vec::new() };
             let settings = kafka.settings();
-            if let (true, Err(error @ LogError::Kafka { .. })) = (if_reachable, kafka::reach(&settings)) {
-                tracing::warn!("the topics aren't looked at: {error}");
-                return Ok(ExitCode::SUCCESS);
+            match kafka::reach(&settings) {
+                Err(error @ LogError::Kafka { .. }) if if_reachable => {
+                    tracing::warn!("the topics aren't looked at: {error}");
+                    return Ok(ExitCode::SUCCESS);
+                }
+                reached => drop(reached?),
             }
-            kafka::create(&settings, &wanted)?;
+            let made = kafka::create(&settings, &wanted)?;
+            writeln!(out, "{made} topics made, {} were there", Topic::ALL.len() - made)?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Check(args) => {
-            let described = kafka::describe(&args.settings())?;
-            let findings = kafka::findings(&described);
+            let findings = kafka::findings(&described(&args.settings())?);
             for finding in &findings {
                 writeln!(out, "{finding}")?;
+            }
+            if findings.is_empty() {
+                writeln!(out, "the topics are as they must be")?;
             }
             Ok(if findings.iter().any(|finding| finding.is_wrong) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         Action::Describe(args) => {
-            for topic in kafka::describe(&args.settings())? {
+            for topic in described(&args.settings())? {
                 writeln!(out, "{}: {} partitions, {} replicas", topic.name, topic.partitions, topic.replicas)?;
                 for (name, value) in &topic.settings {
                     writeln!(out, "  {name}={value}")?;
@@ -149,6 +155,12 @@ pub fn main(args: TopicsArgs) -> anyhow::Result<ExitCode> {
         }
         Action::Repartition(args) => repartition(args),
     }
+}
+
+/// The topics as they are, of a cluster that lets us in.
+fn described(settings: &KafkaSettings) -> Result<Vec<Described>, LogError> {
+    kafka::reach(settings)?;
+    kafka::describe(settings)
 }
 
 /// Counts as they grow are told so often.

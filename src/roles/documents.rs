@@ -49,7 +49,11 @@ pub(super) async fn receive(
     if !matches!(kind, Some("application/json" | "application/x-ndjson")) {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "documents are application/json, or application/x-ndjson for JSON Lines"));
     }
-    let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    let body = body.map_err(|error| {
+        let is_large = error.status() == StatusCode::PAYLOAD_TOO_LARGE;
+        let large = || format!("one request has at most {} MiB of documents: send them in several, and complete=true with the last", LIMIT >> 20);
+        Problem::new(error.status(), if is_large { large() } else { error.body_text() })
+    })?;
     let received_at = (shared.clock)();
     let (known, of) = (shared.clone(), account.clone());
     let mut events = blocking(move || read(&known, &of, &body, received_at, wanted.history)).await?;

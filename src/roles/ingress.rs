@@ -178,6 +178,9 @@ fn failed(error: &LogError) -> Problem {
     Problem::unavailable(error)
 }
 
+/// What may become of a notification, in the metrics.
+pub(super) const RESULTS: [&str; 6] = ["accepted", "dead_letter", "unauthorized", "limited", "too_large", "failed"];
+
 fn count(result: &'static str) {
     metrics::counter!("callsieve_notifications_total", "result" => result).increment(1);
 }

@@ -1,6 +1,7 @@
 //! Metrics: where they are gathered, and what is counted of every request.
 
 use super::dead_letters::{EVENTS, SPOOL, WEBHOOK};
+use super::ingress::RESULTS;
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -54,7 +55,7 @@ fn describe() {
     metrics::describe_counter!("callsieve_brought_up_records_total", "Records that were read to bring states up, by for whom: worker or standby");
     metrics::describe_gauge!(
         "callsieve_lag_records",
-        "Records of the input that are not stepped yet, by partition; 0 for those that another process has"
+        "Records of the input that are not stepped yet, by partition, also while it is brought up; 0 for those that another process has"
     );
 }
 
@@ -62,6 +63,9 @@ fn describe() {
 fn begin() {
     for source in [WEBHOOK, EVENTS, SPOOL] {
         metrics::counter!("callsieve_dead_letters_total", "source" => source).increment(0);
+    }
+    for result in RESULTS {
+        metrics::counter!("callsieve_notifications_total", "result" => result).increment(0);
     }
     metrics::counter!("callsieve_corrupt_states_total").increment(0);
     metrics::counter!("callsieve_schema_registry_failures_total").increment(0);
@@ -75,4 +79,32 @@ pub(super) async fn measure(route: Option<MatchedPath>, request: Request, next: 
     metrics::histogram!("callsieve_http_request_seconds", "route" => route.clone()).record(begun.elapsed().as_secs_f64());
     metrics::counter!("callsieve_http_requests_total", "route" => route, "status" => response.status().as_u16().to_string()).increment(1);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// The names of our series in a text.
+    fn series(text: &str) -> BTreeSet<&str> {
+        let is_of_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        let names = text.match_indices("callsieve_").map(|(at, _)| &text[at..at + text[at..].find(|c| !is_of_name(c)).unwrap_or(text.len() - at)]);
+        names.map(|name| name.trim_end_matches("_bucket")).collect()
+    }
+
+    #[test]
+    fn alerts_and_dashboard_ask_for_series_that_there_are() {
+        let described = series(include_str!("instruments.rs"));
+        for asking in [include_str!("../../deploy/observe/alerts.yaml"), include_str!("../../deploy/observe/grafana/dashboards/callsieve.json")] {
+            let asked = series(asking);
+            assert!(asked.len() > 5 && asked.is_subset(&described), "{:?}", asked.difference(&described));
+        }
+        let alerts: serde_yaml_ng::Value = serde_yaml_ng::from_str(include_str!("../../deploy/observe/alerts.yaml")).unwrap();
+        let rules = alerts["groups"][0]["rules"].as_sequence().unwrap();
+        let told = include_str!("../../docs/operations.md");
+        for rule in rules {
+            let name = rule["alert"].as_str().unwrap();
+            assert!(rule["expr"].is_string() && rule["annotations"]["summary"].is_string() && told.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
 }

@@ -130,7 +130,11 @@ impl Repartition {
                 tell(told);
             });
             let error = match ended {
-                Err(error) if error.downcast_ref::<LogError>().is_some_and(LogError::is_passing) => error,
+                Err(error)
+                    if error.downcast_ref::<LogError>().is_some_and(|error| error.is_passing() && !matches!(error, LogError::Refused { .. })) =>
+                {
+                    error
+                }
                 ended => return ended,
             };
             if copied || failing.is_none() {

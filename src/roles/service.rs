@@ -458,9 +458,9 @@ async fn wait_for_kafka(args: &RunArgs, front: &Front) -> anyhow::Result<Backend
     loop {
         match open(args).await {
             Err(error) if Backend::is_away(&error) => {
-                front.tell(format!("Kafka is not there yet: {error:#}"));
+                front.tell(format!("what is needed is not there yet: {error:#}"));
                 if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-                    tracing::warn!("waiting for Kafka, notifications are kept in the spool meanwhile: {error:#}");
+                    tracing::warn!("waiting, notifications are kept in the spool meanwhile: {error:#}");
                     said = Some(Instant::now());
                 }
                 tokio::time::sleep(REACH_AGAIN).await;

@@ -54,7 +54,8 @@ impl Kafka {
     /// # Errors
     /// For settings that can't be, a cluster or a framing's registry that can't be reached, and topics that are missing or differ in their number of partitions.
     pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
-        settings.check()?;
+        // What is wrong with the way to it is known there alone.
+        cluster::reach(&settings)?;
         let partitions = count_partitions(&settings)?;
         Self::with(settings, partitions)
     }
@@ -117,15 +118,17 @@ impl Kafka {
 
 fn count_partitions(settings: &KafkaSettings) -> Result<u32, LogError> {
     let client: BaseConsumer<Told> = settings.asking().create_with_context(Told).map_err(failed("making a client"))?;
+    let looking = |name: &str| format!("looking for the topic {name} at {}", settings.brokers);
     let mut counted = None;
     for topic in Topic::ALL {
         let name = settings.topic(topic);
-        let wrong = |why: String| LogError::Kafka { operation: format!("looking for the topic {name} at {}", settings.brokers), why };
+        let wrong = |why: String| LogError::Kafka { operation: looking(&name), why };
         let metadata = client.fetch_metadata(Some(&name), REQUEST).map_err(|error| wrong(client::words(&error)))?;
         let found = metadata.topics().iter().find(|found| found.name() == name).filter(|found| found.error().is_none());
         let count = found.map_or(0, |found| u32::try_from(found.partitions().len()).unwrap_or(u32::MAX));
         if count == 0 {
-            return Err(wrong("it isn't there".into()));
+            let why = "it isn't there: is --topic-prefix right? `callsieve topics create` makes the topics".into();
+            return Err(LogError::Refused { operation: looking(&name), why });
         }
         if counted.is_some_and(|known| known != count) {
             return Err(wrong(format!("it has {count} partitions, the topics before it {}; all must have as many", counted.unwrap_or_default())));

@@ -64,15 +64,15 @@ impl TopicSettings {
 }
 
 /// Makes the topics that aren't there, and waits until all are served: a producer that sends sooner may have its second message accepted where its first
-/// was refused. Not for threads of an async runtime.
+/// was refused. Returns how many were made. Not for threads of an async runtime.
 ///
 /// # Errors
 /// If Kafka refuses a topic, or doesn't serve it in time.
-pub fn create(settings: &KafkaSettings, topics: &TopicSettings) -> Result<(), LogError> {
-    create_some(settings, topics, &Topic::ALL).map(drop)
+pub fn create(settings: &KafkaSettings, topics: &TopicSettings) -> Result<usize, LogError> {
+    create_some(settings, topics, &Topic::ALL)
 }
 
-/// The same of these topics alone. Returns how many were made.
+/// The same of these topics alone.
 ///
 /// # Errors
 /// As [`create`].

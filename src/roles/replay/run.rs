@@ -154,7 +154,8 @@ impl Replay {
             over: vec![(Topic::Events, "cleanup.policy".into(), "compact".into())],
             ..TopicSettings::default()
         };
-        Ok(kafka::create(&self.own(), &topics)?)
+        kafka::create(&self.own(), &topics)?;
+        Ok(())
     }
 
     /// From the start of the log up to where the live processor is: what comes after is judged by the present settings and numbers anyway.
