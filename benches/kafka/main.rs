@@ -15,7 +15,7 @@ mod service;
 use anyhow::Context;
 use callsieve::event::{AccountId, CallVerdict, Event, Millis, SessionId, Tick, decode, encode, encode_event};
 use callsieve::log::kafka::{Kafka, KafkaSettings};
-use callsieve::log::{Commit, Log, Position, Reader, Topic, partition_of};
+use callsieve::log::{Commit, Log, Position, Reader, Topic, each_record, partition_of};
 use callsieve::state::database::{Database, DatabaseOptions, Engine};
 use input::{Ingress, PARTITIONS, Prepared, fresh};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -187,14 +187,7 @@ fn check(settings: &KafkaSettings, prepared: &Prepared, rounds: u32) -> anyhow::
 
 fn each_verdict(reader: &impl Reader, mut take: impl FnMut(&[u8], &[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
     for partition in 0..PARTITIONS {
-        let (mut next, end) = (0, reader.end(Topic::CallVerdicts, partition)?);
-        while next < end {
-            let read = reader.read(Topic::CallVerdicts, partition, next, 10_000)?;
-            for record in &read.records {
-                take(&record.key, record.value.as_deref().unwrap_or_default())?;
-            }
-            next = read.next;
-        }
+        each_record(reader, Topic::CallVerdicts, partition, |record| take(&record.key, record.value.as_deref().unwrap_or_default()))?;
     }
     Ok(())
 }

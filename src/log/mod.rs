@@ -403,6 +403,28 @@ pub trait Reader: Send + Sync {
     fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError>;
 }
 
+/// Records that [`each_record`] has in memory.
+const CHUNK: usize = 10_000;
+
+/// Gives all that stands in a partition of a topic at this moment, in order.
+///
+/// # Errors
+/// If it can't be read, and what `take` says.
+pub fn each_record<E: From<LogError>>(
+    reader: &dyn Reader,
+    topic: Topic,
+    partition: u32,
+    mut take: impl FnMut(Record) -> Result<(), E>,
+) -> Result<(), E> {
+    let (mut next, end) = (reader.start(topic, partition)?, reader.end(topic, partition)?);
+    while next < end {
+        let read = reader.read(topic, partition, next, CHUNK)?;
+        read.records.into_iter().try_for_each(&mut take)?;
+        next = read.next;
+    }
+    Ok(())
+}
+
 /// A worker's end of the log: input in, outputs and position out. Its methods block; it is for a thread of its own.
 pub trait Log: Send {
     /// The partitions that are this worker's now. Changes only within [`Log::poll`], so what was polled before can always be committed before. One

@@ -4,7 +4,7 @@
 
 use super::ingress;
 use crate::event::{AccountId, CodecError, Millis, decode_event};
-use crate::log::{Appender, Headers, Input, LogError, MAX_INPUT_BYTES, Output, Place, Reader, Record, Topic};
+use crate::log::{Appender, Headers, Input, LogError, MAX_INPUT_BYTES, Output, Place, Reader, Record, Topic, each_record};
 use std::collections::BTreeMap;
 
 /// Why it could not be taken in, in words.
@@ -41,8 +41,6 @@ const MOST_KEPT: usize = 4 << 10;
 
 /// What a letter has beside what it had before it was one.
 const ADDED: [&str; 7] = [CAUSE, SOURCE, RECEIVED_AT, TOPIC, PARTITION, OFFSET, CUT_FROM];
-/// Records that are read at once.
-const CHUNK: usize = 1_000;
 
 /// The cause as it stands in a letter's headers.
 pub(super) fn cause_header(cause: &str) -> (String, Vec<u8>) {
@@ -174,18 +172,13 @@ impl Filter {
 pub fn list(reader: &dyn Reader, partitions: u32, filter: &Filter) -> Result<Vec<Letter>, LogError> {
     let (mut letters, mut retried) = (Vec::new(), BTreeMap::new());
     for partition in 0..partitions {
-        let mut next = reader.start(Topic::DeadLetters, partition)?;
-        let end = reader.end(Topic::DeadLetters, partition)?;
-        while next < end {
-            let read = reader.read(Topic::DeadLetters, partition, next, CHUNK)?;
-            for record in &read.records {
-                match Letter::of(partition, record) {
-                    Some(letter) => letters.push(letter),
-                    None => retried.extend(number::<Place>(&record.headers, RETRIED).map(|place| (place, record.timestamp))),
-                }
+        each_record(reader, Topic::DeadLetters, partition, |record| {
+            match Letter::of(partition, &record) {
+                Some(letter) => letters.push(letter),
+                None => retried.extend(number::<Place>(&record.headers, RETRIED).map(|place| (place, record.timestamp))),
             }
-            next = read.next;
-        }
+            Ok::<_, LogError>(())
+        })?;
     }
     for letter in &mut letters {
         letter.retried_at = retried.get(&letter.place).copied();

@@ -15,7 +15,7 @@ use super::partition::partition_time;
 use super::replay::until_interrupted;
 use crate::event::{AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Event, OpenCall, decode, decode_event, encode};
 use crate::log::kafka::{self, Copied, Copier, Done, Kafka, KafkaReader, KafkaSettings, TopicSettings};
-use crate::log::{Committed, LogError, Place, Position, Reader, Record, Topic, partition_of};
+use crate::log::{Committed, LogError, Place, Position, Reader, Record, Topic, each_record, partition_of};
 use anyhow::{Context, bail};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -398,15 +398,13 @@ impl Run<'_> {
     fn removed(&self) -> anyhow::Result<BTreeMap<AccountId, i64>> {
         let mut removed = BTreeMap::new();
         for partition in 0..self.old_kafka.partitions() {
-            let (mut next, end) = (self.old.start(Topic::AccountStates, partition)?, self.old.end(Topic::AccountStates, partition)?);
-            while next < end {
-                let read = self.old.read(Topic::AccountStates, partition, next, CHUNK)?;
-                for value in read.records.iter().filter_map(|record| record.value.as_deref()) {
-                    let state: AccountState = decode(value)?;
+            each_record(&self.old, Topic::AccountStates, partition, |record| {
+                if let Some(value) = record.value {
+                    let state: AccountState = decode(&value)?;
                     removed.extend(state.removed_position.map(|position| (state.account_id, position)));
                 }
-                next = read.next;
-            }
+                anyhow::Ok(())
+            })?;
         }
         Ok(removed)
     }
@@ -472,18 +470,14 @@ impl Run<'_> {
         for partition in 0..self.of.partitions {
             let end = self.new.end(Topic::Events, partition)?;
             let mut position = Position { next: end, partition_time: time, low_water: 0, low_water_time };
-            let mut next = 0;
-            while next < end {
-                let read = self.new.read(Topic::Events, partition, next, CHUNK)?;
-                for record in &read.records {
-                    if copied_from(record).is_none() {
-                        bail!("somebody appends to {} already, before it is ready; begin anew with another prefix", self.of.to.topic(Topic::Events));
-                    }
-                    // With the broker's time they were dated anew.
-                    position.partition_time = partition_time(position.partition_time, record);
+            each_record(&self.new, Topic::Events, partition, |record| {
+                if copied_from(&record).is_none() {
+                    bail!("somebody appends to {} already, before it is ready; begin anew with another prefix", self.of.to.topic(Topic::Events));
                 }
-                next = read.next;
-            }
+                // With the broker's time they were dated anew.
+                position.partition_time = partition_time(position.partition_time, &record);
+                Ok(())
+            })?;
             let ends = OUTPUTS.into_iter().map(|topic| Ok((topic, self.new.end(topic, partition)?))).collect::<Result<Vec<_>, LogError>>()?;
             new.begin(partition, position, &ends)?;
         }
@@ -532,15 +526,13 @@ fn copied_from(record: &Record) -> Option<Place> {
 fn copied(new: &KafkaReader, partitions: u32) -> Result<CopiedEvents, LogError> {
     let mut copied = CopiedEvents::new();
     for partition in 0..partitions {
-        let (mut next, end) = (new.start(Topic::Events, partition)?, new.end(Topic::Events, partition)?);
-        while next < end {
-            let read = new.read(Topic::Events, partition, next, CHUNK)?;
-            for from in read.records.iter().filter_map(copied_from) {
+        each_record(new, Topic::Events, partition, |record| {
+            if let Some(from) = copied_from(&record) {
                 let newest = copied.entry((from.partition, partition)).or_insert(from.offset);
                 *newest = from.offset.max(*newest);
             }
-            next = read.next;
-        }
+            Ok::<_, LogError>(())
+        })?;
     }
     Ok(copied)
 }

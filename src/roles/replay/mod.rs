@@ -17,7 +17,7 @@ pub use run::{Ended, StartArgs};
 
 use crate::event::Millis;
 use crate::log::kafka::{self, Kafka, KafkaReader, KafkaSettings};
-use crate::log::{Position, Reader, Topic};
+use crate::log::{LogError, Position, Reader, Topic, each_record};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ const PREFIX: &str = "replay-";
 /// Keys of its topic `events`, which tells of the replay itself.
 const BEGUN: &[u8] = b"begun";
 const DONE: &str = "done-";
-/// Records that are read at once.
+/// Records that are written at once.
 const CHUNK: usize = 10_000;
 /// After so long the brokers have missed a member that ended (their `group.consumer.session.timeout.ms` is 45 s by default).
 const MISSED: Duration = Duration::from_secs(60);
@@ -267,18 +267,14 @@ fn told(own: &KafkaReader) -> anyhow::Result<Option<(Begun, BTreeSet<u32>)>> {
 
 /// The newest value of each key, as it stands; keys that are gone are left out. Holds them in memory: of verdicts about a kilobyte each.
 fn newest(reader: &dyn Reader, topic: Topic, partition: u32) -> anyhow::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let (mut next, end) = (reader.start(topic, partition)?, reader.end(topic, partition)?);
     let mut newest = BTreeMap::new();
-    while next < end {
-        let read = reader.read(topic, partition, next, CHUNK)?;
-        for record in read.records {
-            match record.value {
-                Some(value) => newest.insert(record.key, value),
-                None => newest.remove(&record.key),
-            };
-        }
-        next = read.next;
-    }
+    each_record(reader, topic, partition, |record| {
+        match record.value {
+            Some(value) => newest.insert(record.key, value),
+            None => newest.remove(&record.key),
+        };
+        Ok::<_, LogError>(())
+    })?;
     Ok(newest)
 }
 
