@@ -193,6 +193,20 @@ fn revisions_are_printed_as_they_are_decided() {
 }
 
 #[test]
+fn no_revision_is_lost_where_another_account_comes() {
+    let of = |account: &str, documents: Vec<Value>| {
+        let with = |mut document: Value| {
+            document["event"] = json!(format!("/restapi/v1.0/account/{account}/telephony/sessions"));
+            document
+        };
+        documents.into_iter().map(with).collect::<Vec<_>>()
+    };
+    // The first account's call is due when the second one's comes.
+    let documents = [of("7", call("s-1", 3, CUSTOMER, OURS)), of("8", call("s-2", 10, CUSTOMER, OURS))].concat();
+    assert_eq!(judged(&["--revisions"], &documents).brief(), ["s-1 1 EXTERNAL", "s-2 1 EXTERNAL"]);
+}
+
+#[test]
 fn a_fax_has_no_verdict_and_loses_one_that_it_has() {
     let mut fax = record("s-1", json!({"phoneNumber": CUSTOMER}), json!({"phoneNumber": OURS}));
     fax["type"] = json!("Fax");

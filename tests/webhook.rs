@@ -220,6 +220,11 @@ async fn an_ended_call_gets_one_verdict_that_all_can_see_and_that_stays() {
     service.ready().await;
     let stream_url = |base: &str| format!("{base}/api/v1/accounts/{account}/verdicts/stream");
 
+    // A client that has had nothing yet knows where it began.
+    let mut quiet = reqwest::get(stream_url(&service.base)).await.unwrap();
+    let begun = String::from_utf8(quiet.chunk().await.unwrap().unwrap().to_vec()).unwrap();
+    let begun = begun.lines().find_map(|line| line.strip_prefix("id: ")).unwrap_or_else(|| panic!("{begun}")).to_owned();
+
     // Live.
     let mut live = Stream::open(&stream_url(&service.base), None).await;
     send(&service.base, &account, first).await;
@@ -278,6 +283,8 @@ async fn an_ended_call_gets_one_verdict_that_all_can_see_and_that_stays() {
     }
     let mut whole = Stream::open(&format!("{}?from=start", stream_url(&service.base)), None).await;
     assert_eq!(take(&mut whole, 12).await, [&seen[..3], &after].concat());
+    let mut resumed = Stream::open(&stream_url(&service.base), Some(&begun)).await;
+    assert_eq!(take(&mut resumed, 12).await, [&seen[..3], &after].concat());
     assert_eq!(whole.next(Duration::from_millis(300)).await, None, "twelve calls have twelve verdicts");
 
     // A place that this log never had.

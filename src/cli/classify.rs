@@ -218,7 +218,7 @@ fn classify(args: &ClassifyArgs, stdin: &mut dyn Read, stdout: &mut dyn Write, s
     stream.finish()?;
     let unreadable = stream.unreadable;
     if let Some(totals) = stream.totals {
-        writeln!(stream.stderr, "{}", summary(totals, unreadable))?;
+        let _ = writeln!(stream.stderr, "{}", summary(totals, unreadable));
     }
     Ok(unreadable)
 }
@@ -344,20 +344,24 @@ impl Judge {
         if let Some(account) = event.account_id().filter(|account| self.account.as_ref() != Some(account)) {
             self.account = Some(account.clone());
             if self.accounts.insert(account.clone()) {
-                self.introduce(&account.clone(), time)?;
+                let mut outputs = self.introduce(&account.clone(), time)?;
+                let (more, refused) = self.step_one(event, time)?;
+                outputs.extend(more);
+                return Ok((outputs, refused));
             }
         }
         self.step_one(event, time)
     }
 
-    /// An account's settings hold, and its gate is open, before anything else is known of it.
-    fn introduce(&mut self, account: &AccountId, time: Millis) -> anyhow::Result<()> {
+    /// An account's settings hold, and its gate is open, before anything else is known of it. Time passes with that, for other accounts too: returns what that
+    /// brings about.
+    fn introduce(&mut self, account: &AccountId, time: Millis) -> anyhow::Result<Vec<Output>> {
         let settings = AccountSettings { account_id: account.clone(), updated_at: time, ..self.settings.clone() };
-        self.step_one(&Event::AccountSettings(settings), time)?;
+        let (mut outputs, _) = self.step_one(&Event::AccountSettings(settings), time)?;
         let completed =
             SnapshotCompleted { account_id: account.clone(), sync_id: CompactString::const_new("classify"), completed_at: time, numbers_seen: 0 };
-        self.step_one(&Event::SnapshotCompleted(completed), time)?;
-        Ok(())
+        outputs.extend(self.step_one(&Event::SnapshotCompleted(completed), time)?.0);
+        Ok(outputs)
     }
 
     fn step_one(&mut self, event: &Event, time: Millis) -> anyhow::Result<(Vec<Output>, Option<String>)> {
@@ -423,8 +427,8 @@ impl Reading for Stream<'_> {
         self.unreadable += 1;
         let (line, reason) = placed(line, reason);
         let text = format!("{}:{line}: {reason}", self.file).replace(char::is_control, "\u{fffd}");
-        let stderr = &mut *self.stderr;
-        Ok(self.progress.aside(|| writeln!(stderr, "{text}"))?)
+        self.say(&text);
+        Ok(())
     }
 
     fn advance(&mut self, bytes: u64, waits: bool) -> Result<(), Fault> {
@@ -447,6 +451,12 @@ fn placed(line: u64, reason: &str) -> (u64, String) {
 
 impl Stream<'_> {
     /// Takes in a document, or an element of one; `bytes` of input have come with it.
+    /// Whoever doesn't read this reads the verdicts all the same.
+    fn say(&mut self, text: &str) {
+        let stderr = &mut *self.stderr;
+        let _ = self.progress.aside(|| writeln!(stderr, "{text}"));
+    }
+
     fn arrive(&mut self, line: u64, read: Document, bytes: usize) -> Result<(), Fault> {
         for part in &read.unreadable {
             self.complain(line, &part.to_string())?;
@@ -506,8 +516,7 @@ impl Stream<'_> {
                 Output::Verdict(verdict) => self.printer.print(verdict)?,
                 // Nothing is forgotten here, so it is a fax.
                 Output::VerdictGone(account, session) => {
-                    let stderr = &mut *self.stderr;
-                    self.progress.aside(|| writeln!(stderr, "account {account}, session {session}: it is a fax, its verdict is withdrawn"))?;
+                    self.say(&format!("account {account}, session {session}: it is a fax, its verdict is withdrawn"));
                 }
                 _ => {}
             }

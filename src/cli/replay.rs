@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -112,7 +112,7 @@ pub fn main(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         Action::Drop { which, data_dir } => {
             let replay = which.replay()?;
             replay.drop_all(&data_dir)?;
-            eprintln!("the replay {} is deleted", replay.name());
+            eprintln!("nothing is left of the replay {}", replay.name());
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -205,14 +205,20 @@ fn told(name: &str, progress: &Progress, before: u64) -> String {
 
 fn diff(replay: &Replay, account: Option<&AccountId>, json: bool) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let counts = replay
-        .diff(account, |difference| Ok(if json { writeln!(out, "{}", object(&difference)) } else { writeln!(out, "{}", line(&difference)) }?))?;
-    match json {
-        true => writeln!(out, "{}", json!({ "counts": by_kind(&counts) }))?,
-        false => writeln!(out, "{}", summary(&counts))?,
+    let mut write = || -> anyhow::Result<()> {
+        let counts = replay
+            .diff(account, |difference| Ok(if json { writeln!(out, "{}", object(&difference)) } else { writeln!(out, "{}", line(&difference)) }?))?;
+        match json {
+            true => writeln!(out, "{}", json!({ "counts": by_kind(&counts) }))?,
+            false => writeln!(out, "{}", summary(&counts))?,
+        }
+        Ok(out.flush()?)
+    };
+    match write() {
+        // Who reads has seen enough.
+        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) => Ok(ExitCode::SUCCESS),
+        done => done.map(|()| ExitCode::SUCCESS),
     }
-    out.flush()?;
-    Ok(ExitCode::SUCCESS)
 }
 
 const KINDS: [(Kind, &str); 8] = [
@@ -289,9 +295,19 @@ fn promote(replay: &Replay, account: Option<&AccountId>) -> anyhow::Result<ExitC
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    println!("{} calls are to be judged again by the live processor; `callsieve replay diff {}` shows what is left", promoted.asked, replay.name());
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{} calls are to be judged again by the live processor; `callsieve replay diff {}` shows what is left",
+        promoted.asked,
+        replay.name()
+    )?;
     if promoted.only_replay > 0 {
-        println!("{} calls are only in the replay, and stay there: the live processor has no verdict of them to judge again", promoted.only_replay);
+        writeln!(
+            out,
+            "{} calls are only in the replay, and stay there: the live processor has no verdict of them to judge again",
+            promoted.only_replay
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }

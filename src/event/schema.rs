@@ -66,6 +66,8 @@ struct Field {
 const PRIMITIVES: [&str; 8] = ["null", "boolean", "int", "long", "float", "double", "bytes", "string"];
 /// Values that a datum of no bytes may ask for, at most.
 const MOST_VALUES: u64 = 10_000;
+/// The same of a list's items, which may be as many as the datum has bytes.
+const MOST_VALUES_A_BYTE: u64 = 100;
 /// Types with a name that a schema may have: they can be nested as deep.
 const MOST_NAMED: usize = 256;
 
@@ -246,6 +248,10 @@ impl Check<'_> {
 
     fn types(&mut self, reader: &Type, writer: &Type, field: &str) {
         match (reader, writer) {
+            // A union's enum is read by the name of its type instead of its symbol.
+            (Type::Named(index), Type::Union(_)) if matches!(self.reader.named[*index].kind, Kind::Enum { .. }) => {
+                self.finding(field, format!("a union is written where {} is read", self.reader.words(reader)));
+            }
             // Whatever was written has to have a place.
             (_, Type::Union(variants)) => variants.iter().for_each(|variant| self.types(reader, variant, field)),
             (Type::Union(variants), _) => {
@@ -379,8 +385,12 @@ impl Schema {
             Type::Primitive("null") => (1, 0),
             Type::Primitive(_) | Type::Timestamp => (1, 1),
             Type::Array(items) | Type::Map(items) => {
-                if self.weigh(items, weights)?.1 == 0 {
+                let (values, bytes) = self.weigh(items, weights)?;
+                if bytes == 0 {
                     return Err("it has a list of what takes no bytes".to_owned());
+                }
+                if values > bytes.saturating_mul(MOST_VALUES_A_BYTE) {
+                    return Err(format!("it has a list of what asks for more than {MOST_VALUES_A_BYTE} values a byte"));
                 }
                 (1, 1)
             }
@@ -549,6 +559,9 @@ mod tests {
         });
         assert!(schema(&doubled).check_work().unwrap_err().contains("values at once"));
         assert!(schema(&of(json!({ "type": "array", "items": "null" }))).check_work().unwrap_err().contains("no bytes"));
+        let heavy = (0..200).map(|n| json!({ "name": format!("n{n}"), "type": "null" })).chain([json!({ "name": "i", "type": "int" })]);
+        let heavy = json!({ "type": "record", "name": "Heavy", "fields": heavy.collect::<Vec<_>>() });
+        assert!(schema(&of(json!({ "type": "array", "items": heavy }))).check_work().unwrap_err().contains("values a byte"));
         assert!(schema(&of(json!("R"))).check_work().unwrap_err().contains("contains itself"));
         schema(&of(json!({ "type": "array", "items": "R" }))).check_work().unwrap();
         schema(&of(json!(["null", "R"]))).check_work().unwrap();

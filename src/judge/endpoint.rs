@@ -55,11 +55,14 @@ pub struct Found {
 pub fn endpoints<'a>(sessions: impl Iterator<Item = (&'a SessionId, &'a Call)>, home: Country) -> Vec<Found> {
     let sessions: Vec<(&SessionId, &Call)> = sessions.collect();
     // One leg's facts may stand under a session's legacy id and under its real one: a side that either tells was never withheld.
-    let mut told: HashSet<(&LegId, bool)> = HashSet::default();
+    let mut told: HashSet<(&str, &LegId, bool)> = HashSet::default();
     if sessions.len() > 1 {
-        for leg in sessions.iter().flat_map(|(_, call)| &call.legs).filter(|leg| is_records_own(leg)) {
-            let sides = [(&leg.from, true), (&leg.to, false)];
-            told.extend(sides.into_iter().filter(|(side, _)| !side.is_empty()).map(|(_, is_from)| (&leg.leg_id, is_from)));
+        for (_, call) in &sessions {
+            for leg in &call.legs {
+                for (_, is_from) in [(&leg.from, true), (&leg.to, false)].into_iter().filter(|(side, _)| !side.is_empty()) {
+                    told.extend(known_by(call, leg).map(|name| (name, &leg.leg_id, is_from)));
+                }
+            }
         }
     }
     let mut collected = Collected::default();
@@ -67,9 +70,8 @@ pub fn endpoints<'a>(sessions: impl Iterator<Item = (&'a SessionId, &'a Call)>, 
         let ended_at = call.final_end.filter(|_| call.end().is_some());
         for leg in &call.legs {
             for (side, is_from) in [(&leg.from, true), (&leg.to, false)] {
-                let is_told =
-                    || told.contains(&(&leg.leg_id, is_from)) || !is_records_own(leg) && is_told_elsewhere(&sessions, session, &leg.leg_id, is_from);
-                if !side.is_empty() || sessions.len() == 1 || !is_told() {
+                let is_told = || !told.is_empty() && known_by(call, leg).any(|name| told.contains(&(name, &leg.leg_id, is_from)));
+                if !side.is_empty() || !is_told() {
                     collected.side(side, &Place { session, ended_at, leg, is_from }, home);
                 }
             }
@@ -78,24 +80,10 @@ pub fn endpoints<'a>(sessions: impl Iterator<Item = (&'a SessionId, &'a Call)>, 
     collected.finish()
 }
 
-/// Whether its record alone names it.
-fn is_records_own(leg: &CallLeg) -> bool {
-    leg.leg_id.as_str().starts_with("log:")
-}
-
-/// Whether a side of a party is told under its session's other name: the legacy id, or the real one that facts under that id are given to.
-fn is_told_elsewhere(sessions: &[(&SessionId, &Call)], own: &SessionId, leg_id: &LegId, is_from: bool) -> bool {
-    let real = |legacy_id: &str| {
-        let is_known_by_it = |(id, call): &&(&SessionId, &Call)| id.as_legacy().is_none() && call.legacy_session_ids.iter().any(|id| id == legacy_id);
-        sessions.iter().filter(is_known_by_it).map(|(id, _)| *id).min()
-    };
-    let is_same = |other: &SessionId| match (own.as_legacy(), other.as_legacy()) {
-        (Some(legacy_id), None) => real(legacy_id) == Some(other),
-        (None, Some(legacy_id)) => real(legacy_id) == Some(own),
-        _ => false,
-    };
-    let tells = |leg: &CallLeg| leg.leg_id == *leg_id && !(if is_from { &leg.from } else { &leg.to }).is_empty();
-    sessions.iter().any(|(other, call)| call.legs.iter().any(|leg| tells(leg)) && is_same(other))
+/// Under what other sessions may tell of the same leg: a legacy id that they share, and whatever they are for a leg that only its record names.
+fn known_by<'a>(call: &'a Call, leg: &CallLeg) -> impl Iterator<Item = &'a str> {
+    let of_record = leg.leg_id.as_str().starts_with("log:").then_some("");
+    call.legacy_session_ids.iter().map(CompactString::as_str).chain(of_record)
 }
 
 /// The extension ids that took part in a session.

@@ -137,7 +137,7 @@ fn parse_phone(text: &str, home: Country) -> Option<E164> {
     let at_home = PhoneNumber::parse(text, Some(home.0)).ok().filter(is_possible);
     let number = match at_home {
         Some(number) if text.starts_with('+') || number.is_valid() => number,
-        // The call log gives numbers of other countries without their plus, too (ringcentral.md G).
+        // The call log's plain numbers have their country's code first (ringcentral.md G shows it for +1, and we take it for all).
         at_home => without_plus(text).or(at_home)?,
     };
     E164::parse(&number.format_as(rlibphonenumber::PhoneNumberFormat::E164)).ok()

@@ -983,7 +983,17 @@ fn a_side_that_a_party_shows_under_one_name_of_its_session_was_never_withheld_un
         order.into_iter().for_each(|happens| happens(&mut fold));
         assert_eq!(fold.verdict("s-1").verdict, Internal);
     }
-    // Of another session a party with the same id is another one.
+    // Where two real sessions share the id, too, whichever of them comes first.
+    let other = |fold: &mut Fold| {
+        let now = fold.now;
+        fold.legs(CallLegs { legacy_session_id: Some("4711".into()), ..said("s-0", now, leg("p-0", ALICE, BOB, "Disconnected")) }).settle();
+    };
+    for order in [[&real as &dyn Fn(&mut Fold), &legacy, &other], [&legacy, &real, &other], [&other, &real, &legacy], [&legacy, &other, &real]] {
+        let mut fold = Fold::new();
+        order.into_iter().for_each(|happens| happens(&mut fold));
+        assert_eq!(fold.verdict("s-1").verdict, Internal);
+    }
+    // Of a session that shares none a party with the same id is another one.
     let mut fold = Fold::new();
     fold.legs(CallLegs { legacy_session_id: Some("4712".into()), ..said("s-2", T0, gone_to("legacy:4711", ALICE, BOB)) });
     fold.says("s-2", leg("p-2", ALICE, BOB, "Disconnected"));
@@ -1419,7 +1429,8 @@ fn arb_fact(truth: usize) -> impl Strategy<Value = Fact> {
             let (from, to) = (shown(who(session, n, true, truth), from), shown(who(session, n, false, truth), to));
             // Sessions that share a legacy id are one call: the one that may be a fax shares it with no voice call.
             let legacy = legacy.filter(|_| session != "s-3");
-            let mut one = leg(&format!("p-{n}"), &from, &to, status);
+            // Party ids are unique to their session.
+            let mut one = leg(&format!("p-{session}-{n}"), &from, &to, status);
             one.peer_session_id = peer.map(CompactString::from);
             let mut facts = CallLegs { sequence, legacy_session_id: legacy.map(CompactString::new), ..said(session, T0 + at * S, one) };
             if kind == 1 || session.starts_with("legacy") {

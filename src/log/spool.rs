@@ -24,7 +24,7 @@ const TOPICS: [Topic; 2] = [Topic::Events, Topic::DeadLetters];
 /// How many entries are passed on at once.
 const PIECE: usize = 2_000;
 /// How long what is new waits at most for the last of the spool.
-const HAND_OVER: Duration = Duration::from_secs(1);
+const HAND_OVER: Duration = Duration::from_millis(500);
 /// How long until passing on is tried again. Kafka's client has waited for longer before it gave up.
 const AGAIN: Duration = Duration::from_millis(250);
 /// How often an outage is told of while it lasts.

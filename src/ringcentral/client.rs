@@ -17,6 +17,8 @@ const MOST_TRIES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest time that a server may make us wait.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+/// How long to wait where too many were sent and nothing says for how long: each further one would begin the penalty anew (ringcentral.md E).
+const PENALTY: Duration = Duration::from_secs(60);
 /// An answer takes no longer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const JWT_GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -259,7 +261,9 @@ impl Client {
         if status.is_success() {
             return Ok(body);
         }
-        let again = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+        let is_limited = status == StatusCode::TOO_MANY_REQUESTS;
+        let again = is_limited || status.is_server_error();
+        let asked = asked.or(is_limited.then_some(PENALTY));
         let error = ClientError::Refused { path: path.to_owned(), status, message: words_of(&body) };
         Err(Failure { error, pause: again.then_some(asked) })
     }

@@ -12,7 +12,7 @@ use crate::event::{
     encode_event,
 };
 use crate::judge::number::Country;
-use crate::judge::{OpenRow, settle};
+use crate::judge::{IDLE_LIMIT, OpenRow, settle};
 use crate::log::{Headers, Input};
 use crate::state::tables;
 use axum::Router;
@@ -366,11 +366,9 @@ fn waits_for(row: &OpenRow, gate_is_open: bool) -> &'static str {
     if row.record.call.media == Media::Fax {
         return "NOTHING";
     }
-    // Over by the idle limit, it has no time of its end.
-    if row.gated {
-        return "SNAPSHOT";
-    }
     match row.record.over_since {
+        // Over by the idle limit, it has no time of its end.
+        None if row.gated && row.deadline > row.record.touched_at + IDLE_LIMIT => "SNAPSHOT",
         None => "END",
         Some(_) if !gate_is_open => "SNAPSHOT",
         // It was looked at when it had settled.

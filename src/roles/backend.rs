@@ -16,14 +16,18 @@ use anyhow::{Context, bail};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// How long a partition's state is waited for that a reader, or the worker before, is about to close.
-const CLOSING: Duration = Duration::from_secs(600);
+/// How long a partition's state is waited for, at a time, that a reader, or the worker before, is about to close.
+const CLOSING: Duration = Duration::from_secs(1);
+/// A turn of a worker that takes so long never ends. The group has given its partitions to others by then (`max.poll.interval.ms`, 5 minutes).
+const LONGEST_TURN: Duration = Duration::from_secs(600);
+/// How often it is looked at how long they take.
+const WATCH_EVERY: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// What the name of a state that was set aside has after the partition's number, before the time.
 const ASIDE: &str = ".corrupt-";
@@ -198,11 +202,11 @@ impl Backend {
     }
 
     /// Works until `stop`.
-    fn work(self: &Arc<Self>, number: usize, held: &Arc<Held>, stop: &AtomicBool) -> anyhow::Result<()> {
+    fn work(self: &Arc<Self>, number: usize, held: &Arc<Held>, turns: &Turns, stop: &AtomicBool) -> anyhow::Result<()> {
         match &self.kept {
             Kept::Embedded(log) => {
                 let all: Vec<u32> = (0..self.partitions).collect();
-                self.drive(log.worker(&all)?, number, held, stop)
+                self.drive(log.worker(&all)?, number, held, turns, stop)
             }
             Kept::Kafka(on) => {
                 let member = on.members[number].as_deref();
@@ -212,7 +216,7 @@ impl Backend {
                         Err(error) if error.is_passing() && !matches!(error, LogError::Refused { .. }) => {
                             tracing::warn!(%error, "joining the group again");
                         }
-                        joined => return self.drive(joined?, number, held, stop),
+                        joined => return self.drive(joined?, number, held, turns, stop),
                     }
                     std::thread::sleep(JOIN_AGAIN);
                 }
@@ -221,14 +225,20 @@ impl Backend {
         }
     }
 
-    fn drive<L: Log>(self: &Arc<Self>, log: L, number: usize, held: &Arc<Held>, stop: &AtomicBool) -> anyhow::Result<()> {
+    fn drive<L: Log>(self: &Arc<Self>, log: L, number: usize, held: &Arc<Held>, turns: &Turns, stop: &AtomicBool) -> anyhow::Result<()> {
         let (databases, told) = (self.clone(), held.clone());
         let report = move |partition, holding| told.tell(number, partition, holding);
         let mut worker = Worker::new(log, now, move |partition| databases.database(partition), report);
         // Partitions that were corrupt the last time, and how often some of them still were.
         let (mut known, mut tries): (Vec<u32>, u32) = (Vec::new(), 0);
         loop {
-            match (worker.run(stop), &self.kept) {
+            let goes_on = |_: &mut Worker<L>| {
+                turns.begin();
+                !stop.load(Ordering::Acquire)
+            };
+            let done = worker.run_while(goes_on);
+            turns.end();
+            match (done, &self.kept) {
                 (Err(error), Kept::Kafka(on)) => {
                     let corrupt = on.states.corrupt(&worker.log().assigned());
                     tries = if corrupt.iter().any(|partition| known.contains(partition)) { tries + 1 } else { 0 };
@@ -252,9 +262,28 @@ fn now() -> Millis {
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// When a worker's turn began, if one is under way.
+#[derive(Default)]
+struct Turns(Mutex<Option<Instant>>);
+
+impl Turns {
+    fn begin(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn began(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The threads of the processor.
 pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
+    turns: Vec<Arc<Turns>>,
     stop: Arc<AtomicBool>,
     failures: mpsc::UnboundedReceiver<String>,
     /// Without any threads, too, there is no end of failures that might come.
@@ -265,13 +294,15 @@ impl Workers {
     /// Starts the threads that own the partitions. The end of one, before it was told to, is a failure of the service.
     pub fn start(backend: &Arc<Backend>, held: &Arc<Held>) -> anyhow::Result<Self> {
         let (sender, failures) = mpsc::unbounded_channel();
-        let mut workers = Self { threads: Vec::new(), stop: Arc::default(), failures, _failing: sender.clone() };
+        let mut workers = Self { threads: Vec::new(), turns: Vec::new(), stop: Arc::default(), failures, _failing: sender.clone() };
         let count = if let Kept::Kafka(on) = &backend.kept { on.members.len() } else { 1 };
         for number in 0..count {
             let (backend, held, stop, failed) = (backend.clone(), held.clone(), workers.stop.clone(), sender.clone());
+            let turns = Arc::<Turns>::default();
+            workers.turns.push(turns.clone());
             let work = move || {
                 // Nothing of what the closure uses is looked at after a panic, but for the channel that tells of it.
-                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| backend.work(number, &held, &stop)));
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| backend.work(number, &held, &turns, &stop)));
                 held.stopped();
                 // Nobody listens any more where the service didn't start.
                 let _ = match result {
@@ -296,8 +327,27 @@ impl Workers {
     }
 
     /// Waits for one to fail, and says why. Cancelled, it has changed nothing.
+    ///
+    /// Kafka's client has calls that may never return, or wait by a clock that was set back. Nothing can end a thread that is in one, or take from it what it
+    /// has open; so then the process ends, as by a crash, and begins anew where somebody starts it again.
     pub async fn failure(&mut self) -> String {
-        self.failures.recv().await.unwrap_or_else(|| "it ended".to_owned())
+        let mut before: Vec<Option<Instant>> = Vec::new();
+        loop {
+            tokio::select! {
+                failure = self.failures.recv() => return failure.unwrap_or_else(|| "it ended".to_owned()),
+                () = tokio::time::sleep(WATCH_EVERY) => {}
+            }
+            let began: Vec<Option<Instant>> = self.turns.iter().map(|turns| turns.began()).collect();
+            if let Some(number) = hung(&before, &began, LONGEST_TURN) {
+                tracing::error!(
+                    worker = number,
+                    seconds = LONGEST_TURN.as_secs(),
+                    "a worker hangs in a call that doesn't return: the process ends, to be started again"
+                );
+                std::process::exit(1);
+            }
+            before = began;
+        }
     }
 
     /// Lets them finish their batches, and waits for that on this thread.
@@ -312,6 +362,11 @@ impl Workers {
         }
         self.failures.try_recv().map_or(Ok(()), Err)
     }
+}
+
+/// A worker whose turn takes longer than that. It is seen twice: after a process was stopped for long, its workers have a moment to go on.
+fn hung(before: &[Option<Instant>], now: &[Option<Instant>], longest: Duration) -> Option<usize> {
+    before.iter().zip(now).position(|(before, now)| before == now && now.is_some_and(|began| began.elapsed() >= longest))
 }
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -387,8 +442,8 @@ impl States {
         Ok(Self { dir, engine, _lock: lock })
     }
 
-    /// Opens a partition's state. The worker that had it before closes it before the group gives the partition on, but a reader may still be at it.
-    /// One that is corrupt is set aside, and is built anew from the topics.
+    /// Opens a partition's state. The worker that had it before closes it before the group gives the partition on, but a reader may still be at it, and a worker
+    /// that was away too long doesn't know yet that it has lost it. One that is corrupt is set aside, and is built anew from the topics.
     pub fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
         let until = Instant::now() + CLOSING;
         let path = self.dir.join(partition.to_string());
@@ -553,6 +608,21 @@ mod tests {
         }
         set_aside.dedup();
         assert_eq!(set_aside.len(), 3, "the last one is kept");
+    }
+
+    #[test]
+    fn a_worker_that_doesnt_come_back_is_seen_at_the_second_look() {
+        let (long_ago, just_now) = (Instant::now() - Duration::from_secs(60), Instant::now());
+        let longest = Duration::from_secs(30);
+        for (before, now, hangs) in [
+            (vec![], vec![Some(long_ago)], None),
+            (vec![None, Some(long_ago)], vec![Some(just_now), Some(long_ago)], Some(1)),
+            (vec![Some(long_ago)], vec![Some(just_now)], None),
+            (vec![Some(just_now)], vec![Some(just_now)], None),
+            (vec![None], vec![None], None),
+        ] {
+            assert_eq!(hung(&before, &now, longest), hangs, "{before:?} {now:?}");
+        }
     }
 
     #[test]

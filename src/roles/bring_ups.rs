@@ -5,6 +5,7 @@ use super::held::Holding;
 use super::partition::{Partition, PartitionError};
 use super::processor::{DatabaseOf, Report};
 use crate::log::{Committed, LogError, Reader};
+use crate::state::database::DatabaseError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,8 +73,11 @@ impl BringUps {
             let Some(UnderWay { thread, pause, .. }) = self.under_way.remove(&partition) else { continue };
             match thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
                 Ok(brought) => up.extend(brought),
-                // Also where retention has gone on meanwhile: the next time it begins where the log does then.
-                Err(PartitionError::Log(error)) if error.is_passing() || matches!(error, LogError::OutOfRange { .. }) => {
+                // Also where retention has gone on meanwhile: the next time it begins where the log does then. And where another worker of this process, which
+                // doesn't know yet that it has lost the partition, still has its state.
+                Err(PartitionError::Log(error))
+                    if error.is_passing() || matches!(error, LogError::OutOfRange { .. } | LogError::Database(DatabaseError::Locked { .. })) =>
+                {
                     tracing::warn!(partition, %error, "bringing up again");
                     self.waiting.insert(partition, Waiting { until: Instant::now() + pause, pause: (2 * pause).min(LONGEST_PAUSE) });
                 }

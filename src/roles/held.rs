@@ -42,10 +42,9 @@ pub enum Holding {
 
 /// See the module.
 pub struct Held {
-    /// With the number of the worker that has told of it.
-    partitions: Mutex<BTreeMap<u32, (usize, Holding)>>,
+    told: Mutex<Told>,
     /// Since when the records are known that there are to read, of partitions that are being brought up.
-    reading: Mutex<BTreeMap<u32, Instant>>,
+    reading: Mutex<BTreeMap<(u32, usize), Instant>>,
     readiness: watch::Sender<Readiness>,
     begun: Instant,
 }
@@ -53,7 +52,7 @@ pub struct Held {
 impl Default for Held {
     fn default() -> Self {
         Self {
-            partitions: Mutex::default(),
+            told: Mutex::default(),
             reading: Mutex::default(),
             readiness: watch::Sender::new(Readiness::BringingUp { done: 0, total: 0 }),
             begun: Instant::now(),
@@ -68,27 +67,24 @@ impl Held {
         Self { readiness: watch::Sender::new(Readiness::Ready), ..Self::default() }
     }
 
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<u32, (usize, Holding)>> {
+    fn locked(&self) -> MutexGuard<'_, Told> {
         // The map is whole after every statement.
-        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what a worker tells. After the end nothing is held any more. A worker that gave a partition away without knowing tells late that it is
-    /// closed, or how far it is: once another one of this process has begun with it, that is the other's to tell.
+    /// Takes in what a worker tells. After the end nothing is held any more.
     pub fn tell(&self, worker: usize, partition: u32, holding: Holding) {
-        let mut partitions = self.locked();
+        let mut told = self.locked();
         if *self.readiness.borrow() == Readiness::Stopped {
             return;
         }
-        let is_anothers = partitions.get(&partition).is_some_and(|(by, _)| *by != worker);
-        if is_anothers && !matches!(holding, Holding::BringingUp { done: 0, total: 0 }) {
-            return;
-        }
-        self.note_reading(partition, &holding);
+        let key = (partition, worker);
+        self.note_reading(key, &holding);
         match holding {
-            Holding::Closed => drop(partitions.remove(&partition)),
-            holding => drop(partitions.insert(partition, (worker, holding))),
+            Holding::Closed => drop(told.remove(&key)),
+            holding => drop(told.insert(key, holding)),
         }
+        let partitions = partitions(&told);
         let readiness = readiness_of(&partitions);
         // Under the lock, so that what is told last is what is seen last; also where it is the same, since some wait for a certain partition.
         let before = self.readiness.send_replace(readiness);
@@ -97,12 +93,12 @@ impl Held {
         }
     }
 
-    fn note_reading(&self, partition: u32, holding: &Holding) {
+    fn note_reading(&self, key: (u32, usize), holding: &Holding) {
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         match holding {
             // Without records it waits, or begins anew.
-            Holding::BringingUp { total: 1.., .. } => drop(reading.entry(partition).or_insert_with(Instant::now)),
-            _ => drop(reading.remove(&partition)),
+            Holding::BringingUp { total: 1.., .. } => drop(reading.entry(key).or_insert_with(Instant::now)),
+            _ => drop(reading.remove(&key)),
         }
     }
 
@@ -110,17 +106,17 @@ impl Held {
     /// are taken to be as large as those that are being read.
     #[must_use]
     pub fn seconds_left(&self) -> Option<u64> {
-        let partitions = self.locked();
+        let told = self.locked();
         let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut left, mut speed, mut totals) = (0.0, 0.0, 0.0);
-        for (partition, since) in &*reading {
-            if let Some((_, Holding::BringingUp { done, total })) = partitions.get(partition) {
+        for (key, since) in &*reading {
+            if let Some(Holding::BringingUp { done, total }) = told.get(key) {
                 left += total.saturating_sub(*done) as f64;
                 totals += *total as f64;
                 speed += *done as f64 / since.elapsed().as_secs_f64().max(0.001);
             }
         }
-        let waiting = partitions.values().filter(|(_, holding)| matches!(holding, Holding::BringingUp { total: 0, .. })).count();
+        let waiting = told.values().filter(|holding| matches!(holding, Holding::BringingUp { total: 0, .. })).count();
         left += waiting as f64 * totals / reading.len().max(1) as f64;
         // What was read may still have to be merged.
         (speed > 0.0).then(|| ((left / speed).ceil() as u64).max(1))
@@ -128,8 +124,7 @@ impl Held {
 
     /// A worker has ended, and with it the service.
     pub fn stopped(&self) {
-        let mut partitions = self.locked();
-        partitions.clear();
+        self.locked().clear();
         self.readiness.send_replace(Readiness::Stopped);
     }
 
@@ -148,22 +143,37 @@ impl Held {
     /// How far a partition is; [`Holding::Closed`] for one that isn't held. Who asks lets go of the database soon.
     #[must_use]
     pub fn partition(&self, partition: u32) -> Holding {
-        self.locked().get(&partition).map_or(Holding::Closed, |(_, holding)| holding.clone())
+        partitions(&self.locked()).get(&partition).map_or(Holding::Closed, |holding| (*holding).clone())
     }
 
     /// The partitions that are up to date, and their state.
     #[must_use]
     pub fn up(&self) -> Vec<(u32, Arc<Database>)> {
-        let up = |(partition, (_, holding)): (&u32, &(usize, Holding))| match holding {
-            Holding::Up(database) => Some((*partition, database.clone())),
+        let up = |(partition, holding): (u32, &Holding)| match holding {
+            Holding::Up(database) => Some((partition, database.clone())),
             _ => None,
         };
-        self.locked().iter().filter_map(up).collect()
+        partitions(&self.locked()).into_iter().filter_map(up).collect()
     }
 }
 
-fn readiness_of(partitions: &BTreeMap<u32, (usize, Holding)>) -> Readiness {
-    let mut under_way = partitions.values().filter_map(|(_, holding)| match holding {
+/// What the workers have told, by partition and worker. A worker that was away too long tells of partitions that another one of this process has by now.
+type Told = BTreeMap<(u32, usize), Holding>;
+
+/// How far each partition is with the worker that is furthest.
+fn partitions(told: &Told) -> BTreeMap<u32, &Holding> {
+    let mut partitions: BTreeMap<u32, &Holding> = BTreeMap::new();
+    for ((partition, _), holding) in told {
+        let known = partitions.entry(*partition).or_insert(holding);
+        if !matches!(known, Holding::Up(_)) {
+            *known = holding;
+        }
+    }
+    partitions
+}
+
+fn readiness_of(partitions: &BTreeMap<u32, &Holding>) -> Readiness {
+    let mut under_way = partitions.values().filter_map(|holding| match holding {
         Holding::BringingUp { done, total } => Some((*done, *total)),
         _ => None,
     });
@@ -215,15 +225,17 @@ mod tests {
         assert_eq!(held.seconds_left(), Some(1), "it isn't up yet");
         held.tell(0, 5, Holding::Closed);
         assert_eq!(Arc::strong_count(&database), 1, "what is closed is not kept open");
-        // Another worker of the process has it now; what the one tells that had it before comes late.
+        // Another worker of the process has it now; what the one tells that had it before comes late, whatever it is.
         held.tell(1, 5, Holding::BringingUp { done: 0, total: 0 });
         held.tell(0, 5, Holding::BringingUp { done: 0, total: 0 });
-        held.tell(1, 5, Holding::BringingUp { done: 1, total: 10 });
         held.tell(1, 5, Holding::Closed);
         assert_eq!(*readiness.borrow(), Readiness::BringingUp { done: 0, total: 0 });
         held.tell(0, 5, Holding::Up(database.clone()));
-        held.tell(1, 5, Holding::Closed);
-        assert_eq!((*readiness.borrow(), held.up().len()), (Readiness::Ready, 1));
+        for late in [Holding::BringingUp { done: 0, total: 0 }, Holding::BringingUp { done: 1, total: 10 }, Holding::Closed] {
+            held.tell(1, 5, late);
+            assert_eq!((*readiness.borrow(), held.up().len()), (Readiness::Ready, 1));
+            assert!(matches!(held.partition(5), Holding::Up(_)));
+        }
         held.tell(0, 5, Holding::Closed);
         held.stopped();
         held.tell(0, 0, Holding::Up(database));

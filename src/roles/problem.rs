@@ -3,7 +3,7 @@
 use crate::log::LogError;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -108,7 +108,10 @@ pub async fn as_problems(request: Request, next: Next) -> Response {
     let detail = match status {
         StatusCode::NOT_FOUND => format!("there is nothing at {}", shortened(&path)),
         StatusCode::METHOD_NOT_ALLOWED => format!("{method} is not served at {}", shortened(&path)),
-        StatusCode::REQUEST_TIMEOUT => "the request took more than 20 s, its body included: send less at once. What came with it may have been taken in; sending it again does no harm".to_owned(),
+        StatusCode::REQUEST_TIMEOUT if method == Method::GET => "the request took more than 20 s".to_owned(),
+        StatusCode::REQUEST_TIMEOUT => {
+            "the request took more than 20 s, its body included: send less at once. What came with it may have been taken in; sending it again does no harm".to_owned()
+        }
         StatusCode::PAYLOAD_TOO_LARGE => "the body is too large".to_owned(),
         _ => "the request was refused".to_owned(),
     };

@@ -17,7 +17,7 @@ use crate::event::{AccountId, AccountState, CallVerdict, CompanyNumber, Decoded,
 use crate::log::kafka::{self, Copied, Copier, Done, Kafka, KafkaReader, KafkaSettings, TopicSettings};
 use crate::log::{Committed, LogError, Place, Position, Reader, Record, Topic, each_record, partition_of};
 use anyhow::{Context, bail};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -154,7 +154,7 @@ impl Repartition {
         let mut copier = Copier::new(&self.from, &self.to, old.partitions())?;
         self.make_topics(&mut copier)?;
         let starts = self.starts(&old, &new, &mut copier)?;
-        let copied = copied(&new.reader(), self.partitions)?;
+        let copied = copied(&new.reader(), self.partitions, |partition| copier.done(Topic::Events, partition).map_or(i64::MIN, |done| done.next))?;
         let mut run = Run { of: self, old: old.reader(), new: new.reader(), copier, starts, copied, events, old_kafka: &old };
         if !self.is_ready()? {
             run.check()?;
@@ -435,7 +435,7 @@ impl Run<'_> {
                 event.as_ref().and_then(Event::account_id).map_or_else(|| String::from_utf8_lossy(&record.key).into_owned(), ToString::to_string);
             let from = Place { partition, offset: record.offset };
             let partition = partition_of(&account, self.of.partitions);
-            if self.copied.get(&(from.partition, partition)).is_some_and(|copied| from.offset <= *copied) {
+            if self.copied.contains(&(from.partition, from.offset)) {
                 continue;
             }
             record.headers.retain(|(name, _)| name != COPIED_FROM);
@@ -514,23 +514,20 @@ impl Run<'_> {
     }
 }
 
-/// The newest copied event by old and new partition. Those of one pair stand in the order of the old log.
-type CopiedEvents = BTreeMap<(u32, u32), i64>;
+/// Events that are copied, by their old partition and offset.
+type CopiedEvents = BTreeSet<(u32, i64)>;
 
 fn copied_from(record: &Record) -> Option<Place> {
     let (_, place) = record.headers.iter().find(|(name, _)| name == COPIED_FROM)?;
     std::str::from_utf8(place).ok()?.parse().ok()
 }
 
-/// What is copied already: more than was said of it, if it was cut off in between.
-fn copied(new: &KafkaReader, partitions: u32) -> Result<CopiedEvents, LogError> {
+/// What is copied already beyond what is said to be, if it was cut off in between. There may be gaps: what failed was sent with what came after it.
+fn copied(new: &KafkaReader, partitions: u32, done: impl Fn(u32) -> i64) -> Result<CopiedEvents, LogError> {
     let mut copied = CopiedEvents::new();
     for partition in 0..partitions {
         each_record(new, Topic::Events, partition, |record| {
-            if let Some(from) = copied_from(&record) {
-                let newest = copied.entry((from.partition, partition)).or_insert(from.offset);
-                *newest = from.offset.max(*newest);
-            }
+            copied.extend(copied_from(&record).filter(|from| from.offset >= done(from.partition)).map(|from| (from.partition, from.offset)));
             Ok::<_, LogError>(())
         })?;
     }

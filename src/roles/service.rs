@@ -467,7 +467,7 @@ async fn wait_for_kafka(args: &RunArgs, front: &Front) -> anyhow::Result<Backend
             }
             opened => {
                 if opened.is_ok() && said.is_some() {
-                    tracing::info!("Kafka is there");
+                    tracing::info!("what was needed is there");
                 }
                 return opened;
             }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Records that are read at once.
 const CHUNK: usize = 500;
@@ -18,6 +18,9 @@ const CHUNK: usize = 500;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often the place is sent along while only other accounts have verdicts, so that a resumed stream need not read all those again.
 const MARK_EVERY: i64 = 5_000;
+
+/// So many streams read at once: on Kafka each read has a client of its own.
+static READS: Semaphore = Semaphore::const_new(8);
 
 /// Where a stream begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +33,10 @@ pub(super) enum From {
     After(Place),
 }
 
-/// The id of an event: `partition:offset`.
+/// The id of an event: `partition:offset`. Before the first one stands -1.
 pub(super) fn parse_place(text: &str) -> Option<Place> {
     let (partition, offset) = text.split_once(':')?;
-    Some(Place { partition: partition.parse().ok()?, offset: offset.parse().ok().filter(|offset| *offset >= 0)? })
+    Some(Place { partition: partition.parse().ok()?, offset: offset.parse().ok().filter(|offset| *offset >= -1)? })
 }
 
 /// The verdicts of one account, read as they are wanted.
@@ -67,7 +70,7 @@ pub(super) fn follow(shared: &Arc<Shared>, account: &AccountId, from: From, evid
         }
         From::After(place) => (place.offset + 1).max(start),
     };
-    let following = Following {
+    let mut following = Following {
         shared: shared.clone(),
         partition,
         prefix: format!("{account}/"),
@@ -78,6 +81,8 @@ pub(super) fn follow(shared: &Arc<Shared>, account: &AccountId, from: From, evid
         stop: shared.stop.clone(),
         ready: VecDeque::new(),
     };
+    // A client that hasn't had an event yet comes again to the same place.
+    following.mark("here it begins");
     let events = futures_util::stream::unfold(following, |mut following| async move {
         let event = following.event().await?;
         Some((Ok::<_, Infallible>(event), following))
@@ -87,6 +92,12 @@ pub(super) fn follow(shared: &Arc<Shared>, account: &AccountId, from: From, evid
 }
 
 impl Following {
+    /// Tells where the stream is, without an event: clients keep the id.
+    fn mark(&mut self, comment: &str) {
+        self.marked = self.next;
+        self.ready.push_back(sse::Event::default().id(format!("{}:{}", self.partition, self.next - 1)).comment(comment));
+    }
+
     async fn event(&mut self) -> Option<sse::Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -103,6 +114,7 @@ impl Following {
                 continue;
             }
             let (shared, partition, next) = (self.shared.clone(), self.partition, self.next);
+            let _turn = READS.acquire().await;
             let read = tokio::task::spawn_blocking(move || shared.reader.read(Topic::CallVerdicts, partition, next, CHUNK)).await;
             let read = match read {
                 Ok(Ok(read)) => read,
@@ -118,8 +130,7 @@ impl Following {
             if !found.is_empty() {
                 self.marked = self.next;
             } else if self.next - self.marked >= MARK_EVERY {
-                self.marked = self.next;
-                self.ready.push_back(sse::Event::default().id(format!("{}:{}", self.partition, self.next - 1)).comment("nothing of this account"));
+                self.mark("nothing of this account");
             }
             self.ready.extend(found);
         }
@@ -150,8 +161,10 @@ mod tests {
 
     #[test]
     fn a_place_is_a_partition_and_an_offset() {
-        assert_eq!(parse_place("3:17"), Some(Place { partition: 3, offset: 17 }));
-        for text in ["", "3", "3:", ":17", "-1:0", "0:-1", "a:b", "1:2:3"] {
+        for (text, offset) in [("3:17", 17), ("3:0", 0), ("3:-1", -1)] {
+            assert_eq!(parse_place(text), Some(Place { partition: 3, offset }));
+        }
+        for text in ["", "3", "3:", ":17", "-1:0", "0:-2", "a:b", "1:2:3"] {
             assert_eq!(parse_place(text), None, "{text}");
         }
     }

@@ -37,6 +37,7 @@ pub use worker::KafkaLog;
 use super::{LogError, Topic};
 use client::{REQUEST, Told, failed};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// A cluster with our topics: makes the ends of the log.
 pub struct Kafka {
@@ -124,7 +125,12 @@ fn count_partitions(settings: &KafkaSettings) -> Result<u32, LogError> {
         let name = settings.topic(topic);
         let wrong = |why: String| LogError::Kafka { operation: looking(&name), why };
         let metadata = client.fetch_metadata(Some(&name), REQUEST).map_err(|error| wrong(client::words(&error)))?;
-        let found = metadata.topics().iter().find(|found| found.name() == name).filter(|found| found.error().is_none());
+        let found = metadata.topics().iter().find(|found| found.name() == name);
+        if let Some(error) = found.and_then(|found| found.error()).map(RDKafkaErrorCode::from)
+            && error != RDKafkaErrorCode::UnknownTopicOrPartition
+        {
+            return Err(failed(looking(&name))(KafkaError::MetadataFetch(error)));
+        }
         let count = found.map_or(0, |found| u32::try_from(found.partitions().len()).unwrap_or(u32::MAX));
         if count == 0 {
             let why = "it isn't there: is --topic-prefix right? `callsieve topics create` makes the topics".into();

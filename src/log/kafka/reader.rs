@@ -279,7 +279,10 @@ impl crate::log::Reader for KafkaReader {
         let end = self.shared.ends(&self.shared.committed, topic, partition, REQUEST)?.1;
         let mut followed = locked(&self.shared.followed);
         let starts = followed.is_empty();
-        let receiver = followed.entry((topic, partition)).or_insert_with(|| watch::Sender::new(end)).subscribe();
+        let sender = followed.entry((topic, partition)).or_insert_with(|| watch::Sender::new(end));
+        // What others see of it may be a moment old, or more where a broker is silent.
+        sender.send_if_modified(|known| std::mem::replace(known, end.max(*known)) < end);
+        let receiver = sender.subscribe();
         if starts {
             let shared = Arc::downgrade(&self.shared);
             let thread = std::thread::Builder::new().name("kafka-ends".into()).spawn(move || follow(&shared));
