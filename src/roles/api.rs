@@ -668,6 +668,13 @@ mod tests {
                 assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), status == 503, "{path}, when {at}");
                 let body: serde_json::Value = answer.json().await.unwrap();
                 assert_eq!(json!([body["records_done"], body["records_total"]]), records, "{path}, when {at}");
+                assert_eq!(body["seconds_left"].is_u64(), at == "it is brought up", "{path}, when {at}: {body}");
+            }
+            if at == "it is brought up" {
+                let metrics = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
+                let gauge = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+                assert_eq!((gauge("callsieve_ready"), gauge("callsieve_bring_up_records")), (Some(0.0), Some(7.0)), "{metrics}");
+                assert!(gauge("callsieve_bring_up_seconds").is_some_and(|seconds| seconds >= 1.0), "{metrics}");
             }
             let documents =
                 reqwest::Client::new().post(format!("{base}/api/v1/accounts/{here}/documents")).header("content-type", "application/json");

@@ -119,7 +119,8 @@ impl Backend {
         let found = kafka::reach(&settings)?;
         let admin = Admin::new(&settings)?;
         // Nor do old ones have the group protocol of KIP-848 as the client speaks it; it would ask for it for ever.
-        if !are_new(&admin, &found, args.allow_old_brokers)? && settings.fall_back_to_classic() {
+        let ages = kafka::ages_of(&admin, &found)?;
+        if !are_new(&found, ages, args.allow_old_brokers)? && settings.fall_back_to_classic() {
             tracing::info!("joining the group by the classic protocol, which old brokers have");
         }
         let partitions = check_topics(&admin, &settings)?;
@@ -376,9 +377,9 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 // ---- on Kafka ----
 
 /// Whether none of the brokers is older than Kafka 4.0. One that is is refused, unless that is allowed.
-fn are_new(admin: &Admin, brokers: &[Broker], allow_old: bool) -> anyhow::Result<bool> {
+fn are_new(brokers: &[Broker], ages: Vec<Age>, allow_old: bool) -> anyhow::Result<bool> {
     let mut are_new = true;
-    for (Broker { id, address }, age) in brokers.iter().zip(kafka::ages_of(admin, brokers)?) {
+    for (Broker { id, address }, age) in brokers.iter().zip(ages) {
         match age {
             Age::Since4 => {}
             Age::Before4 { has } if allow_old => {
@@ -608,6 +609,31 @@ mod tests {
         }
         set_aside.dedup();
         assert_eq!(set_aside.len(), 3, "the last one is kept");
+    }
+
+    #[test]
+    fn an_old_broker_is_refused_unless_it_is_allowed() {
+        let brokers: Vec<Broker> = (1..=2).map(|id| Broker { id, address: format!("kafka-{id}:9092") }).collect();
+        let old = || Age::Before4 { has: "zookeeper.connect".into() };
+        let unknown = || Age::Unknown { why: "no right".into() };
+        for (ages, allow_old, expected) in [
+            (vec![Age::Since4, Age::Since4], false, Some(true)),
+            (vec![Age::Since4, unknown()], false, Some(true)),
+            (vec![Age::Since4, old()], true, Some(false)),
+            (vec![Age::Since4, old()], false, None),
+        ] {
+            match (are_new(&brokers, ages.clone(), allow_old), expected) {
+                (Ok(found), Some(expected)) => assert_eq!(found, expected, "{ages:?} {allow_old}"),
+                (Err(error), None) => {
+                    let said = error.to_string();
+                    assert!(
+                        ["broker 2 at kafka-2:9092", "zookeeper.connect", "--allow-old-brokers"].iter().all(|words| said.contains(words)),
+                        "{said}"
+                    );
+                }
+                (found, _) => panic!("{ages:?} {allow_old}: {found:?}"),
+            }
+        }
     }
 
     #[test]

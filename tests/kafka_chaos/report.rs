@@ -11,6 +11,7 @@ use std::time::Duration;
 struct Row {
     count: usize,
     missed: usize,
+    is_not_here: bool,
     longest: Duration,
 }
 
@@ -39,8 +40,14 @@ impl Report {
         match came {
             Came::About => row.count += 1,
             Came::ToNothing => row.missed += 1,
+            Came::NotHere => row.is_not_here = true,
         }
         row.longest = row.longest.max(until_ready);
+    }
+
+    /// Kinds that were tried and never came about, though they can here.
+    pub fn never(&self) -> Vec<&str> {
+        self.rows.iter().filter(|(_, row)| row.count == 0 && !row.is_not_here).map(|(kind, _)| kind.as_str()).collect()
     }
 
     /// Those that came about.
@@ -79,7 +86,11 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut table = String::from("| fault | times | longest until ready again |\n| --- | --: | --: |\n");
         for (kind, row) in &self.rows {
-            let missed = if row.missed > 0 { format!(" (and {} that came to nothing)", row.missed) } else { String::new() };
+            let missed = match row.missed {
+                _ if row.is_not_here => " (not possible on this system)".to_owned(),
+                0 => String::new(),
+                missed => format!(" (and {missed} that came to nothing)"),
+            };
             writeln!(table, "| {kind} | {}{missed} | {:.1} s |", row.count, row.longest.as_secs_f64())?;
         }
         let longest = self.rows.values().map(|row| row.longest).max().unwrap_or_default();

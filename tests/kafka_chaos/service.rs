@@ -94,6 +94,15 @@ impl Service {
         self.base.clone()
     }
 
+    /// Whether the group has left it without partitions, so that it has nothing to bring up either.
+    pub async fn holds_nothing(&self) -> bool {
+        let metrics = format!("{}/metrics", self.base.lock().unwrap());
+        let Ok(answer) = reqwest::get(metrics).await else { return false };
+        let metrics = answer.text().await.unwrap_or_default();
+        let is_none = |name: &str| metrics.lines().any(|line| line == format!("{name} 0"));
+        is_none("callsieve_partitions") && is_none("callsieve_bring_up_records")
+    }
+
     pub async fn is_ready(&self) -> bool {
         let ready = format!("{}/readyz", self.base.lock().unwrap());
         reqwest::get(ready).await.is_ok_and(|answer| answer.status() == 200)
@@ -154,7 +163,8 @@ impl Service {
                 *self.base.lock().unwrap() = format!("http://{}", entry["address"].as_str().unwrap());
                 break;
             }
-            before.push(line);
+            before.push(line.clone());
+            self.said.lock().unwrap().push((Instant::now(), line));
         }
         let said = self.said.clone();
         std::thread::spawn(move || {

@@ -339,11 +339,29 @@ fn kafka_holds_the_position_beside_its_offset() {
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_a_worker_that_restarts_by_its_name_gets_its_partitions_back() {
-    let subject = OnKafka::fresh(2);
-    for round in 0..2 {
-        let worker = subject.joined(Some("worker-0"));
-        assert_eq!(worker.assigned(), [0, 1], "round {round}");
+    let subject = OnKafka::fresh(4);
+    let mut stays = subject.kafka.worker(Some("worker-1")).unwrap();
+    let mut restarts = subject.kafka.worker(Some("worker-0")).unwrap();
+    until("they share", || {
+        [&mut stays, &mut restarts].into_iter().for_each(|worker| drop(worker.poll(1, Duration::from_millis(50)).unwrap()));
+        (stays.assigned().len(), restarts.assigned().len()) == (2, 2)
+    });
+    let (kept, had) = (stays.assigned(), restarts.assigned());
+    drop(restarts);
+    let is_kept = |stays: &mut KafkaLog| {
+        stays.poll(1, Duration::from_millis(50)).unwrap();
+        assert_eq!(stays.assigned(), kept, "nothing moves");
+    };
+    for _ in 0..20 {
+        is_kept(&mut stays);
     }
+    let mut restarted = subject.kafka.worker(Some("worker-0")).unwrap();
+    until("it has its partitions again", || {
+        is_kept(&mut stays);
+        restarted.poll(1, Duration::from_millis(50)).unwrap();
+        !restarted.assigned().is_empty()
+    });
+    assert_eq!(restarted.assigned(), had);
 }
 
 #[test]
