@@ -310,7 +310,8 @@ fn kafka_a_replay_judges_the_past_anew_and_what_differs_is_brought_over_once() {
     until("the replay is begun", || replayed.progress().is_some());
     kill(child);
     assert!(replayed.refused(&["diff", "r"]).contains("has not finished"));
-    let child = replayed.start(&["--rate", "100"]);
+    // So slowly that it lasts longer than what is asked of it meanwhile.
+    let child = replayed.start(&["--rate", "40"]);
     let total = replayed.progress().unwrap().total().1;
     until("a part is judged anew", || replayed.progress().unwrap().total().0 > total / 4);
     assert!(replayed.refused(&["drop", "r"]).contains("has a member"));

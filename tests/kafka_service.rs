@@ -444,7 +444,12 @@ async fn kafka_a_service_outlives_its_broker() {
     for n in 0..half {
         assert_eq!(post(&service.base, n).await, 200, "notification {n}");
     }
-    assert_eq!(metric(&service.base, "callsieve_spool_entries ").await, half);
+    // What can't be read is acknowledged, too, so it is kept.
+    let address = format!("{}/webhooks/ringcentral/{}", service.base, watched.account);
+    let unreadable = http.post(address).header("verification-token", TOKEN).body("no json").send().await.unwrap();
+    assert_eq!(unreadable.status(), 200);
+    let kept = half + 1;
+    assert_eq!(metric(&service.base, "callsieve_spool_entries ").await, kept);
     assert_eq!(get(&format!("{}/healthz", service.base)).await.0, 200);
     // Who can send again is told to.
     let address = format!("{}/api/v1/accounts/{}/settings", service.base, watched.account);
@@ -453,7 +458,7 @@ async fn kafka_a_service_outlives_its_broker() {
 
     service.kill();
     let service = Running::start(folder.path(), &arguments(&settings, &[]));
-    assert_eq!(metric(&service.base, "callsieve_spool_entries ").await, half);
+    assert_eq!(metric(&service.base, "callsieve_spool_entries ").await, kept);
     let (last, base) = (watched.documents.len() - 10, service.base.clone());
     for n in half..last {
         assert_eq!(post(&base, n).await, 200, "notification {n}");
@@ -469,8 +474,11 @@ async fn kafka_a_service_outlives_its_broker() {
     for n in last..watched.documents.len() {
         assert_eq!(post(&base, n).await, 200, "notification {n}");
     }
-    assert_eq!(metric(&base, "callsieve_spool_forwarded_total ").await, last);
+    assert_eq!(metric(&base, "callsieve_spool_forwarded_total ").await, last + 1);
     service.ready().await;
+    let (reader, partition) = (kafka.reader(), partition_of(&watched.account, PARTITIONS));
+    let letters = apart(move || reader.read(Topic::DeadLetters, partition, 0, 10).unwrap().records).await;
+    assert_eq!(letters.iter().map(|letter| letter.value.as_deref()).collect::<Vec<_>>(), [Some(&b"no json"[..])]);
     true_in_the_end(&kafka, &[watched]).await;
     assert_eq!(service.terminate(), Some(0));
 }

@@ -1,8 +1,8 @@
 //! What Kafka's client and broker can do at best: records in, records out, exactly once, nothing decoded, nothing kept.
 
 use super::input::{PARTITIONS, fresh};
-use callsieve::log::Topic;
-use callsieve::log::kafka::KafkaSettings;
+use callsieve::log::kafka::{Kafka, KafkaSettings};
+use callsieve::log::{Reader, Topic};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -15,18 +15,24 @@ use std::time::{Duration, Instant};
 /// Records of a transaction, as the processor polls them.
 const BATCH: usize = 20_000;
 
-/// Reads the input of `from` with so many workers, and writes a record of `bytes` for every `every` of them. Returns records a second.
-pub fn run(from: &KafkaSettings, records: i64, workers: u32, every: usize, bytes: usize) -> anyhow::Result<f64> {
+/// Verdicts of the run before that are written again and again: as large as they are, and as hard to compress.
+const VALUES: usize = 5_000;
+
+/// Reads the input of `from` with so many workers, and writes one of its verdicts for every `every` records. Returns records a second.
+pub fn run(from: &KafkaSettings, records: i64, workers: u32, every: f64) -> anyhow::Result<f64> {
     let to = fresh(&from.brokers, "ceiling")?;
+    let read = Kafka::connect(from.clone())?.reader().read(Topic::CallVerdicts, 0, 0, VALUES)?;
+    let values: Vec<Vec<u8>> = read.records.into_iter().filter_map(|record| record.value).collect();
+    anyhow::ensure!(!values.is_empty(), "there are no verdicts to write");
     let left = AtomicI64::new(records);
     let begun = std::sync::OnceLock::new();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|n| {
                 scope.spawn({
-                    let (to, left, begun) = (&to, &left, &begun);
+                    let (to, values, left, begun) = (&to, &values, &left, &begun);
                     move || {
-                        let done = work(from, to, n, workers, left, every, bytes, begun);
+                        let done = work(from, to, n, workers, left, every, values, begun);
                         if done.is_err() {
                             // Or the others would wait for its share.
                             left.store(0, Ordering::Relaxed);
@@ -36,10 +42,12 @@ pub fn run(from: &KafkaSettings, records: i64, workers: u32, every: usize, bytes
                 })
             })
             .collect();
-        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
-    })?;
-    let took = begun.get().map_or(Duration::MAX, Instant::elapsed);
-    Ok((records - left.into_inner().max(0)) as f64 / took.as_secs_f64())
+        // Until the last commit: closing the clients is no part of it.
+        let ends = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?);
+        ends.collect::<anyhow::Result<Vec<Instant>>>()
+    })
+    .map(|ends| ends.into_iter().max().zip(begun.get().copied()).map_or(Duration::MAX, |(end, begun)| end - begun))
+    .map(|took| (records - left.into_inner().max(0)) as f64 / took.as_secs_f64())
 }
 
 #[allow(clippy::too_many_arguments, reason = "a thread's share of the run")]
@@ -49,10 +57,10 @@ fn work(
     number: u32,
     of: u32,
     left: &AtomicI64,
-    every: usize,
-    bytes: usize,
+    every: f64,
+    values: &[Vec<u8>],
     begun: &std::sync::OnceLock<Instant>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Instant> {
     let (events, verdicts) = (from.topic(Topic::Events), to.topic(Topic::CallVerdicts));
     let client = |more: &[(&str, &str)]| {
         let mut config = ClientConfig::new();
@@ -85,9 +93,7 @@ fn work(
         share.add_partition_offset(&events, i32::try_from(partition)?, Offset::Beginning)?;
     }
     consumer.assign(&share)?;
-    // As large as a verdict, and as hard to compress as its ids are.
-    let value: Vec<u8> = (0..bytes).map(|n| if n % 3 == 0 { rand::random() } else { b'a' + (n % 23) as u8 }).collect();
-    let mut seen = 0;
+    let (mut seen, mut written, mut ended) = (0_u64, 0_usize, Instant::now());
     while left.load(Ordering::Relaxed) > 0 {
         let mut next: BTreeMap<i32, i64> = BTreeMap::new();
         let mut polled = 0;
@@ -99,8 +105,9 @@ fn work(
             let record = (message.key().map(<[u8]>::to_vec), message.payload().map(<[u8]>::to_vec), message.timestamp().to_millis());
             next.insert(message.partition(), message.offset() + 1);
             (polled, seen) = (polled + 1, seen + 1);
-            if seen % every == 0 {
-                outputs.push((message.partition(), record.0.unwrap_or_default()));
+            if seen as f64 >= (written + 1) as f64 * every {
+                written += 1;
+                outputs.push((message.partition(), record.0.unwrap_or_default(), &values[written % values.len()]));
             }
         }
         if polled == 0 {
@@ -108,8 +115,8 @@ fn work(
         }
         begun.get_or_init(Instant::now);
         producer.begin_transaction()?;
-        for (partition, key) in &outputs {
-            let mut record = BaseRecord::to(&verdicts).partition(*partition).key(key).payload(&value);
+        for (partition, key, value) in &outputs {
+            let mut record = BaseRecord::to(&verdicts).partition(*partition).key(key).payload(*value);
             while let Err((error, back)) = producer.send(record) {
                 anyhow::ensure!(matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)), "{error}");
                 record = back;
@@ -128,6 +135,7 @@ fn work(
         producer.send_offsets_to_transaction(&offsets, &group, Duration::from_secs(30))?;
         producer.commit_transaction(Duration::from_secs(30))?;
         left.fetch_sub(i64::try_from(polled)?, Ordering::Relaxed);
+        ended = Instant::now();
     }
-    Ok(())
+    Ok(ended)
 }

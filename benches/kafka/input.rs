@@ -147,7 +147,7 @@ pub fn fresh(brokers: &str, what: &str) -> anyhow::Result<KafkaSettings> {
     Ok(settings)
 }
 
-/// When each record was handed to the client, and its own time, by partition and offset.
+/// When each record was to be handed to the client, and its own time, by partition and offset.
 #[derive(Default)]
 pub struct SentAt(Mutex<BTreeMap<(i32, i64), (Instant, Millis)>>);
 
@@ -203,14 +203,18 @@ impl Ingress {
     }
 
     pub fn append(&self, at: Millis, event: &Event) -> anyhow::Result<()> {
-        let account = event.account_id().context("an event without an account")?;
-        let partition = i32::try_from(partition_of(account.as_str(), PARTITIONS))?;
-        self.append_to(partition, account.as_str(), at, &encode_event(event))
+        self.append_due(at, event, Instant::now())
     }
 
-    pub fn append_to(&self, partition: i32, key: &str, at: Millis, value: &[u8]) -> anyhow::Result<()> {
-        let mut record =
-            BaseRecord::with_opaque_to(&self.events, Box::new((Instant::now(), at))).partition(partition).key(key).payload(value).timestamp(at);
+    /// The same, which was to be sent at a moment: a sender that is late counts as late.
+    pub fn append_due(&self, at: Millis, event: &Event, due: Instant) -> anyhow::Result<()> {
+        let account = event.account_id().context("an event without an account")?;
+        let partition = i32::try_from(partition_of(account.as_str(), PARTITIONS))?;
+        self.append_to(partition, account.as_str(), at, &encode_event(event), due)
+    }
+
+    pub fn append_to(&self, partition: i32, key: &str, at: Millis, value: &[u8], due: Instant) -> anyhow::Result<()> {
+        let mut record = BaseRecord::with_opaque_to(&self.events, Box::new((due, at))).partition(partition).key(key).payload(value).timestamp(at);
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),

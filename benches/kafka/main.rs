@@ -86,13 +86,12 @@ fn throughput(brokers: &str, prepared: &Prepared) -> anyhow::Result<f64> {
     let rounds = setting("CALLSIEVE_BENCH_ROUNDS").unwrap_or(8);
     // A broker that has just started is still compiling itself: it is warm before anything is measured, for us and for the ceiling.
     let warm_up = fresh(brokers, "warm-up")?;
-    let warmed = process(&warm_up, prepared, 3, 1)?;
-    let (every, bytes) = (warmed.records as usize / warmed.published.max(1), warmed.bytes / warmed.published.max(1));
+    process(&warm_up, prepared, 3, 1)?;
     let mut of_one = 0.0;
     for workers in [1, 2] {
         let settings = fresh(brokers, "throughput")?;
         let done = process(&settings, prepared, rounds, workers)?;
-        let ceiling = ceiling::run(&settings, done.records, workers, every, bytes)?;
+        let ceiling = ceiling::run(&settings, done.records, workers, done.records as f64 / done.published.max(1) as f64)?;
         println!(
             "{workers} worker(s): {:.0} legs/s, {:.0} % of the ceiling of {ceiling:.0} (goal 60 %), {:.1} times Kafka Streams' {:.0}; {} records, {} verdicts of {} bytes",
             done.rate,
@@ -160,7 +159,7 @@ fn check(settings: &KafkaSettings, prepared: &Prepared, rounds: u32) -> anyhow::
     let ingress = Ingress::new(settings, 1)?;
     let at = prepared.end(rounds);
     for partition in 0..i32::try_from(PARTITIONS)? {
-        ingress.append_to(partition, "", at, &encode_event(&Event::Tick(Tick { at })))?;
+        ingress.append_to(partition, "", at, &encode_event(&Event::Tick(Tick { at })), Instant::now())?;
     }
     ingress.flush()?;
     let truth = prepared.truth(rounds)?;
@@ -203,20 +202,23 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
     let settings = fresh(brokers, "latency")?;
     let ingress = Ingress::new(&settings, LINGER_MS)?;
     let legs = (rate * (WARM_UP + MEASURED).as_secs_f64()) as usize;
-    send_numbers(&ingress, prepared, legs)?;
+    let numbers = send_numbers(&ingress, prepared, legs)?;
     let dir = tempfile::tempdir()?;
     let mut service = Service::start(&settings, &dir.path().join("data"), 1)?;
     service.ready()?;
     let before = (service.usage()?, Usage::of(std::process::id())?);
     let stop = AtomicBool::new(false);
-    let (seen, begun) = std::thread::scope(|scope| {
+    let (seen, begun, achieved) = std::thread::scope(|scope| {
         let watching = scope.spawn(|| watch(&settings, Offset::Beginning, &stop));
         let begun = Instant::now();
         let sent = send(&ingress, prepared, rate, legs, &stop);
+        let achieved = legs as f64 / begun.elapsed().as_secs_f64();
+        // However late the last ones are, they count.
+        let committed = sent.and_then(|()| Progress::new(&settings)?.until(numbers + i64::try_from(legs)?).map(drop));
         std::thread::sleep(Duration::from_secs(1));
         stop.store(true, Ordering::Release);
-        sent?;
-        anyhow::Ok((watching.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??, begun))
+        committed?;
+        anyhow::Ok((watching.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??, begun, achieved))
     })?;
     let after = (service.usage()?, Usage::of(std::process::id())?);
     let decided = seen.iter().filter_map(|seen| Some((seen.decided_by(&ingress)?, seen.at))).filter(|(sent, _)| *sent >= begun + WARM_UP);
@@ -224,7 +226,7 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
     latencies.sort_unstable();
     let percentile = |percent: usize| latencies.get(latencies.len() * percent / 100).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3);
     println!(
-        "{rate:.0} legs/s ({what}): from the deciding record to the committed verdict p50 {:.1} ms, p99 {:.1} ms of {} verdicts; {:.1} s of CPU, and {:.1} s of the sender's and reader's, in {:.0} s",
+        "{achieved:.0} legs/s of {rate:.0} ({what}): from the deciding record to the committed verdict p50 {:.1} ms, p99 {:.1} ms of {} verdicts; {:.1} s of CPU, and {:.1} s of the sender's and reader's, in {:.0} s",
         percentile(50),
         percentile(99),
         latencies.len(),
@@ -235,13 +237,18 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
     service.kill()
 }
 
-/// The numbers of the accounts that so many legs are of. All at the beginning of their time: a partition's time doesn't go back, and would stand still until the
+/// The numbers of the accounts that so many legs are of; returns how many records. All at the beginning of their time: a partition's time doesn't go back, and would stand still until the
 /// legs have reached it.
-fn send_numbers(ingress: &Ingress, prepared: &Prepared, legs: usize) -> anyhow::Result<()> {
+fn send_numbers(ingress: &Ingress, prepared: &Prepared, legs: usize) -> anyhow::Result<i64> {
+    let mut sent = 0;
     for round in 0..u32::try_from(legs / prepared.legs() + 1)? {
-        prepared.numbers_of(round, |_, event| ingress.append(prepared.start(), &event))?;
+        prepared.numbers_of(round, |_, event| {
+            sent += 1;
+            ingress.append(prepared.start(), &event)
+        })?;
     }
-    ingress.flush()
+    ingress.flush()?;
+    Ok(sent)
 }
 
 /// Sends legs at a rate, until so many are sent or it is told to stop.
@@ -261,7 +268,7 @@ fn send(ingress: &Ingress, prepared: &Prepared, rate: f64, legs: usize, stop: &A
                 std::thread::sleep(early);
             }
             sent += 1;
-            ingress.append(at, &event)
+            ingress.append_due(at, &event, due)
         })?;
         if is_over {
             break;

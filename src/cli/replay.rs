@@ -159,7 +159,7 @@ fn status(name: Option<&str>, live: &KafkaSettings) -> anyhow::Result<ExitCode> 
     let mut code = ExitCode::SUCCESS;
     let mut out = std::io::stdout().lock();
     if replays.is_empty() {
-        writeln!(out, "there are no replays")?;
+        eprintln!("there are no replays");
     }
     for ((replay, progress), before) in replays.iter().zip(looked).zip(before) {
         let of = replay.name();

@@ -131,7 +131,7 @@ pub fn main(args: TopicsArgs) -> anyhow::Result<ExitCode> {
                 reached => drop(reached?),
             }
             let made = kafka::create(&settings, &wanted)?;
-            writeln!(out, "{made} topics made, {} were there", Topic::ALL.len() - made)?;
+            eprintln!("{made} topics made, {} were there", Topic::ALL.len() - made);
             Ok(ExitCode::SUCCESS)
         }
         Action::Check(args) => {
@@ -140,7 +140,7 @@ pub fn main(args: TopicsArgs) -> anyhow::Result<ExitCode> {
                 writeln!(out, "{finding}")?;
             }
             if findings.is_empty() {
-                writeln!(out, "the topics are as they must be")?;
+                eprintln!("the topics are as they must be");
             }
             Ok(if findings.iter().any(|finding| finding.is_wrong) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
