@@ -66,6 +66,8 @@ struct Watched {
     account: String,
     truth: BTreeMap<String, bool>,
     documents: Vec<Value>,
+    /// So many may be sent.
+    allowed: AtomicUsize,
     acknowledged: AtomicUsize,
 }
 
@@ -74,7 +76,12 @@ impl Watched {
         let company = company(seed);
         let account = account(&company).to_string();
         let (truth, documents) = calls(&company, calls_per_hour);
-        Self { company, account, truth, documents, acknowledged: AtomicUsize::new(0) }
+        Self { company, account, truth, documents, allowed: AtomicUsize::new(usize::MAX), acknowledged: AtomicUsize::new(0) }
+    }
+
+    /// Lets a share be sent, in all.
+    fn allow(&self, share: f64) {
+        self.allowed.store((self.documents.len() as f64 * share).ceil() as usize, Ordering::Release);
     }
 
     fn is_sent(&self, share: f64) -> bool {
@@ -85,6 +92,9 @@ impl Watched {
     async fn send(&self, bases: &Mutex<Vec<String>>) {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build().unwrap();
         for (n, document) in self.documents.iter().enumerate() {
+            while n >= self.allowed.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             let body = document.to_string();
             for attempt in 0.. {
                 let base = {
@@ -337,6 +347,7 @@ async fn kafka_what_services_acknowledged_is_judged_whatever_happens_to_them() {
     let sending: Vec<_> = companies
         .iter()
         .map(|watched| {
+            watched.allow(0.0);
             let (watched, bases) = (watched.clone(), bases.clone());
             tokio::spawn(async move { watched.send(&bases).await })
         })
@@ -349,7 +360,9 @@ async fn kafka_what_services_acknowledged_is_judged_whatever_happens_to_them() {
     let faults = ["kill", "pause", "lose", "kill", "terminate", "kill", "pause", "lose"];
     for (round, fault) in faults.into_iter().enumerate() {
         // The load lasts for all faults: nobody sends beyond the next share before it.
-        let share = (round + 1) as f64 / (faults.len() + 1) as f64;
+        let share = |n: usize| n as f64 / (faults.len() + 2) as f64;
+        companies.iter().for_each(|watched| watched.allow(share(round + 2)));
+        let share = share(round + 1);
         until("a share is taken in", async || companies.iter().any(|watched| watched.is_sent(share))).await;
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..500))).await;
         assert!(sending.iter().any(|sending| !sending.is_finished()), "{fault} in round {round} comes too late to be under load");
@@ -374,6 +387,7 @@ async fn kafka_what_services_acknowledged_is_judged_whatever_happens_to_them() {
         services[n] = Some(start(n));
         bases.lock().unwrap()[n] = base_of(&services[n]);
     }
+    companies.iter().for_each(|watched| watched.allow(1.0));
     for sending in sending {
         tokio::time::timeout(PATIENCE, sending).await.expect("everything is acknowledged").unwrap();
     }
