@@ -268,7 +268,8 @@ fn true_in_the_end(reader: &KafkaReader, companies: &[Watched]) {
 /// Lets a worker poll something that it doesn't step.
 fn polls_alone(worker: &mut Worker<KafkaLog>, ingress: &Ingress) {
     until("a worker polls something", || {
-        if worker.partitions().next().is_some() {
+        let assigned = worker.log().assigned();
+        if worker.partitions().any(|partition| assigned.contains(&partition.id)) {
             // Whichever partition it has, something comes.
             ingress.pass(now());
             return worker.log().poll(1_000, Duration::from_millis(100)).is_ok_and(|batches| !batches.is_empty());

@@ -450,13 +450,13 @@ fn placed(line: u64, reason: &str) -> (u64, String) {
 }
 
 impl Stream<'_> {
-    /// Takes in a document, or an element of one; `bytes` of input have come with it.
     /// Whoever doesn't read this reads the verdicts all the same.
     fn say(&mut self, text: &str) {
         let stderr = &mut *self.stderr;
         let _ = self.progress.aside(|| writeln!(stderr, "{text}"));
     }
 
+    /// Takes in a document, or an element of one; `bytes` of input have come with it.
     fn arrive(&mut self, line: u64, read: Document, bytes: usize) -> Result<(), Fault> {
         for part in &read.unreadable {
             self.complain(line, &part.to_string())?;

@@ -201,6 +201,12 @@ pub struct Side {
     pub extension_numbers: Texts,
 }
 
+/// A result or reason of the call log that says that somebody answered.
+#[must_use]
+pub fn is_answer(result: &str) -> bool {
+    result.eq_ignore_ascii_case("Accepted") || result.eq_ignore_ascii_case("Call connected")
+}
+
 impl Endpoint {
     /// Nothing is said of this side.
     #[must_use]

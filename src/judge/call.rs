@@ -2,7 +2,7 @@
 //!
 //! Facts only accumulate (design R2): taking in the same ones in any order, any number of times, gives the same legs.
 
-use crate::event::{Call, CallLeg, CallLegs, CallSource, Direction, EndedBy, Endpoint, Leg, Media, Millis, SessionId, Side, Texts};
+use crate::event::{Call, CallLeg, CallLegs, CallSource, Direction, EndedBy, Endpoint, Leg, Media, Millis, SessionId, Side, Texts, is_answer};
 use compact_str::CompactString;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -343,12 +343,6 @@ fn cut(text: &str) -> CompactString {
 /// Unknown statuses are not terminal; spelling differs by source (ringcentral.md B2).
 fn is_terminal(status: &str) -> bool {
     status.eq_ignore_ascii_case("Disconnected") || status.eq_ignore_ascii_case("Gone")
-}
-
-/// A result of the call log that says that somebody answered.
-#[must_use]
-pub fn is_answer(result: &str) -> bool {
-    result.eq_ignore_ascii_case("Accepted") || result.eq_ignore_ascii_case("Call connected")
 }
 
 fn is_answered(leg: &Leg, source: CallSource) -> bool {

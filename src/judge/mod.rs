@@ -10,7 +10,7 @@ mod step;
 mod verdict;
 mod view;
 
-pub use call::{MOST_LEGS, is_answer};
+pub use call::MOST_LEGS;
 pub use step::*;
 pub use verdict::{Differ, RULES, difference, is_waiting};
 pub use view::*;

@@ -537,6 +537,7 @@ async fn metrics_text(State(shared): State<Arc<Shared>>) -> Result<Response, Pro
     let (readiness, asked) = (shared.held.now(), shared.clone());
     metrics::gauge!("callsieve_ready").set(f64::from(u8::from(readiness == Readiness::Ready)));
     metrics::gauge!("callsieve_partitions").set(shared.held.up().len() as f64);
+    metrics::gauge!("callsieve_bring_up_partitions").set(shared.held.bringing_up() as f64);
     let left = if let Readiness::BringingUp { done, total } = readiness { total.saturating_sub(done) } else { 0 };
     metrics::gauge!("callsieve_bring_up_records").set(left as f64);
     metrics::gauge!("callsieve_bring_up_seconds").set(shared.held.seconds_left().unwrap_or(0) as f64);
@@ -644,6 +645,7 @@ mod tests {
             api_token: None,
             metrics: instruments::recorder().unwrap(),
             telling_lag: std::sync::Mutex::default(),
+            stream_reads: stream::reads(4),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -237,9 +237,7 @@ impl Backend {
                 turns.begin();
                 !stop.load(Ordering::Acquire)
             };
-            let done = worker.run_while(goes_on);
-            turns.end();
-            match (done, &self.kept) {
+            match (worker.run_while(goes_on), &self.kept) {
                 (Err(error), Kept::Kafka(on)) => {
                     let corrupt = on.states.corrupt(&worker.log().assigned());
                     tries = if corrupt.iter().any(|partition| known.contains(partition)) { tries + 1 } else { 0 };
@@ -249,6 +247,7 @@ impl Backend {
                     }
                     tracing::error!(%error, "going on from what is committed, with the corrupt state set aside");
                     known = corrupt;
+                    turns.begin();
                     worker.begin_again();
                     std::thread::sleep(SET_ASIDE_AGAIN * tries);
                 }
@@ -304,6 +303,8 @@ impl Workers {
             let work = move || {
                 // Nothing of what the closure uses is looked at after a panic, but for the channel that tells of it.
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| backend.work(number, &held, &turns, &stop)));
+                // Only now: closing the client is a call that may never return, too.
+                turns.end();
                 held.stopped();
                 // Nobody listens any more where the service didn't start.
                 let _ = match result {
@@ -339,15 +340,11 @@ impl Workers {
                 () = tokio::time::sleep(WATCH_EVERY) => {}
             }
             let began: Vec<Option<Instant>> = self.turns.iter().map(|turns| turns.began()).collect();
-            if let Some(number) = hung(&before, &began, LONGEST_TURN) {
-                tracing::error!(
-                    worker = number,
-                    seconds = LONGEST_TURN.as_secs(),
-                    "a worker hangs in a call that doesn't return: the process ends, to be started again"
-                );
-                std::process::exit(1);
+            if hung(&before, &began).is_some() {
+                give_up();
             }
-            before = began;
+            // After a process was stopped for long, its workers have a moment to go on.
+            before = began.into_iter().map(|began| began.filter(|began| began.elapsed() >= LONGEST_TURN)).collect();
         }
     }
 
@@ -357,6 +354,13 @@ impl Workers {
     /// Why one failed, if one did.
     pub fn stop(mut self) -> Result<(), String> {
         self.stop.store(true, Ordering::Release);
+        let begun = Instant::now();
+        while !self.threads.iter().all(JoinHandle::is_finished) {
+            if begun.elapsed() >= LONGEST_TURN {
+                give_up();
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
         for thread in self.threads {
             // It catches its panics, and tells of them.
             let _ = thread.join();
@@ -365,9 +369,15 @@ impl Workers {
     }
 }
 
-/// A worker whose turn takes longer than that. It is seen twice: after a process was stopped for long, its workers have a moment to go on.
-fn hung(before: &[Option<Instant>], now: &[Option<Instant>], longest: Duration) -> Option<usize> {
-    before.iter().zip(now).position(|(before, now)| before == now && now.is_some_and(|began| began.elapsed() >= longest))
+/// A worker that is in the same turn still as when it was too late already.
+fn hung(late_before: &[Option<Instant>], now: &[Option<Instant>]) -> Option<usize> {
+    late_before.iter().zip(now).position(|(before, now)| before.is_some() && before == now)
+}
+
+/// Ends the process at once: a thread that hangs can't be waited for, nor what waits for it.
+fn give_up() -> ! {
+    tracing::error!(seconds = LONGEST_TURN.as_secs(), "a worker hangs in a call that doesn't return: the process ends, to be started again");
+    std::process::abort()
 }
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -638,16 +648,15 @@ mod tests {
 
     #[test]
     fn a_worker_that_doesnt_come_back_is_seen_at_the_second_look() {
-        let (long_ago, just_now) = (Instant::now() - Duration::from_secs(60), Instant::now());
-        let longest = Duration::from_secs(30);
-        for (before, now, hangs) in [
+        let (long_ago, just_now) = (Instant::now(), Instant::now() + Duration::from_millis(1));
+        for (late_before, now, hangs) in [
             (vec![], vec![Some(long_ago)], None),
             (vec![None, Some(long_ago)], vec![Some(just_now), Some(long_ago)], Some(1)),
             (vec![Some(long_ago)], vec![Some(just_now)], None),
-            (vec![Some(just_now)], vec![Some(just_now)], None),
+            (vec![None], vec![Some(long_ago)], None),
             (vec![None], vec![None], None),
         ] {
-            assert_eq!(hung(&before, &now, longest), hangs, "{before:?} {now:?}");
+            assert_eq!(hung(&late_before, &now), hangs, "{late_before:?} {now:?}");
         }
     }
 

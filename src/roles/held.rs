@@ -146,6 +146,12 @@ impl Held {
         partitions(&self.locked()).get(&partition).map_or(Holding::Closed, |holding| (*holding).clone())
     }
 
+    /// How many partitions are being brought up.
+    #[must_use]
+    pub fn bringing_up(&self) -> usize {
+        partitions(&self.locked()).values().filter(|holding| matches!(holding, Holding::BringingUp { .. })).count()
+    }
+
     /// The partitions that are up to date, and their state.
     #[must_use]
     pub fn up(&self) -> Vec<(u32, Arc<Database>)> {
@@ -160,12 +166,12 @@ impl Held {
 /// What the workers have told, by partition and worker. A worker that was away too long tells of partitions that another one of this process has by now.
 type Told = BTreeMap<(u32, usize), Holding>;
 
-/// How far each partition is with the worker that is furthest.
+/// How far each partition is. One that a worker brings up isn't up, though another says so still: what that one has may be from before.
 fn partitions(told: &Told) -> BTreeMap<u32, &Holding> {
     let mut partitions: BTreeMap<u32, &Holding> = BTreeMap::new();
     for ((partition, _), holding) in told {
         let known = partitions.entry(*partition).or_insert(holding);
-        if !matches!(known, Holding::Up(_)) {
+        if matches!(known, Holding::Up(_)) {
             *known = holding;
         }
     }
@@ -225,16 +231,17 @@ mod tests {
         assert_eq!(held.seconds_left(), Some(1), "it isn't up yet");
         held.tell(0, 5, Holding::Closed);
         assert_eq!(Arc::strong_count(&database), 1, "what is closed is not kept open");
-        // Another worker of the process has it now; what the one tells that had it before comes late, whatever it is.
+        // Another worker of the process has it now; what the one tells that had it before comes late.
         held.tell(1, 5, Holding::BringingUp { done: 0, total: 0 });
         held.tell(0, 5, Holding::BringingUp { done: 0, total: 0 });
         held.tell(1, 5, Holding::Closed);
         assert_eq!(*readiness.borrow(), Readiness::BringingUp { done: 0, total: 0 });
         held.tell(0, 5, Holding::Up(database.clone()));
-        for late in [Holding::BringingUp { done: 0, total: 0 }, Holding::BringingUp { done: 1, total: 10 }, Holding::Closed] {
+        assert_eq!((*readiness.borrow(), held.up().len(), held.bringing_up()), (Readiness::Ready, 1, 0));
+        for (late, up) in [(Holding::BringingUp { done: 0, total: 0 }, 0), (Holding::Closed, 1)] {
             held.tell(1, 5, late);
-            assert_eq!((*readiness.borrow(), held.up().len()), (Readiness::Ready, 1));
-            assert!(matches!(held.partition(5), Holding::Up(_)));
+            assert_eq!((*readiness.borrow() == Readiness::Ready, held.up().len(), held.bringing_up()), (up == 1, up, 1 - up));
+            assert_eq!(matches!(held.partition(5), Holding::Up(_)), up == 1);
         }
         held.tell(0, 5, Holding::Closed);
         held.stopped();

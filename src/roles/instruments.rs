@@ -44,6 +44,7 @@ fn describe() {
     metrics::describe_counter!("callsieve_spool_forwarded_total", "Entries of the spool that Kafka acknowledged");
     metrics::describe_gauge!("callsieve_ready", "1 when the state of all partitions that this process holds is brought up");
     metrics::describe_gauge!("callsieve_partitions", "Partitions that this process has, and whose state is brought up");
+    metrics::describe_gauge!("callsieve_bring_up_partitions", "Partitions that this process has, and whose state is being brought up");
     metrics::describe_gauge!("callsieve_bring_up_records", "Records that are left to read until the state is brought up, as far as is known");
     metrics::describe_counter!("callsieve_corrupt_states_total", "States of partitions that were corrupt on disk, and were set aside");
     metrics::describe_gauge!(

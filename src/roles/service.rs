@@ -506,6 +506,7 @@ fn shared(
         api_token: args.api_token.clone(),
         metrics: instruments::recorder()?,
         telling_lag: Mutex::default(),
+        stream_reads: super::stream::reads(backend.partitions()),
     }))
 }
 

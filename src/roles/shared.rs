@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use std::sync::{Arc, Mutex};
 use subtle::ConstantTimeEq;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// See the module.
 pub struct Shared {
@@ -32,6 +32,8 @@ pub struct Shared {
     pub(super) api_token: Option<String>,
     pub(super) metrics: PrometheusHandle,
     pub(super) telling_lag: Mutex<()>,
+    /// See [`super::stream::reads`].
+    pub(super) stream_reads: Vec<Arc<Semaphore>>,
 }
 
 impl Shared {

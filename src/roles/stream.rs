@@ -19,8 +19,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often the place is sent along while only other accounts have verdicts, so that a resumed stream need not read all those again.
 const MARK_EVERY: i64 = 5_000;
 
-/// So many streams read at once: on Kafka each read has a client of its own.
-static READS: Semaphore = Semaphore::const_new(8);
+/// So many streams read a partition at once.
+const READS: usize = 4;
 
 /// Where a stream begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,11 @@ pub(super) enum From {
     Start,
     /// After a place.
     After(Place),
+}
+
+/// The turns of the streams of each partition: on Kafka each read has a client of its own, and a verdict wakes all that follow its partition.
+pub(super) fn reads(partitions: u32) -> Vec<Arc<Semaphore>> {
+    (0..partitions).map(|_| Arc::new(Semaphore::new(READS))).collect()
 }
 
 /// The id of an event: `partition:offset`. Before the first one stands -1.
@@ -114,8 +119,14 @@ impl Following {
                 continue;
             }
             let (shared, partition, next) = (self.shared.clone(), self.partition, self.next);
-            let _turn = READS.acquire().await;
-            let read = tokio::task::spawn_blocking(move || shared.reader.read(Topic::CallVerdicts, partition, next, CHUNK)).await;
+            let turn = self.shared.stream_reads.get(partition as usize)?.clone();
+            let turn = tokio::select! {
+                turn = turn.acquire_owned() => turn.ok()?,
+                _ = self.stop.changed() => return None,
+            };
+            // Also where the stream is gone meanwhile, it is a read.
+            let read = move || (shared.reader.read(Topic::CallVerdicts, partition, next, CHUNK), turn).0;
+            let read = tokio::task::spawn_blocking(read).await;
             let read = match read {
                 Ok(Ok(read)) => read,
                 Ok(Err(error)) => {

@@ -278,7 +278,15 @@ impl World {
         self.broker("start", broker).await;
     }
 
+    /// Whether there is something to commit is up to the group, so it is tried once more.
     async fn killed_at(&self, n: usize, point: &str, rng: &mut ChaCha8Rng) -> Came {
+        match self.killed_once_at(n, point, rng).await {
+            Came::ToNothing => self.killed_once_at(n, point, rng).await,
+            came => came,
+        }
+    }
+
+    async fn killed_once_at(&self, n: usize, point: &str, rng: &mut ChaCha8Rng) -> Came {
         let mut service = self.services[n].lock().await;
         service.kill();
         let points = format!("{point}={}*off->panic", rng.random_range(0..6));

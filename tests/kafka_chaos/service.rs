@@ -100,7 +100,7 @@ impl Service {
         let Ok(answer) = reqwest::get(metrics).await else { return false };
         let metrics = answer.text().await.unwrap_or_default();
         let is_none = |name: &str| metrics.lines().any(|line| line == format!("{name} 0"));
-        is_none("callsieve_partitions") && is_none("callsieve_bring_up_records")
+        is_none("callsieve_partitions") && is_none("callsieve_bring_up_partitions")
     }
 
     pub async fn is_ready(&self) -> bool {

@@ -6,8 +6,9 @@ use super::numbers::Observed;
 use super::parties::{Side, direction};
 use super::values::{Filled, Flag, Int, List, Object, Text, Time};
 use super::{DocumentError, Reading, Referred, SessionIds, UNDATED, account_in, parse};
-use crate::event::{AccountId, CallLegs, CallSource, Direction, Endpoint, Event, Leg, LegId, Media, Millis, NumberKind, NumberQuery, ObservedNumber};
-use crate::judge::is_answer;
+use crate::event::{
+    AccountId, CallLegs, CallSource, Direction, Endpoint, Event, Leg, LegId, Media, Millis, NumberKind, NumberQuery, ObservedNumber, is_answer,
+};
 use crate::judge::number::{Country, normalise};
 use compact_str::CompactString;
 use foldhash::HashSet;
