@@ -62,20 +62,7 @@ fn leg(id: &str, from: &str, to: &str, status: &str) -> Leg {
 }
 
 fn said(session: &str, at: Millis, leg: Leg) -> CallLegs {
-    CallLegs {
-        account_id: account(),
-        session_id: sid(session),
-        legacy_session_id: None,
-        source: CallSource::Webhook,
-        sequence: None,
-        occurred_at: at,
-        received_at: at,
-        origin: None,
-        media: Media::Voice,
-        is_final: false,
-        ended_at: None,
-        legs: [leg].into(),
-    }
+    CallLegs { legs: [leg].into(), ..CallLegs::without_legs(ACCOUNT, session, at) }
 }
 
 fn record(session: &str, start: Millis, end: Millis, legs: Vec<Leg>) -> CallLegs {
