@@ -22,6 +22,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 const PARTITIONS: u32 = 4;
 const SEED: u64 = 9;
@@ -67,7 +68,7 @@ struct Watched {
     truth: BTreeMap<String, bool>,
     documents: Vec<Value>,
     /// So many may be sent.
-    allowed: AtomicUsize,
+    allowed: watch::Sender<usize>,
     acknowledged: AtomicUsize,
 }
 
@@ -76,12 +77,12 @@ impl Watched {
         let company = company(seed);
         let account = account(&company).to_string();
         let (truth, documents) = calls(&company, calls_per_hour);
-        Self { company, account, truth, documents, allowed: AtomicUsize::new(usize::MAX), acknowledged: AtomicUsize::new(0) }
+        Self { company, account, truth, documents, allowed: watch::Sender::new(usize::MAX), acknowledged: AtomicUsize::new(0) }
     }
 
     /// Lets a share be sent, in all.
     fn allow(&self, share: f64) {
-        self.allowed.store((self.documents.len() as f64 * share).ceil() as usize, Ordering::Release);
+        self.allowed.send_replace((self.documents.len() as f64 * share).ceil() as usize);
     }
 
     fn is_sent(&self, share: f64) -> bool {
@@ -91,10 +92,9 @@ impl Watched {
     /// Posts every notification until an instance has acknowledged it.
     async fn send(&self, bases: &Mutex<Vec<String>>) {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build().unwrap();
+        let mut allowed = self.allowed.subscribe();
         for (n, document) in self.documents.iter().enumerate() {
-            while n >= self.allowed.load(Ordering::Acquire) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            allowed.wait_for(|allowed| n < *allowed).await.unwrap();
             let body = document.to_string();
             for attempt in 0.. {
                 let base = {

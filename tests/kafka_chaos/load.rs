@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Between two notifications of a company.
@@ -32,12 +33,10 @@ impl Watched {
         Self { company, account, truth, documents, acknowledged: AtomicUsize::new(0) }
     }
 
-    async fn send(&self, bases: &[Arc<Mutex<String>>], shares: usize, allowed: &AtomicUsize) {
+    async fn send(&self, bases: &[Arc<Mutex<String>>], shares: usize, mut allowed: watch::Receiver<usize>) {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(3)).build().unwrap();
         for (n, document) in self.documents.iter().enumerate() {
-            while n * shares / self.documents.len() >= allowed.load(Ordering::Acquire) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            allowed.wait_for(|allowed| n * shares / self.documents.len() < *allowed).await.unwrap();
             let body = document.to_string();
             for attempt in 0.. {
                 let address = format!("{}/webhooks/ringcentral/{}", bases[(n + attempt) % bases.len()].lock().unwrap(), self.account);
@@ -49,7 +48,7 @@ impl Watched {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             self.acknowledged.fetch_add(1, Ordering::AcqRel);
-            if allowed.load(Ordering::Acquire) <= shares {
+            if *allowed.borrow() <= shares {
                 tokio::time::sleep(PACE).await;
             }
         }
@@ -76,13 +75,13 @@ fn observed(company: &Company, is_wanted: impl Fn(&str) -> bool) -> Vec<Event> {
 pub struct Load {
     companies: Vec<Arc<Watched>>,
     shares: usize,
-    allowed: Arc<AtomicUsize>,
+    allowed: watch::Sender<usize>,
 }
 
 impl Load {
     pub fn new(seed: u64, companies: u64, faults: usize) -> Self {
         let companies = (seed..seed + companies).map(|seed| Arc::new(Watched::new(seed))).collect();
-        Self { companies, shares: faults + 1, allowed: Arc::default() }
+        Self { companies, shares: faults + 1, allowed: watch::Sender::new(0) }
     }
 
     /// Appends the companies' numbers as if they were all, though some are missing: verdicts on calls with those are to be corrected.
@@ -102,15 +101,15 @@ impl Load {
 
     pub fn send(&self, bases: &[Arc<Mutex<String>>]) -> Vec<JoinHandle<()>> {
         let send = |watched: &Arc<Watched>| {
-            let (watched, bases, shares, allowed) = (watched.clone(), bases.to_vec(), self.shares, self.allowed.clone());
-            tokio::spawn(async move { watched.send(&bases, shares, &allowed).await })
+            let (watched, bases, shares, allowed) = (watched.clone(), bases.to_vec(), self.shares, self.allowed.subscribe());
+            tokio::spawn(async move { watched.send(&bases, shares, allowed).await })
         };
         self.companies.iter().map(send).collect()
     }
 
     /// Lets so many shares out, in all.
     pub fn allow(&self, shares: usize) {
-        self.allowed.store(shares, Ordering::Release);
+        self.allowed.send_replace(shares);
     }
 
     /// Whether some company has had so much of a share acknowledged.
