@@ -1,6 +1,6 @@
 //! What is said about calls: the facts that come in ([`CallLegs`]) and the evidence that they add up to ([`Call`]).
 
-use super::{AccountId, LegId, Millis, SessionId};
+use super::{AccountId, IdRef, LegId, Millis, SessionId};
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -53,15 +53,15 @@ pub enum Direction {
     Unknown,
 }
 
-/// What one notification, call-log record or session look-up says about a call.
+/// What one notification, call-log record or session look-up says about a call. Its texts and ids are its own, or stand elsewhere ([`Facts`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CallLegs {
+pub struct CallLegs<T = CompactString, S = SessionId, L = LegId> {
     /// The account.
     pub account_id: AccountId,
     /// `telephonySessionId`; `legacy:` and the legacy session id for a record that lacks it.
-    pub session_id: SessionId,
+    pub session_id: S,
     /// Legacy `sessionId`; `None` where it is `"0"` (conference), blank or absent.
-    pub legacy_session_id: Option<CompactString>,
+    pub legacy_session_id: Option<T>,
     /// Where it came from.
     #[serde(default)]
     pub source: CallSource,
@@ -72,7 +72,7 @@ pub struct CallLegs {
     /// When it was received, by our clock.
     pub received_at: Millis,
     /// `origin.type`.
-    pub origin: Option<CompactString>,
+    pub origin: Option<T>,
     /// Voice, fax or other.
     #[serde(default)]
     pub media: Media,
@@ -82,31 +82,31 @@ pub struct CallLegs {
     /// Call log: start and duration.
     pub ended_at: Option<Millis>,
     /// The parties that it speaks of.
-    pub legs: SmallVec<[Leg; 1]>,
+    pub legs: SmallVec<[Leg<T, L>; 1]>,
 }
 
 /// What one notification or record says of one party, or of one leg of a call-log record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leg {
+pub struct Leg<T = CompactString, L = LegId> {
     /// Party id; for a call-log leg without one `log:`, the record's id, `:` and its position.
-    pub leg_id: LegId,
+    pub leg_id: L,
     /// Seen from its owner.
     #[serde(default)]
     pub direction: Direction,
     /// Extension that owns it; `None` for a party outside the account.
-    pub extension_id: Option<CompactString>,
+    pub extension_id: Option<T>,
     /// Calling side.
-    pub from: Endpoint,
+    pub from: Endpoint<T>,
     /// Called side.
-    pub to: Endpoint,
+    pub to: Endpoint<T>,
     /// Party status as it came.
-    pub status: Option<CompactString>,
+    pub status: Option<T>,
     /// Status reason as it came.
-    pub reason: Option<CompactString>,
+    pub reason: Option<T>,
     /// Call log: `legType` as it came.
-    pub leg_type: Option<CompactString>,
+    pub leg_type: Option<T>,
     /// Session that this party moved to or came from; a record's transfer target or transferee.
-    pub peer_session_id: Option<CompactString>,
+    pub peer_session_id: Option<T>,
     /// A recording exists or runs on it.
     #[serde(default)]
     pub recorded: bool,
@@ -114,13 +114,60 @@ pub struct Leg {
 
 /// One side of a leg, as RingCentral gave it. All `None`: the side was missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
+pub struct Endpoint<T = CompactString> {
     /// Phone number, short extension number or a word; never normalised here.
-    pub number: Option<CompactString>,
+    pub number: Option<T>,
     /// Extension id, when given.
-    pub extension_id: Option<CompactString>,
+    pub extension_id: Option<T>,
     /// Short extension number, when given apart from `number` (call log).
-    pub extension_number: Option<CompactString>,
+    pub extension_number: Option<T>,
+}
+
+/// The same, copying nothing: its texts stand in the record that it was read from, or in one that is owned.
+pub type Facts<'a> = CallLegs<&'a str, IdRef<'a, SessionId>, IdRef<'a, LegId>>;
+
+impl CallLegs {
+    /// What it says, where it stands.
+    #[must_use]
+    pub fn facts(&self) -> Facts<'_> {
+        CallLegs {
+            account_id: self.account_id.clone(),
+            session_id: self.session_id.as_ref(),
+            legacy_session_id: self.legacy_session_id.as_deref(),
+            source: self.source,
+            sequence: self.sequence,
+            occurred_at: self.occurred_at,
+            received_at: self.received_at,
+            origin: self.origin.as_deref(),
+            media: self.media,
+            is_final: self.is_final,
+            ended_at: self.ended_at,
+            legs: self.legs.iter().map(Leg::facts).collect(),
+        }
+    }
+}
+
+impl Leg {
+    fn facts(&self) -> Leg<&str, IdRef<'_, LegId>> {
+        Leg {
+            leg_id: self.leg_id.as_ref(),
+            direction: self.direction,
+            extension_id: self.extension_id.as_deref(),
+            from: self.from.facts(),
+            to: self.to.facts(),
+            status: self.status.as_deref(),
+            reason: self.reason.as_deref(),
+            leg_type: self.leg_type.as_deref(),
+            peer_session_id: self.peer_session_id.as_deref(),
+            recorded: self.recorded,
+        }
+    }
+}
+
+impl Endpoint {
+    fn facts(&self) -> Endpoint<&str> {
+        Endpoint { number: self.number.as_deref(), extension_id: self.extension_id.as_deref(), extension_number: self.extension_number.as_deref() }
+    }
 }
 
 /// The evidence: all that is known of one telephony session. Nothing in it is ever taken back.
@@ -207,7 +254,7 @@ pub fn is_answer(result: &str) -> bool {
     result.eq_ignore_ascii_case("Accepted") || result.eq_ignore_ascii_case("Call connected")
 }
 
-impl Endpoint {
+impl<T> Endpoint<T> {
     /// Nothing is said of this side.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -5,8 +5,8 @@
 
 use super::datum::{Datum, read_gist, read_whole};
 use super::{
-    AccountRemoved, AccountSettings, AccountState, CallLegs, CallVerdict, CompanyNumber, DirectoryChanged, Event, NumbersObserved, OpenCall, Rejudge,
-    SnapshotCompleted, Tick, VerdictGist,
+    AccountRemoved, AccountSettings, AccountState, CallLegs, CallVerdict, CompanyNumber, DirectoryChanged, Event, Facts, NumbersObserved, OpenCall,
+    Rejudge, SnapshotCompleted, Tick, VerdictGist,
 };
 use serde::de::DeserializeOwned;
 use serde_avro_fast::Schema;
@@ -123,7 +123,7 @@ impl Record {
 }
 
 /// A type that is a record on a topic.
-pub trait Decoded: Datum + DeserializeOwned {
+pub trait Decoded: for<'a> Datum<'a> + DeserializeOwned {
     /// Which one.
     const RECORD: Record;
 }
@@ -282,6 +282,17 @@ pub fn decode_event(bytes: &[u8]) -> Result<Event, CodecError> {
     })
 }
 
+/// Reads what a record says about a call where it stands; `None` for any other record, and for one that another version wrote ([`decode_event`]).
+#[must_use]
+pub fn decode_facts(bytes: &[u8]) -> Option<Result<Facts<'_>, CodecError>> {
+    match open(bytes) {
+        Ok((Written { record: Record::CallLegs, by_name: None, .. }, datum)) => {
+            Some(read_whole(datum).map_err(|e| CodecError::Broken { record: Record::CallLegs.name(), reason: e.to_string() }))
+        }
+        _ => None,
+    }
+}
+
 /// Writes an event of the input log.
 #[must_use]
 pub fn encode_event(event: &Event) -> Vec<u8> {
@@ -326,6 +337,22 @@ mod tests {
                 Ok(())
             })
             .unwrap_or_else(|e| panic!("{}: {e}", T::RECORD.name()));
+    }
+
+    #[test]
+    fn facts_that_stay_where_they_stand_are_those_of_the_whole() {
+        TestRunner::new(Config::with_cases(256))
+            .run(&arbitrary::record::<CallLegs>(), |(_, legs)| {
+                let bytes = encode(&legs);
+                prop_assert_eq!(decode_facts(&bytes).unwrap().unwrap(), legs.facts());
+                for end in HEADER..bytes.len() {
+                    let (facts, whole) = (decode_facts(&bytes[..end]).unwrap(), decode_event(&bytes[..end]));
+                    prop_assert_eq!(facts.unwrap_err().to_string(), whole.unwrap_err().to_string(), "cut short at {}", end);
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert!(decode_facts(&encode(&tick())).is_none());
     }
 
     #[test]

@@ -7,9 +7,9 @@
 
 use super::{
     AccountId, AccountRemoved, AccountSettings, AccountState, Call, CallLeg, CallLegs, CallSource, CallVerdict, ChangeKind, CompanyNumber, Direction,
-    DirectoryChanged, DirectoryResource, Disposition, EndedBy, Endpoint, EndpointKind, JudgedEndpoint, Leg, LegId, Media, NumberKind, NumberQuery,
-    NumbersObserved, ObservedNumber, OpenCall, Rejudge, Revision, RevisionCause, SessionId, Side, SnapshotCompleted, Standing, StandingReason, Tick,
-    Verdict, VerdictGist,
+    DirectoryChanged, DirectoryResource, Disposition, EndedBy, Endpoint, EndpointKind, IdRef, JudgedEndpoint, Leg, LegId, Media, NumberKind,
+    NumberQuery, NumbersObserved, ObservedNumber, OpenCall, Rejudge, Revision, RevisionCause, SessionId, Side, SnapshotCompleted, Standing,
+    StandingReason, Tick, Verdict, VerdictGist,
 };
 use compact_str::CompactString;
 use smallvec::{Array, SmallVec};
@@ -35,12 +35,12 @@ pub enum DatumError {
     Id(&'static str),
 }
 
-/// A value as Avro writes it.
-pub trait Datum: Sized {
+/// A value as Avro writes it. What it is read from may be where its texts stay.
+pub trait Datum<'a>: Sized {
     /// Takes it from the front of `bytes`.
-    fn read(bytes: &mut &[u8]) -> Result<Self, DatumError>;
+    fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError>;
     /// Takes it from the front of `bytes`, and makes nothing of it. Texts are not looked into.
-    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+    fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
         Self::read(bytes).map(drop)
     }
     /// Adds it to `bytes`.
@@ -48,7 +48,7 @@ pub trait Datum: Sized {
 }
 
 /// The one value that these bytes are.
-pub fn read_whole<T: Datum>(mut bytes: &[u8]) -> Result<T, DatumError> {
+pub fn read_whole<'a, T: Datum<'a>>(mut bytes: &'a [u8]) -> Result<T, DatumError> {
     let value = T::read(&mut bytes)?;
     if bytes.is_empty() { Ok(value) } else { Err(DatumError::Surplus(bytes.len())) }
 }
@@ -83,9 +83,9 @@ fn write_length(length: usize, bytes: &mut Vec<u8>) {
 }
 
 /// Little endian groups of seven bits, the sign in the lowest one.
-impl Datum for i64 {
+impl<'a> Datum<'a> for i64 {
     #[inline]
-    fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+    fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
         let mut value: u64 = 0;
         for shift in (0..64).step_by(7) {
             let byte = read_byte(bytes)?;
@@ -110,8 +110,8 @@ impl Datum for i64 {
     }
 }
 
-impl Datum for i32 {
-    fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+impl<'a> Datum<'a> for i32 {
+    fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
         i32::try_from(i64::read(bytes)?).map_err(|_| DatumError::OutOfRange)
     }
 
@@ -120,8 +120,8 @@ impl Datum for i32 {
     }
 }
 
-impl Datum for bool {
-    fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+impl<'a> Datum<'a> for bool {
+    fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
         match read_byte(bytes)? {
             0 => Ok(false),
             1 => Ok(true),
@@ -134,12 +134,26 @@ impl Datum for bool {
     }
 }
 
-impl Datum for CompactString {
-    fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+impl<'a> Datum<'a> for CompactString {
+    fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
         Ok(Self::new(read_text(bytes)?))
     }
 
-    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+    fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
+        read_bytes(bytes).map(drop)
+    }
+
+    fn write(&self, bytes: &mut Vec<u8>) {
+        write_text(self, bytes);
+    }
+}
+
+impl<'a> Datum<'a> for &'a str {
+    fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
+        read_text(bytes)
+    }
+
+    fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
         read_bytes(bytes).map(drop)
     }
 
@@ -150,12 +164,26 @@ impl Datum for CompactString {
 
 macro_rules! ids {
     ($($name:ident),*) => { $(
-        impl Datum for $name {
-            fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+        impl<'a> Datum<'a> for $name {
+            fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
                 Self::parse(read_text(bytes)?).map_err(|error| DatumError::Id(error.why()))
             }
 
-            fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+            fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
+                read_bytes(bytes).map(drop)
+            }
+
+            fn write(&self, bytes: &mut Vec<u8>) {
+                write_text(self.as_str(), bytes);
+            }
+        }
+
+        impl<'a> Datum<'a> for IdRef<'a, $name> {
+            fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
+                $name::check(read_text(bytes)?).map_err(|error| DatumError::Id(error.why()))
+            }
+
+            fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
                 read_bytes(bytes).map(drop)
             }
 
@@ -168,8 +196,8 @@ macro_rules! ids {
 ids!(AccountId, SessionId, LegId);
 
 /// A union of null and `T`.
-impl<T: Datum> Datum for Option<T> {
-    fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+impl<'a, T: Datum<'a>> Datum<'a> for Option<T> {
+    fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
         match read_byte(bytes)? {
             0 => Ok(None),
             2 => T::read(bytes).map(Some),
@@ -177,7 +205,7 @@ impl<T: Datum> Datum for Option<T> {
         }
     }
 
-    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+    fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
         match read_byte(bytes)? {
             0 => Ok(()),
             2 => T::skip(bytes),
@@ -196,12 +224,12 @@ impl<T: Datum> Datum for Option<T> {
     }
 }
 
-impl<T: Datum> Datum for Arc<T> {
-    fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+impl<'a, T: Datum<'a>> Datum<'a> for Arc<T> {
+    fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
         T::read(bytes).map(Arc::new)
     }
 
-    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+    fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
         T::skip(bytes)
     }
 
@@ -211,7 +239,7 @@ impl<T: Datum> Datum for Arc<T> {
 }
 
 /// Blocks of items, each with its count, or with its negative count and its size; the last one is empty.
-fn each_item(bytes: &mut &[u8], mut take: impl FnMut(&mut &[u8]) -> Result<(), DatumError>) -> Result<(), DatumError> {
+fn each_item<'a>(bytes: &mut &'a [u8], mut take: impl FnMut(&mut &'a [u8]) -> Result<(), DatumError>) -> Result<(), DatumError> {
     loop {
         let mut count = i64::read(bytes)?;
         if count == 0 {
@@ -228,7 +256,7 @@ fn each_item(bytes: &mut &[u8], mut take: impl FnMut(&mut &[u8]) -> Result<(), D
     }
 }
 
-fn write_items<T: Datum>(items: &[T], bytes: &mut Vec<u8>) {
+fn write_items<'a, T: Datum<'a>>(items: &[T], bytes: &mut Vec<u8>) {
     if !items.is_empty() {
         write_length(items.len(), bytes);
         for item in items {
@@ -238,8 +266,8 @@ fn write_items<T: Datum>(items: &[T], bytes: &mut Vec<u8>) {
     bytes.push(0);
 }
 
-impl<T: Datum> Datum for Vec<T> {
-    fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+impl<'a, T: Datum<'a>> Datum<'a> for Vec<T> {
+    fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
         let mut items = Self::new();
         each_item(bytes, |bytes| {
             items.push(Datum::read(bytes)?);
@@ -248,7 +276,7 @@ impl<T: Datum> Datum for Vec<T> {
         Ok(items)
     }
 
-    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+    fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
         each_item(bytes, T::skip)
     }
 
@@ -257,8 +285,8 @@ impl<T: Datum> Datum for Vec<T> {
     }
 }
 
-impl<A: Array<Item: Datum>> Datum for SmallVec<A> {
-    fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+impl<'a, A: Array<Item: Datum<'a>>> Datum<'a> for SmallVec<A> {
+    fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
         let mut items = Self::new();
         each_item(bytes, |bytes| {
             items.push(Datum::read(bytes)?);
@@ -267,7 +295,7 @@ impl<A: Array<Item: Datum>> Datum for SmallVec<A> {
         Ok(items)
     }
 
-    fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+    fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
         each_item(bytes, A::Item::skip)
     }
 
@@ -278,8 +306,8 @@ impl<A: Array<Item: Datum>> Datum for SmallVec<A> {
 
 macro_rules! enums {
     ($($name:ident { $($symbol:ident),* })*) => { $(
-        impl Datum for $name {
-            fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+        impl<'a> Datum<'a> for $name {
+            fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
                 const SYMBOLS: &[$name] = &[$($name::$symbol),*];
                 let place = usize::try_from(i64::read(bytes)?).map_err(|_| DatumError::OutOfRange)?;
                 SYMBOLS.get(place).copied().ok_or(DatumError::OutOfRange)
@@ -317,18 +345,18 @@ enums! {
 }
 
 /// Skips a value of the type that `field` returns.
-fn skip_one<R, T: Datum>(_: impl Fn(&R) -> &T, bytes: &mut &[u8]) -> Result<(), DatumError> {
+fn skip_one<'a, R, T: Datum<'a>>(_: impl Fn(&R) -> &T, bytes: &mut &'a [u8]) -> Result<(), DatumError> {
     T::skip(bytes)
 }
 
 macro_rules! records {
-    ($($name:ident { $($field:ident),* $(,)? })*) => { $(
-        impl Datum for $name {
-            fn read(bytes: &mut &[u8]) -> Result<Self, DatumError> {
+    ($($name:ident $(<$($kind:ident),*>)? { $($field:ident),* $(,)? })*) => { $(
+        impl<'a $($(, $kind: Datum<'a>)*)?> Datum<'a> for $name $(<$($kind),*>)? {
+            fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
                 Ok(Self { $($field: Datum::read(bytes)?),* })
             }
 
-            fn skip(bytes: &mut &[u8]) -> Result<(), DatumError> {
+            fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
                 $(skip_one(|it: &Self| &it.$field, bytes)?;)*
                 Ok(())
             }
@@ -343,11 +371,11 @@ macro_rules! records {
 
 // Fields as in the schemas.
 records! {
-    CallLegs {
+    CallLegs<T, S, L> {
         account_id, session_id, legacy_session_id, source, sequence, occurred_at, received_at, origin, media, is_final, ended_at, legs
     }
-    Leg { leg_id, direction, extension_id, from, to, status, reason, leg_type, peer_session_id, recorded }
-    Endpoint { number, extension_id, extension_number }
+    Leg<T, L> { leg_id, direction, extension_id, from, to, status, reason, leg_type, peer_session_id, recorded }
+    Endpoint<T> { number, extension_id, extension_number }
     Call {
         legacy_session_ids, origin, started_at, last_event_at, media, final_end, final_by, highest_sequence, missing_sequences, links, legs, legs_dropped
     }

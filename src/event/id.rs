@@ -6,6 +6,7 @@ use compact_str::CompactString;
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Why a text is no identifier.
@@ -29,6 +30,35 @@ impl IdError {
     }
 }
 
+/// A text that is usable as an id of the kind `T`, where it stands. Made only by checking.
+#[derive(Debug)]
+pub struct IdRef<'a, T>(&'a str, PhantomData<T>);
+
+impl<'a, T> IdRef<'a, T> {
+    /// Its text.
+    #[must_use]
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
+// Not derived: that would ask the same of `T`.
+impl<T> Clone for IdRef<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for IdRef<'_, T> {}
+
+impl<T> PartialEq for IdRef<'_, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl<T> Eq for IdRef<'_, T> {}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident($text:ty), $what:literal, $check:expr) => {
         $(#[$doc])*
@@ -36,19 +66,38 @@ macro_rules! text_id {
         pub struct $name($text);
 
         impl $name {
-            /// Parses it; the error says what is wrong with the text.
-            pub fn parse(text: &str) -> Result<Self, IdError> {
+            /// Checks a text, and copies nothing.
+            pub fn check(text: &str) -> Result<IdRef<'_, Self>, IdError> {
                 let check: fn(&str) -> Result<(), &'static str> = $check;
                 match check(text) {
-                    Ok(()) => Ok(Self(text.into())),
+                    Ok(()) => Ok(IdRef(text, PhantomData)),
                     Err(why) => Err(IdError::new($what, text, why)),
                 }
+            }
+
+            /// Parses it; the error says what is wrong with the text.
+            pub fn parse(text: &str) -> Result<Self, IdError> {
+                Self::check(text).map(|id| id.to_id())
+            }
+
+            /// It, where it stands.
+            #[must_use]
+            pub fn as_ref(&self) -> IdRef<'_, Self> {
+                IdRef(&self.0, PhantomData)
             }
 
             /// Its text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl IdRef<'_, $name> {
+            /// It by itself.
+            #[must_use]
+            pub fn to_id(self) -> $name {
+                $name(self.0.into())
             }
         }
 
@@ -174,6 +223,14 @@ impl SessionId {
     /// The legacy id, for a session that has no other name.
     #[must_use]
     pub fn as_legacy(&self) -> Option<&str> {
+        self.as_ref().as_legacy()
+    }
+}
+
+impl<'a> IdRef<'a, SessionId> {
+    /// The same as [`SessionId::as_legacy`].
+    #[must_use]
+    pub fn as_legacy(self) -> Option<&'a str> {
         self.0.strip_prefix(LEGACY)
     }
 }

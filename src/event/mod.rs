@@ -17,9 +17,10 @@ mod writer;
 pub use accounts::*;
 pub use calls::*;
 pub use codec::{
-    CodecError, Decoded, EARLIER, HEADER, Record, decode, decode_event, decode_gist, encode, encode_event, encode_onto, header_of, record_of,
+    CodecError, Decoded, EARLIER, HEADER, Record, decode, decode_event, decode_facts, decode_gist, encode, encode_event, encode_onto, header_of,
+    record_of,
 };
-pub use id::{AccountId, E164, IdError, LEGACY, LegId, SessionId};
+pub use id::{AccountId, E164, IdError, IdRef, LEGACY, LegId, SessionId};
 pub use verdict::*;
 pub use writer::Writer;
 

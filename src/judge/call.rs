@@ -2,7 +2,9 @@
 //!
 //! Facts only accumulate (design R2): taking in the same ones in any order, any number of times, gives the same legs.
 
-use crate::event::{Call, CallLeg, CallLegs, CallSource, Direction, EndedBy, Endpoint, Leg, Media, Millis, SessionId, Side, Texts, is_answer};
+use crate::event::{
+    Call, CallLeg, CallSource, Direction, EndedBy, Endpoint, Facts, IdRef, Leg, LegId, Media, Millis, SessionId, Side, Texts, is_answer,
+};
 use compact_str::CompactString;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -33,10 +35,13 @@ const FIRST_SEQUENCE: i64 = 2;
 /// Call-log times are cut to seconds; this much more is lag between the vendor's systems (design §1).
 const RECORD_TOLERANCE: Millis = 5_000;
 
+/// What an event says of one leg.
+type Said<'a> = Leg<&'a str, IdRef<'a, LegId>>;
+
 impl Call {
     /// What is known of a session before its first fact.
     #[must_use]
-    pub fn new(first: &CallLegs) -> Self {
+    pub fn new(first: &Facts<'_>) -> Self {
         Self {
             legacy_session_ids: SmallVec::new(),
             origin: None,
@@ -54,24 +59,24 @@ impl Call {
     }
 
     /// Takes in what one event says of the session `own`. True when it said anything new.
-    pub fn take_in(&mut self, own: &SessionId, facts: &CallLegs) -> bool {
+    pub fn take_in(&mut self, own: &SessionId, facts: &Facts<'_>) -> bool {
         let mut news = News { any: false, left: self.room(facts) };
         news.earliest(&mut self.started_at, facts.occurred_at);
         news.latest(&mut self.last_event_at, facts.occurred_at.max(facts.ended_at.unwrap_or(Millis::MIN)));
         if self.origin.is_none() && facts.origin.is_some() {
-            news.set(&mut self.origin, facts.origin.as_deref().map(cut));
+            news.set(&mut self.origin, facts.origin.map(|origin| cut(origin).into()));
         }
         if facts.media == Media::Fax {
             news.set(&mut self.media, Media::Fax);
         }
-        for legacy in [facts.legacy_session_id.as_deref(), facts.session_id.as_legacy(), own.as_legacy()].into_iter().flatten() {
+        for legacy in [facts.legacy_session_id, facts.session_id.as_legacy(), own.as_legacy()].into_iter().flatten() {
             self.learn_legacy_id(legacy, own, &mut news);
         }
         if let Some(sequence) = facts.sequence {
             self.note_sequence(sequence, &mut news);
         }
         for leg in &facts.legs {
-            if let Some(peer) = &leg.peer_session_id {
+            if let Some(peer) = leg.peer_session_id {
                 self.link(peer, own, &mut news);
             }
             self.take_in_leg(leg, facts, &mut news);
@@ -87,7 +92,7 @@ impl Call {
     }
 
     /// Bytes that facts may add to it, so that what is published of it isn't too large.
-    fn room(&self, facts: &CallLegs) -> usize {
+    fn room(&self, facts: &Facts<'_>) -> usize {
         if self.legs.len() + facts.legs.len() <= FEW_LEGS && self.links.len() + facts.legs.len() <= FEW_LINKS {
             return usize::MAX;
         }
@@ -135,14 +140,14 @@ impl Call {
         news.highest(&mut self.highest_sequence, sequence);
     }
 
-    fn take_in_leg(&mut self, leg: &Leg, facts: &CallLegs, news: &mut News) {
-        let place = match self.legs.iter().position(|known| known.leg_id == leg.leg_id) {
+    fn take_in_leg(&mut self, leg: &Said<'_>, facts: &Facts<'_>, news: &mut News) {
+        let place = match self.legs.iter().position(|known| known.leg_id.as_ref() == leg.leg_id) {
             Some(place) => place,
             None if self.legs.len() >= MOST_LEGS || !news.has_room(LEG + leg.leg_id.as_str().len()) => return self.drop_value(news),
             None => {
                 news.any = true;
                 self.legs.push(Arc::new(CallLeg {
-                    leg_id: leg.leg_id.clone(),
+                    leg_id: leg.leg_id.to_id(),
                     direction: Direction::Unknown,
                     extension_id: None,
                     from: Side::default(),
@@ -163,12 +168,12 @@ impl Call {
         }
         let mut kept = true;
         // The smallest, so that the order of arrival doesn't matter should a leg ever name two owners.
-        if let Some(owner) = leg.extension_id.as_deref().map(cut).filter(|id| !id.is_empty())
-            && known.extension_id.as_ref().is_none_or(|known| owner < *known)
+        if let Some(owner) = leg.extension_id.map(cut).filter(|id| !id.is_empty())
+            && known.extension_id.as_deref().is_none_or(|known| owner < known)
         {
             kept = news.has_room(owner.len().saturating_sub(known.extension_id.as_ref().map_or(0, |id| id.len())));
             if kept {
-                news.set(&mut known.extension_id, Some(owner));
+                news.set(&mut known.extension_id, Some(owner.into()));
             }
         }
         kept &= known.from.take_in(&leg.from, news) & known.to.take_in(&leg.to, news);
@@ -180,7 +185,7 @@ impl Call {
         if is_answered(leg, facts.source) {
             news.set(&mut known.answered, true);
         }
-        if leg.status.as_deref().is_some_and(is_terminal) {
+        if leg.status.is_some_and(is_terminal) {
             news.set(&mut known.over, true);
             news.highest(&mut known.left_at, facts.occurred_at);
         }
@@ -266,8 +271,8 @@ impl CallLeg {
     }
 
     /// A call-log leg whose company side is empty is the record's own extension (design §1, Endpoints).
-    fn fill_own_side(&mut self, leg: &Leg, source: CallSource, news: &mut News) -> bool {
-        let Some(owner) = leg.extension_id.as_deref().filter(|_| source == CallSource::CallLog) else { return true };
+    fn fill_own_side(&mut self, leg: &Said<'_>, source: CallSource, news: &mut News) -> bool {
+        let Some(owner) = leg.extension_id.filter(|_| source == CallSource::CallLog) else { return true };
         let (said, side) = match leg.direction {
             Direction::Inbound => (&leg.to, &mut self.to),
             Direction::Outbound => (&leg.from, &mut self.from),
@@ -279,10 +284,10 @@ impl CallLeg {
 
 impl Side {
     /// False when a value had no room.
-    fn take_in(&mut self, said: &Endpoint, news: &mut News) -> bool {
+    fn take_in(&mut self, said: &Endpoint<&str>, news: &mut News) -> bool {
         let mut kept = true;
         for (values, value) in
-            [(&mut self.numbers, &said.number), (&mut self.extension_ids, &said.extension_id), (&mut self.extension_numbers, &said.extension_number)]
+            [(&mut self.numbers, said.number), (&mut self.extension_ids, said.extension_id), (&mut self.extension_numbers, said.extension_number)]
         {
             if let Some(value) = value {
                 kept &= add(values, value, news);
@@ -318,12 +323,12 @@ fn add(values: &mut Texts, value: &str, news: &mut News) -> bool {
 }
 
 /// False when there was no room.
-fn insert_sorted(values: &mut Texts, value: CompactString, most: usize, news: &mut News) -> bool {
-    match values.binary_search(&value) {
+fn insert_sorted(values: &mut Texts, value: &str, most: usize, news: &mut News) -> bool {
+    match values.binary_search_by(|known| known.as_str().cmp(value)) {
         Ok(_) => true,
         Err(_) if values.len() >= most || !news.has_room(value.len() + PER_TEXT) => false,
         Err(place) => {
-            values.insert(place, value);
+            values.insert(place, value.into());
             news.any = true;
             true
         }
@@ -331,13 +336,13 @@ fn insert_sorted(values: &mut Texts, value: CompactString, most: usize, news: &m
 }
 
 /// Without surrounding blanks, and no longer than is kept.
-fn cut(text: &str) -> CompactString {
+fn cut(text: &str) -> &str {
     let text = text.trim();
     let mut end = text.len().min(LONGEST_TEXT);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    CompactString::new(&text[..end])
+    &text[..end]
 }
 
 /// Unknown statuses are not terminal; spelling differs by source (ringcentral.md B2).
@@ -345,10 +350,10 @@ fn is_terminal(status: &str) -> bool {
     status.eq_ignore_ascii_case("Disconnected") || status.eq_ignore_ascii_case("Gone")
 }
 
-fn is_answered(leg: &Leg, source: CallSource) -> bool {
+fn is_answered(leg: &Said<'_>, source: CallSource) -> bool {
     let is_status = |status: &str| ["Answered", "Hold", "Parked"].iter().any(|word| status.eq_ignore_ascii_case(word));
     match source {
-        CallSource::CallLog => leg.reason.as_deref().is_some_and(is_answer),
-        _ => leg.status.as_deref().is_some_and(is_status),
+        CallSource::CallLog => leg.reason.is_some_and(is_answer),
+        _ => leg.status.is_some_and(is_status),
     }
 }

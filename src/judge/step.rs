@@ -9,7 +9,7 @@ use super::number::{Country, NumberText, read_number};
 use super::verdict::{Differ, Judgement, RULES, judge_endpoint};
 use super::view::{Changes, DueWork, Indexed, OpenRow, Output, Remnant, Session, SessionChange, Settled, State, View, ViewError};
 use crate::event::{
-    AccountId, AccountSettings, AccountState, Call, CallLegs, CallSource, CallVerdict, CompanyNumber, EndedBy, Event, Media, Millis, NumberKind,
+    AccountId, AccountSettings, AccountState, Call, CallSource, CallVerdict, CompanyNumber, EndedBy, Event, Facts, IdRef, Media, Millis, NumberKind,
     NumberQuery, NumbersObserved, OpenCall, Rejudge, SessionId,
 };
 use compact_str::CompactString;
@@ -51,6 +51,8 @@ pub const MOST_VISITS: usize = 64 * MOST_SESSIONS;
 /// So many sessions are found by looking at each; nearly all steps touch one or two.
 const FEW_SESSIONS: usize = 8;
 const MOST_PREVIOUS_EXTENSIONS: usize = 10;
+/// A fax takes back a verdict; tombstones of a session from before the account's removal, and of its stand-in.
+const MOST_OF_FACTS: usize = 8;
 /// A number's row is refreshed no more often.
 const REFRESH: Millis = DAY;
 
@@ -77,12 +79,27 @@ pub struct Stepped {
 /// Its three parts are each a pure function of the state as the part before left it: time passes, the record is taken in, and
 /// work that is left goes on. What time brings about contains the records before this one, and none of this one's facts.
 pub fn step<S: State>(state: &mut S, at: At, event: &Event) -> Result<Stepped, ViewError> {
+    step_by(state, at, most_published(event), |step| step.take_in(event))
+}
+
+/// The same for what an event says about a call, which stays where it stands.
+pub fn step_facts<S: State>(state: &mut S, at: At, facts: &Facts<'_>) -> Result<Stepped, ViewError> {
+    step_by(state, at, MOST_OF_FACTS, |step| step.call_legs(facts, false))
+}
+
+/// `most`: records that taking it in publishes at most. It is not left half taken in, so time keeps so much room for it.
+fn step_by<S: State>(
+    state: &mut S,
+    at: At,
+    most: usize,
+    take_in: impl FnOnce(&mut Step<'_, S>) -> Result<Option<String>, ViewError>,
+) -> Result<Stepped, ViewError> {
     let at = At { time: at.time.clamp(-LATEST, LATEST), ..at };
     let mut outputs = Vec::new();
     if !state.due_sessions(at.time, 1)?.is_empty() || !state.ended_sessions(forgotten_until(state, at.time), 1)?.is_empty() {
-        outputs = part(state, At { offset: at.offset - 1, ..at }, MOST_OUTPUTS.saturating_sub(most_published(event)), |step| step.pass_time())?.0;
+        outputs = part(state, At { offset: at.offset - 1, ..at }, MOST_OUTPUTS.saturating_sub(most), |step| step.pass_time())?.0;
     }
-    let (taken_in, refused) = part(state, at, MOST_OUTPUTS, |step| step.take_in(event))?;
+    let (taken_in, refused) = part(state, at, MOST_OUTPUTS, take_in)?;
     outputs.extend(taken_in);
     if !state.due_work(1)?.is_empty() {
         let room = MOST_OUTPUTS.saturating_sub(outputs.len());
@@ -91,22 +108,19 @@ pub fn step<S: State>(state: &mut S, at: At, event: &Event) -> Result<Stepped, V
     Ok(Stepped { outputs, refused })
 }
 
-/// Records that taking an event in publishes at most. It is not left half taken in, so time keeps so much room for it.
+/// What [`step_by`] is to be told.
 fn most_published(event: &Event) -> usize {
     match event {
         Event::NumbersObserved(observed) => observed.numbers.len(),
         Event::Rejudge(_) => 2 * MOST_SESSIONS,
-        // A fax takes back a verdict; tombstones of a session from before the account's removal, and of its stand-in.
-        _ => 8,
+        _ => MOST_OF_FACTS,
     }
 }
 
 /// Takes in the facts of a record that was stepped before, while a copy is brought up: nothing else happens, nothing is published.
-pub fn recall<S: State>(state: &mut S, at: At, event: &Event) -> Result<(), ViewError> {
-    if let Event::CallLegs(facts) = event {
-        let at = At { time: at.time.clamp(-LATEST, LATEST), ..at };
-        part(state, at, MOST_OUTPUTS, |step| step.call_legs(facts, true))?;
-    }
+pub fn recall<S: State>(state: &mut S, at: At, facts: &Facts<'_>) -> Result<(), ViewError> {
+    let at = At { time: at.time.clamp(-LATEST, LATEST), ..at };
+    part(state, at, MOST_OUTPUTS, |step| step.call_legs(facts, true))?;
     Ok(())
 }
 
@@ -189,7 +203,7 @@ impl<'v, V: View> Step<'v, V> {
 
     fn take_in(&mut self, event: &Event) -> Result<Option<String>, ViewError> {
         match event {
-            Event::CallLegs(facts) => self.call_legs(facts, false),
+            Event::CallLegs(legs) => self.call_legs(&legs.facts(), false),
             Event::NumbersObserved(observed) => self.numbers_observed(observed),
             Event::SnapshotCompleted(completed) => {
                 let mut state = self.account(&completed.account_id)?.as_ref().clone();
@@ -257,21 +271,20 @@ impl<'v, V: View> Step<'v, V> {
     fn session(&mut self, state: &AccountState, session: &SessionId) -> Result<Session, ViewError> {
         let at = match self.place(&state.account_id, session) {
             Some(at) => at,
-            None => self.hold(state, session, self.view.session(&state.account_id, session)?, false),
+            None => self.hold(state, session.clone(), self.view.session(&state.account_id, session)?, false),
         };
         Ok(self.sessions[at].after.clone())
     }
 
     /// The same, to be changed in place: where it stands in `sessions`.
-    fn take_session(&mut self, state: &AccountState, session: &SessionId) -> Result<usize, ViewError> {
-        match self.place(&state.account_id, session) {
-            Some(at) => Ok(at),
-            None => Ok(self.hold(state, session, self.view.take_session(&state.account_id, session)?, true)),
-        }
+    /// It is the first that this part looks at.
+    fn take_session(&mut self, state: &AccountState, session: IdRef<'_, SessionId>) -> Result<usize, ViewError> {
+        let (session_id, rows) = self.view.take_session(&state.account_id, session)?;
+        Ok(self.hold(state, session_id, rows, true))
     }
 
-    fn hold(&mut self, state: &AccountState, session: &SessionId, mut rows: Session, mut is_changed: bool) -> usize {
-        let (account_id, session_id) = (state.account_id.clone(), session.clone());
+    fn hold(&mut self, state: &AccountState, session_id: SessionId, mut rows: Session, mut is_changed: bool) -> usize {
+        let account_id = state.account_id.clone();
         let before = Indexed::of(&rows);
         if let Some(removed) = state.removed_position {
             if rows.verdict.take_if(|verdict| verdict.position <= removed).is_some() {
@@ -330,7 +343,7 @@ impl<'v, V: View> Step<'v, V> {
 
     // ---- facts about calls ----
 
-    fn call_legs(&mut self, facts: &CallLegs, recalled: bool) -> Result<Option<String>, ViewError> {
+    fn call_legs(&mut self, facts: &Facts<'_>, recalled: bool) -> Result<Option<String>, ViewError> {
         let account = &facts.account_id;
         let state = self.account(account)?;
         if state.removed_position.is_some_and(|removed| self.at.offset <= removed) {
@@ -340,11 +353,11 @@ impl<'v, V: View> Step<'v, V> {
             return Ok(None);
         }
         if facts.occurred_at.max(facts.ended_at.unwrap_or(Millis::MIN)) <= self.forgotten_until() {
-            return Ok(Some(format!("session {} is older than the retention of judged calls (400 days)", facts.session_id)));
+            return Ok(Some(format!("session {} is older than the retention of judged calls (400 days)", facts.session_id.as_str())));
         }
-        let session_id = self.resolve(&state, &facts.session_id)?;
-        let place = self.take_session(&state, &session_id)?;
-        let as_fax = self.is_known_as_fax(&state, &session_id, place, facts)?.then(|| CallLegs { media: Media::Fax, ..facts.clone() });
+        let known = self.resolve(&state, facts.session_id)?;
+        let place = self.take_session(&state, known.as_ref().map_or(facts.session_id, SessionId::as_ref))?;
+        let as_fax = self.is_known_as_fax(&state, place, facts)?.then(|| Facts { media: Media::Fax, ..facts.clone() });
         let facts = as_fax.as_ref().unwrap_or(facts);
         let session = &mut self.sessions[place].after;
         // A copy that is brought up may hold more than the log has told so far.
@@ -359,7 +372,7 @@ impl<'v, V: View> Step<'v, V> {
             (None, None) => {
                 let record = OpenCall {
                     account_id: account.clone(),
-                    session_id: session_id.clone(),
+                    session_id: self.sessions[place].session_id.clone(),
                     touched_at: self.at.time,
                     over_since: None,
                     position: self.at.offset,
@@ -373,24 +386,25 @@ impl<'v, V: View> Step<'v, V> {
     }
 
     /// A session that only its legacy id names is the one that is known by that id, where there is one (design §1, Sessions).
-    fn resolve(&self, state: &AccountState, session: &SessionId) -> Result<SessionId, ViewError> {
-        let Some(legacy_id) = session.as_legacy() else { return Ok(session.clone()) };
+    fn resolve(&self, state: &AccountState, session: IdRef<'_, SessionId>) -> Result<Option<SessionId>, ViewError> {
+        let Some(legacy_id) = session.as_legacy() else { return Ok(None) };
         for known in self.view.with_legacy_id(&state.account_id, legacy_id)?.iter().filter(|known| known.as_legacy().is_none()) {
             // What is left from before the account's removal is gone, only not yet erased.
-            let Some(removed) = state.removed_position else { return Ok(known.clone()) };
+            let Some(removed) = state.removed_position else { return Ok(Some(known.clone())) };
             let rows = self.view.session(&state.account_id, known)?;
             if rows.open.is_some_and(|row| row.record.position > removed) || rows.verdict.is_some_and(|verdict| verdict.position > removed) {
-                return Ok(known.clone());
+                return Ok(Some(known.clone()));
             }
         }
-        Ok(session.clone())
+        Ok(None)
     }
 
     /// What was a fax while only its legacy id named it is one under its real name too. (Once that name is known by the id, nothing more comes under the
     /// id alone.)
-    fn is_known_as_fax(&mut self, state: &AccountState, session_id: &SessionId, place: usize, facts: &CallLegs) -> Result<bool, ViewError> {
-        let Some(legacy_id) = facts.legacy_session_id.as_deref().filter(|_| session_id.as_legacy().is_none()) else { return Ok(false) };
-        if self.sessions[place].after.evidence().is_some_and(|call| call.legacy_session_ids.iter().any(|id| id == legacy_id)) {
+    fn is_known_as_fax(&mut self, state: &AccountState, place: usize, facts: &Facts<'_>) -> Result<bool, ViewError> {
+        let SessionChange { session_id, after, .. } = &self.sessions[place];
+        let Some(legacy_id) = facts.legacy_session_id.filter(|_| session_id.as_legacy().is_none()) else { return Ok(false) };
+        if after.evidence().is_some_and(|call| call.legacy_session_ids.iter().any(|id| id == legacy_id)) {
             return Ok(false);
         }
         let known = self.view.with_legacy_id(&state.account_id, legacy_id)?;
@@ -399,7 +413,7 @@ impl<'v, V: View> Step<'v, V> {
     }
 
     /// `row` becomes the open row of the session at `place`, with these facts.
-    fn add_facts(&mut self, state: &AccountState, place: usize, mut row: Arc<OpenRow>, is_new: bool, facts: &CallLegs) {
+    fn add_facts(&mut self, state: &AccountState, place: usize, mut row: Arc<OpenRow>, is_new: bool, facts: &Facts<'_>) {
         let SessionChange { session_id, after: session, .. } = &mut self.sessions[place];
         let after = Arc::make_mut(&mut row);
         let was_fax = after.record.call.media == Media::Fax;
@@ -423,7 +437,7 @@ impl<'v, V: View> Step<'v, V> {
     }
 
     /// A judged session takes in what is material and nothing else (design §1).
-    fn reopen(&mut self, state: &AccountState, place: usize, verdict: &CallVerdict, facts: &CallLegs) {
+    fn reopen(&mut self, state: &AccountState, place: usize, verdict: &CallVerdict, facts: &Facts<'_>) {
         let session_id = &verdict.session_id;
         let (before, mut after) = (&verdict.call, verdict.call.clone());
         if !after.take_in(session_id, facts) {

@@ -3,7 +3,7 @@
 //! The rows are the tables of design §2; every index that the view offers can be derived from them.
 
 use super::step::RETENTION;
-use crate::event::{AccountId, AccountState, Call, CallVerdict, CompanyNumber, Millis, OpenCall, SessionId, Texts};
+use crate::event::{AccountId, AccountState, Call, CallVerdict, CompanyNumber, IdRef, Millis, OpenCall, SessionId, Texts};
 use compact_str::CompactString;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -109,8 +109,10 @@ pub trait View {
     fn session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError>;
     /// The same, for who will change them whatever comes: the state keeps no copy, so that they can change in place. It shows them no more until a
     /// change gives them back.
-    fn take_session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError> {
-        self.session(account, session)
+    fn take_session(&self, account: &AccountId, session: IdRef<'_, SessionId>) -> Result<(SessionId, Session), ViewError> {
+        let session = session.to_id();
+        let rows = self.session(account, &session)?;
+        Ok((session, rows))
     }
     /// Sessions that name this one as their link.
     fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError>;

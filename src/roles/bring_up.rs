@@ -2,7 +2,7 @@
 //! for all (design §2): what is published comes from the output topics, then the facts of the log that may not be contained there.
 
 use super::partition::{Partition, PartitionError, partition_time, unreadable};
-use crate::event::{AccountId, Decoded, SessionId, decode, decode_event, decode_gist};
+use crate::event::{AccountId, Decoded, Event, SessionId, decode, decode_event, decode_facts, decode_gist};
 use crate::judge::{At, recall};
 use crate::log::{Committed, LogError, Position, Read, Reader, Record, Topic};
 use crate::state::Store;
@@ -98,8 +98,16 @@ impl Copy {
         let recall_one = |store: &mut Store, record: &Record| {
             time = partition_time(time, record);
             // What cannot be read went to the dead letters when it was stepped.
-            if let Some(Ok(event)) = record.value.as_deref().map(decode_event) {
-                recall(store, At { offset: record.offset, time }, &event)?;
+            let Some(value) = record.value.as_deref() else { return Ok(()) };
+            let at = At { offset: record.offset, time };
+            match decode_facts(value) {
+                Some(Ok(facts)) => recall(store, at, &facts)?,
+                Some(Err(_)) => {}
+                None => {
+                    if let Ok(Event::CallLegs(legs)) = decode_event(value) {
+                        recall(store, at, &legs.facts())?;
+                    }
+                }
             }
             Ok(())
         };

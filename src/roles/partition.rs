@@ -1,8 +1,8 @@
 //! One partition of the processor: its state, its time, and what a batch makes of them.
 
 use super::dead_letters;
-use crate::event::{CodecError, Event, Millis, decode_event, encode};
-use crate::judge::{At, LATEST, OPEN_CALL_AFTER, Output, step};
+use crate::event::{CodecError, Millis, decode_event, decode_facts, encode};
+use crate::judge::{At, LATEST, OPEN_CALL_AFTER, Output, step, step_facts};
 use crate::log::{Came, Output as Published, Position, Record, Topic};
 use crate::state::{Store, TableError};
 use std::collections::VecDeque;
@@ -100,11 +100,7 @@ impl Partition {
             let known = published.len();
             self.position.partition_time = partition_time(self.position.partition_time, record);
             let at = At { offset: record.offset, time: self.position.partition_time };
-            match record.value.as_deref().map(decode_event) {
-                Some(Ok(event)) => self.step_event(at, &event, record, published)?,
-                Some(Err(error)) => published.push(dead_letters::of_event(self.id, record, &unreadable(record, &error))),
-                None => published.push(dead_letters::of_event(self.id, record, "it has no value")),
-            }
+            self.step_one(at, record, published)?;
             self.position.next = record.offset + 1;
             self.note(at);
             stepped += 1;
@@ -117,8 +113,23 @@ impl Partition {
         Ok(stepped)
     }
 
-    fn step_event(&mut self, at: At, event: &Event, record: &Record, published: &mut Vec<Published>) -> Result<(), PartitionError> {
-        let stepped = step(&mut self.store, at, event)?;
+    fn step_one(&mut self, at: At, record: &Record, published: &mut Vec<Published>) -> Result<(), PartitionError> {
+        let mut refuse = |cause: &str| published.push(dead_letters::of_event(self.id, record, cause));
+        let Some(value) = record.value.as_deref() else {
+            refuse("it has no value");
+            return Ok(());
+        };
+        let stepped = match decode_facts(value) {
+            Some(facts) => facts.map(|facts| step_facts(&mut self.store, at, &facts)),
+            None => decode_event(value).map(|event| step(&mut self.store, at, &event)),
+        };
+        let stepped = match stepped {
+            Ok(stepped) => stepped?,
+            Err(error) => {
+                refuse(&unreadable(record, &error));
+                return Ok(());
+            }
+        };
         for output in &stepped.outputs {
             published.push(publish(output, &mut self.store)?);
         }
@@ -187,7 +198,7 @@ pub(super) fn unreadable(record: &Record, error: &CodecError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{CallLegs, HEADER, Record as Schema, Tick, encode_event, header_of};
+    use crate::event::{CallLegs, Event, HEADER, Record as Schema, Tick, encode_event, header_of};
     use crate::state::database::{Database, DatabaseOptions, Engine};
     use std::sync::Arc;
 

@@ -8,14 +8,15 @@ use super::database::{Database, DatabaseError, Family};
 use super::keys;
 use super::tables::{self, TableError, deadline_of, decode_open, encode_open, upto};
 use crate::event::{
-    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Media, Millis, OpenCall, SessionId, VerdictGist, decode, encode, encode_onto,
+    AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, IdRef, Media, Millis, OpenCall, SessionId, VerdictGist, decode, encode, encode_onto,
 };
 use crate::judge::{
     Changes, DueWork, Indexed, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, is_waiting,
     reopened,
 };
 use compact_str::CompactString;
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use foldhash::{HashSet, HashSetExt};
+use hashbrown::Equivalent;
 use rocksdb::{ReadOptions, WriteBatch};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,19 +24,37 @@ use std::sync::Arc;
 
 type SessionKey = (AccountId, SessionId);
 type NumberKey = (AccountId, CompactString);
+/// A table in memory that is also asked by names which stand elsewhere.
+type ByName<K, V> = hashbrown::HashMap<K, V, foldhash::fast::RandomState>;
+
+/// A [`SessionKey`] or a [`NumberKey`] whose parts stand elsewhere.
+#[derive(Hash)]
+struct Name<'a>(&'a str, &'a str);
+
+impl Equivalent<SessionKey> for Name<'_> {
+    fn equivalent(&self, key: &SessionKey) -> bool {
+        self.1 == key.1.as_str() && self.0 == key.0.as_str()
+    }
+}
+
+impl Equivalent<NumberKey> for Name<'_> {
+    fn equivalent(&self, key: &NumberKey) -> bool {
+        self.1 == key.1 && self.0 == key.0.as_str()
+    }
+}
 
 /// Rows that are kept in memory beyond the batch; more are forgotten, the clean ones.
 const MOST_CACHED: usize = 200_000;
 
 /// A table's rows in memory: those that were read, and those that the batch has changed.
 struct Cache<K, V> {
-    rows: HashMap<K, V>,
+    rows: ByName<K, V>,
     changed: HashSet<K>,
 }
 
 impl<K, V> Default for Cache<K, V> {
     fn default() -> Self {
-        Self { rows: HashMap::new(), changed: HashSet::new() }
+        Self { rows: ByName::default(), changed: HashSet::new() }
     }
 }
 
@@ -60,7 +79,7 @@ impl CachedSession {
 /// The sessions in memory: those that were read, and those that the batch has changed.
 #[derive(Default)]
 struct Sessions {
-    rows: HashMap<SessionKey, CachedSession>,
+    rows: ByName<SessionKey, CachedSession>,
     changed: Vec<SessionKey>,
 }
 
@@ -851,18 +870,16 @@ impl View for Store {
     }
 
     fn number(&self, account: &AccountId, number: &str) -> Result<Option<Arc<CompanyNumber>>, ViewError> {
-        let key = (account.clone(), CompactString::new(number));
-        if let Some(row) = self.numbers.borrow().rows.get(&key) {
+        if let Some(row) = self.numbers.borrow().rows.get(&Name(account.as_str(), number)) {
             return Ok(row.clone());
         }
         let row = tables::number(&self.database, account, number)?.map(Arc::new);
-        self.numbers.borrow_mut().rows.insert(key, row.clone());
+        self.numbers.borrow_mut().rows.insert((account.clone(), CompactString::new(number)), row.clone());
         Ok(row)
     }
 
     fn session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError> {
-        let key = (account.clone(), session.clone());
-        if let Some(cached) = self.sessions.borrow().rows.get(&key) {
+        if let Some(cached) = self.sessions.borrow().rows.get(&Name(account.as_str(), session.as_str())) {
             return Ok(cached.session.clone());
         }
         let found = Session {
@@ -877,16 +894,18 @@ impl View for Store {
         };
         if found.open.is_some() {
             self.unread_open.set(self.unread_open.get() - 1);
-            self.sessions.borrow_mut().rows.insert(key, CachedSession::clean(found.clone()));
+            self.sessions.borrow_mut().rows.insert((account.clone(), session.clone()), CachedSession::clean(found.clone()));
         }
         Ok(found)
     }
 
-    fn take_session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError> {
-        if let Some(cached) = self.sessions.borrow_mut().rows.get_mut(&(account.clone(), session.clone())) {
-            return Ok(std::mem::take(&mut cached.session));
+    fn take_session(&self, account: &AccountId, session: IdRef<'_, SessionId>) -> Result<(SessionId, Session), ViewError> {
+        if let Some(((_, session), cached)) = self.sessions.borrow_mut().rows.get_key_value_mut(&Name(account.as_str(), session.as_str())) {
+            return Ok((session.clone(), std::mem::take(&mut cached.session)));
         }
-        self.session(account, session)
+        let session = session.to_id();
+        let rows = self.session(account, &session)?;
+        Ok((session, rows))
     }
 
     fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError> {
