@@ -131,13 +131,20 @@ struct Processed {
 
 /// Lets the service process so many rounds, from start to end, and checks every verdict.
 fn process(settings: &KafkaSettings, prepared: &Prepared, rounds: u32, workers: u32) -> anyhow::Result<Processed> {
-    let records = fill(settings, prepared, rounds)?;
     let dir = tempfile::tempdir()?;
-    let mut service = Service::start(settings, &dir.path().join("data"), workers)?;
+    let data = dir.path().join("data");
+    // Each worker has its share before there is anything to do, and gets it back by its name: the rebalance is no part of it.
+    let mut service = Service::start(settings, &data, workers)?;
+    service.ready()?;
+    let progress = Progress::new(settings)?;
+    progress.shared(workers)?;
+    service.kill()?;
+    let records = fill(settings, prepared, rounds)?;
+    let mut service = Service::start(settings, &data, workers)?;
     service.ready()?;
     let broker_before = broker().map(Usage::of).transpose()?;
     let before = service.usage()?;
-    let (first, took) = Progress::new(settings)?.until(records)?;
+    let (first, took) = progress.until(records)?;
     let after = service.usage()?;
     let broker_after = broker().map(Usage::of).transpose()?;
     let micros = |before: Duration, after: Duration| (after - before).as_secs_f64() * 1e6 / records as f64;

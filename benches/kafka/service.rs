@@ -121,9 +121,17 @@ pub fn broker() -> Option<u32> {
     java.next()
 }
 
+/// How many partitions of the first topic a member has: behind a version, the number of topics and the first one's name.
+fn share(assignment: &[u8]) -> Option<u32> {
+    let (name, rest) = assignment.get(6..)?.split_first_chunk()?;
+    let count = rest.get(usize::from(u16::from_be_bytes(*name))..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*count))
+}
+
 /// Looks how far a group is.
 pub struct Progress {
     client: BaseConsumer,
+    group: String,
     events: String,
 }
 
@@ -134,7 +142,22 @@ impl Progress {
             .set("socket.nagle.disable", "true")
             .set("group.id", &settings.group)
             .create()?;
-        Ok(Self { client, events: settings.topic(Topic::Events) })
+        Ok(Self { client, group: settings.group.clone(), events: settings.topic(Topic::Events) })
+    }
+
+    /// Waits until the group has so many members, each with its share of the partitions.
+    pub fn shared(&self, members: u32) -> anyhow::Result<()> {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let groups = self.client.fetch_group_list(Some(&self.group), Duration::from_secs(10))?;
+            let shares = groups.groups().iter().filter(|group| group.state() == "Stable").flat_map(|group| group.members());
+            let shares: Vec<u32> = shares.map(|member| member.assignment().and_then(share).unwrap_or(0)).collect();
+            if shares == vec![PARTITIONS / members; members as usize] {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < until, "the group hasn't shared its partitions within a minute: {shares:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Records that are committed, of all partitions.

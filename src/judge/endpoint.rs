@@ -5,8 +5,8 @@
 use super::number::{Country, Mask, NumberText, read_number};
 use crate::event::{Call, CallLeg, Direction, LegId, Millis, SessionId, Side};
 use compact_str::CompactString;
-use foldhash::{HashMap, HashSet};
-use std::collections::BTreeSet;
+use foldhash::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What makes two endpoints one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,10 +108,14 @@ struct Place<'a> {
     is_from: bool,
 }
 
+/// So many endpoints are found by looking at each; nearly all calls have two to four.
+const FEW: usize = 16;
+
 #[derive(Default)]
 struct Collected {
     found: Vec<Found>,
-    index: HashMap<Identity, usize>,
+    /// Places in `found`, once they are more than [`FEW`].
+    index: BTreeMap<Identity, usize>,
     masks: Vec<(Mask, usize)>,
 }
 
@@ -146,25 +150,35 @@ impl Collected {
     }
 
     fn add(&mut self, identity: Identity, extension_id: Option<&CompactString>, is_extension_number: bool, place: &Place<'_>) -> usize {
+        let Place { session, ended_at, leg, is_from } = *place;
         // A caller's party turns answered as soon as the call is handled, before anybody picks up (ringcentral.md B5): the callee's own party says that.
-        let is_callers = place.leg.direction == Direction::Outbound && place.leg.last_webhook_at.is_some();
-        let answered = place.leg.answered && (place.is_from || !is_callers);
-        let left_at = place.leg.left_at.or(place.ended_at);
-        let next = self.found.len();
-        let at = *self.index.entry(identity.clone()).or_insert(next);
-        if at == next {
+        let is_callers = leg.direction == Direction::Outbound && leg.last_webhook_at.is_some();
+        let answered = leg.answered && (is_from || !is_callers);
+        let left_at = leg.left_at.or(ended_at);
+        let place = match self.found.len() {
+            ..=FEW => self.found.iter().position(|found| found.identity == identity),
+            _ => self.index.get(&identity).copied(),
+        };
+        let Some(at) = place else {
+            let at = self.found.len();
+            if at == FEW {
+                self.index.extend(self.found.iter().map(|found| found.identity.clone()).zip(0..));
+            }
+            if at >= FEW {
+                self.index.insert(identity.clone(), at);
+            }
             self.found.push(Found {
                 identity,
                 extension_id: extension_id.cloned(),
                 is_extension_number,
-                session_id: place.session.clone(),
-                leg_id: place.leg.leg_id.clone(),
+                session_id: session.clone(),
+                leg_id: leg.leg_id.clone(),
                 answered,
-                joined_at: place.leg.joined_at,
+                joined_at: leg.joined_at,
                 left_at,
             });
             return at;
-        }
+        };
         let known = &mut self.found[at];
         if let Some(id) = extension_id
             && known.extension_id.as_ref().is_none_or(|known| id < known)
@@ -174,10 +188,10 @@ impl Collected {
         known.is_extension_number |= is_extension_number;
         known.answered |= answered;
         known.left_at = known.left_at.zip(left_at).map(|(a, b)| a.max(b));
-        if place.leg.joined_at < known.joined_at {
-            known.joined_at = place.leg.joined_at;
-            known.session_id = place.session.clone();
-            known.leg_id = place.leg.leg_id.clone();
+        if leg.joined_at < known.joined_at {
+            known.joined_at = leg.joined_at;
+            known.session_id = session.clone();
+            known.leg_id = leg.leg_id.clone();
         }
         at
     }

@@ -92,12 +92,12 @@ impl View for MemoryState {
         Ok(self.sessions.get(&(account.clone(), session.clone())).cloned().unwrap_or_default())
     }
 
-    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError> {
+    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<SessionIds, ViewError> {
         self.visited.set(self.visited.get() + 1);
         Ok(self.of(account).filter(|(_, s)| s.evidence().is_some_and(|c| c.links.contains(session))).map(|(id, _)| id.clone()).collect())
     }
 
-    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<Arc<[SessionId]>, ViewError> {
+    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<SessionIds, ViewError> {
         let has = |s: &Session| s.evidence().is_some_and(|c| c.legacy_session_ids.iter().any(|id| id == legacy_id));
         Ok(self.of(account).filter(|(_, s)| has(s)).map(|(id, _)| id.clone()).collect())
     }

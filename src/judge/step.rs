@@ -6,16 +6,15 @@
 
 use super::endpoint::{endpoints, material, participants};
 use super::number::{Country, NumberText, read_number};
-use super::verdict::{Differ, Judgement, RULES, judge_endpoint};
+use super::verdict::{Differ, Judgement, RULES, judge, judge_endpoint};
 use super::view::{Changes, DueWork, Indexed, OpenRow, Output, Remnant, Session, SessionChange, Settled, State, View, ViewError};
 use crate::event::{
     AccountId, AccountSettings, AccountState, Call, CallSource, CallVerdict, CompanyNumber, EndedBy, Event, Facts, IdRef, Media, Millis, NumberKind,
     NumberQuery, NumbersObserved, OpenCall, Rejudge, SessionId,
 };
 use compact_str::CompactString;
-use foldhash::{HashMap, HashMapExt};
 use std::borrow::Cow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 const SECOND: Millis = 1_000;
@@ -168,11 +167,11 @@ struct Step<'v, V> {
     outputs: Vec<Output>,
     accounts: Vec<Arc<AccountState>>,
     /// Numbers that this step has changed; `None`: erased.
-    numbers: HashMap<(AccountId, CompactString), Option<Arc<CompanyNumber>>>,
+    numbers: BTreeMap<(AccountId, CompactString), Option<Arc<CompanyNumber>>>,
     /// Those that this part has read.
     sessions: Vec<SessionChange>,
     /// Places in `sessions`, once they are more than [`FEW_SESSIONS`].
-    session_index: HashMap<(AccountId, SessionId), usize>,
+    session_index: BTreeMap<(AccountId, SessionId), usize>,
     due: Vec<(DueWork, bool)>,
     settled: Vec<Settled>,
 }
@@ -187,17 +186,16 @@ impl<'v, V: View> Step<'v, V> {
             visits: MOST_VISITS,
             outputs: Vec::new(),
             accounts: Vec::new(),
-            numbers: HashMap::new(),
+            numbers: BTreeMap::new(),
             sessions: Vec::new(),
-            session_index: HashMap::new(),
+            session_index: BTreeMap::new(),
             due: Vec::new(),
             settled: Vec::new(),
         }
     }
 
     fn finish(self) -> (Changes, Vec<Output>) {
-        let mut numbers: Vec<_> = self.numbers.into_iter().map(|((account, number), row)| (account, number, row)).collect();
-        numbers.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        let numbers = self.numbers.into_iter().map(|((account, number), row)| (account, number, row)).collect();
         (Changes { accounts: self.accounts, numbers, sessions: self.sessions, due: self.due, settled: self.settled }, self.outputs)
     }
 
@@ -714,7 +712,7 @@ impl<'v, V: View> Step<'v, V> {
                 Short(number) => self.number(state, number)?.filter(|row| row.kind == NumberKind::Extension),
                 _ => None,
             };
-            judged.push(judge_endpoint(&found, row.as_deref(), settings.trust_extension_id));
+            judged.push(judge_endpoint(found, row.as_deref(), settings.trust_extension_id));
         }
         let mut ids: Vec<SessionId> = members.iter().map(|member| member.id.clone()).collect();
         ids.sort();
@@ -722,13 +720,12 @@ impl<'v, V: View> Step<'v, V> {
         recorded.sort_unstable();
         recorded.dedup();
         let judgement = Judgement {
-            endpoints: judged,
+            verdict: judge(&judged, calls().any(|(_, call)| call.legs_dropped > 0)),
             members: ids,
             recorded_extensions: recorded.into_iter().cloned().collect(),
             settings: &settings,
             snapshot_complete: state.snapshot_completed_at.is_some(),
             snapshot_size: state.numbers,
-            incomplete: calls().any(|(_, call)| call.legs_dropped > 0),
             now: self.at.time,
             position: self.at.offset,
         };
@@ -744,7 +741,8 @@ impl<'v, V: View> Step<'v, V> {
         } else {
             Differ::WithoutNews
         };
-        for member in members.iter().filter(|member| only.is_none_or(|only| *only == member.id)) {
+        let mut wanted = members.iter().filter(|member| only.is_none_or(|only| *only == member.id)).peekable();
+        while let Some(member) = wanted.next() {
             let Some(call) = member.session.evidence() else { continue };
             let superseded_by = member.id.as_legacy().and_then(|legacy_id| {
                 let known_by_it = |(_, call): &(&SessionId, &Call)| call.legacy_session_ids.iter().any(|id| id == legacy_id);
@@ -752,7 +750,8 @@ impl<'v, V: View> Step<'v, V> {
             });
             let ended_by = ended_by.or_else(|| call.end()).unwrap_or(EndedBy::IdleLimit);
             let previous = member.session.verdict.as_deref();
-            let revised = judgement.revise(&member.id, call, ended_by, superseded_by, previous, may_differ);
+            let endpoints = if wanted.peek().is_none() { std::mem::take(&mut judged) } else { judged.clone() };
+            let revised = judgement.revise((&member.id, call), endpoints, ended_by, superseded_by, previous, may_differ);
             let verdict = match revised {
                 Some(verdict) => {
                     let verdict = Arc::new(verdict);

@@ -17,7 +17,7 @@ const MOST_HISTORY: usize = 20;
 
 /// An endpoint with its standing. `number` is the snapshot's row for it, where there is one.
 #[must_use]
-pub fn judge_endpoint(found: &Found, number: Option<&CompanyNumber>, trust_extension_id: bool) -> JudgedEndpoint {
+pub fn judge_endpoint(found: Found, number: Option<&CompanyNumber>, trust_extension_id: bool) -> JudgedEndpoint {
     use StandingReason as Why;
     let (kind, standing, reason) = match &found.identity {
         Identity::Phone(_) if number.is_some() => (EndpointKind::Phone, Standing::Internal, Why::InSnapshot),
@@ -35,18 +35,18 @@ pub fn judge_endpoint(found: &Found, number: Option<&CompanyNumber>, trust_exten
     };
     let known = number.filter(|_| reason == Why::InSnapshot);
     JudgedEndpoint {
-        session_id: Some(found.session_id.clone()),
-        leg_id: found.leg_id.clone(),
-        number: match &found.identity {
+        session_id: Some(found.session_id),
+        leg_id: found.leg_id,
+        number: match found.identity {
             Identity::ExtensionId(_) | Identity::Empty(..) => None,
             Identity::Phone(text)
             | Identity::Short(text)
             | Identity::Masked(text)
             | Identity::Withheld(text)
             | Identity::Service(text)
-            | Identity::Unintelligible(text) => Some(text.clone()),
+            | Identity::Unintelligible(text) => Some(text),
         },
-        extension_id: found.extension_id.clone(),
+        extension_id: found.extension_id,
         kind,
         standing,
         reason,
@@ -58,11 +58,11 @@ pub fn judge_endpoint(found: &Found, number: Option<&CompanyNumber>, trust_exten
     }
 }
 
-/// What all sessions of a conversation share.
+/// What all sessions of a conversation share, besides its endpoints.
 #[derive(Debug)]
 pub struct Judgement<'a> {
-    /// Every distinct endpoint, in order of appearance.
-    pub endpoints: Vec<JudgedEndpoint>,
+    /// On all of them.
+    pub verdict: Verdict,
     /// The sessions judged together, sorted.
     pub members: Vec<SessionId>,
     /// Participants set to record, sorted.
@@ -73,34 +73,34 @@ pub struct Judgement<'a> {
     pub snapshot_complete: bool,
     /// Numbers in the snapshot.
     pub snapshot_size: i64,
-    /// Some session of it has lost legs or values to the bounds.
-    pub incomplete: bool,
     /// Partition time.
     pub now: Millis,
     /// Offset of the record that is stepped.
     pub position: i64,
 }
 
-impl Judgement<'_> {
-    /// Design R1, R9: external unless every endpoint is the company's, and at least one is judged at all.
-    fn verdict(&self) -> Verdict {
-        let mut judged = self.endpoints.iter().filter(|endpoint| endpoint.standing != Standing::Neutral).peekable();
-        let internal = judged.peek().is_some() && judged.all(|endpoint| endpoint.standing == Standing::Internal);
-        if internal && !self.incomplete { Verdict::Internal } else { Verdict::External }
-    }
+/// Design R1, R9: external unless every endpoint is the company's, at least one is judged at all, and no session has lost legs or values to the bounds.
+#[must_use]
+pub fn judge(endpoints: &[JudgedEndpoint], is_incomplete: bool) -> Verdict {
+    let mut judged = endpoints.iter().filter(|endpoint| endpoint.standing != Standing::Neutral).peekable();
+    let internal = judged.peek().is_some() && judged.all(|endpoint| endpoint.standing == Standing::Internal);
+    if internal && !is_incomplete { Verdict::Internal } else { Verdict::External }
+}
 
-    /// The revision of one session that follows `previous`; `None` when nothing published would differ.
+impl Judgement<'_> {
+    /// The revision of one session that follows `previous`; `None` when nothing published would differ. `endpoints` are those of the conversation, each once, in
+    /// order of appearance.
     #[must_use]
     pub fn revise(
         &self,
-        session: &SessionId,
-        call: &Call,
+        (session, call): (&SessionId, &Call),
+        endpoints: Vec<JudgedEndpoint>,
         ended_by: EndedBy,
         superseded_by: Option<SessionId>,
         previous: Option<&CallVerdict>,
         may_differ: Differ,
     ) -> Option<CallVerdict> {
-        let verdict = self.verdict();
+        let verdict = self.verdict;
         let mut revised = CallVerdict {
             account_id: self.settings.account_id.clone(),
             session_id: session.clone(),
@@ -117,7 +117,7 @@ impl Judgement<'_> {
             started_at: call.started_at,
             ended_at: call.last_event_at.max(call.final_end.unwrap_or(Millis::MIN)),
             decided_at: self.now,
-            endpoints: self.endpoints.clone(),
+            endpoints,
             linked_sessions: self.members.iter().filter(|member| *member != session).cloned().collect(),
             recorded_extensions: self.recorded_extensions.clone(),
             snapshot_size: self.snapshot_size,

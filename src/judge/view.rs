@@ -53,7 +53,7 @@ pub struct Indexed {
     /// It waits for the account's snapshot, or was judged without it.
     pub gated: bool,
     /// Sessions that it names.
-    pub links: SmallVec<[SessionId; 1]>,
+    pub links: SessionIds,
     /// Legacy ids that it is known by.
     pub legacy_session_ids: Texts,
     /// Its verdict.
@@ -68,10 +68,19 @@ impl Indexed {
         Self {
             deadline: session.open.as_ref().map(|row| row.deadline),
             gated: session.open.as_ref().is_some_and(|row| row.gated) || session.verdict.as_ref().is_some_and(|verdict| !verdict.snapshot_complete),
-            links: evidence.map(|call| call.links.clone()).unwrap_or_default(),
-            legacy_session_ids: evidence.map(|call| call.legacy_session_ids.clone()).unwrap_or_default(),
+            links: evidence.map(|call| copied(&call.links)).unwrap_or_default(),
+            legacy_session_ids: evidence.map(|call| copied(&call.legacy_session_ids)).unwrap_or_default(),
             verdict: session.verdict.clone(),
         }
+    }
+}
+
+/// Done twice with each leg, of none or one value nearly always, for which the list's own way is a long one.
+fn copied<T: Clone>(values: &SmallVec<[T; 1]>) -> SmallVec<[T; 1]> {
+    match values.as_slice() {
+        [] => SmallVec::new_const(),
+        [one] => SmallVec::from_buf([one.clone()]),
+        _ => values.clone(),
     }
 }
 
@@ -95,6 +104,9 @@ pub enum Remnant {
     Session(SessionId),
 }
 
+/// A short list of sessions; nearly always none or one.
+pub type SessionIds = SmallVec<[SessionId; 1]>;
+
 /// The state of one partition, as the core reads it. Lists come in key order, at most `limit` long.
 pub trait View {
     /// How long a conversation is kept after its last session's end; what is older still is refused. (Offline, for ever.)
@@ -115,9 +127,9 @@ pub trait View {
         Ok((session, rows))
     }
     /// Sessions that name this one as their link.
-    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError>;
+    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<SessionIds, ViewError>;
     /// Sessions known by this legacy id.
-    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<Arc<[SessionId]>, ViewError>;
+    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<SessionIds, ViewError>;
     /// Sessions whose [`OpenRow::deadline`] is at or before `until`, earliest first.
     fn due_sessions(&self, until: Millis, limit: usize) -> Result<Vec<(AccountId, SessionId)>, ViewError>;
     /// Judged sessions that ended at or before `until`, earliest first, with the time they stand under.

@@ -276,7 +276,10 @@ impl<L: Log> Worker<L> {
             for batch in self.log.poll(room, std::mem::take(&mut wait))? {
                 new += batch.records.len();
                 new_bytes += batch.records.iter().map(Record::bytes).sum::<usize>();
-                self.polled.entry(batch.partition).or_default().extend(batch.records);
+                match self.polled.get_mut(&batch.partition) {
+                    Some(held) => held.extend(batch.records),
+                    None => drop(self.polled.insert(batch.partition, batch.records)),
+                }
             }
             // The next poll answers the group, before which there is something to do.
             if (new < room && new_bytes < MAX_READ_BYTES) || self.log.assigned() != assigned {

@@ -290,7 +290,9 @@ impl Engine {
         }
         let mut options = Options::default();
         options.set_block_based_table_factory(&table);
+        // A buffer's file is soon merged with others, and only then compressed.
         options.set_compression_type(DBCompressionType::Lz4);
+        options.set_compression_per_level(&[DBCompressionType::None, DBCompressionType::Lz4]);
         options.set_write_buffer_size(self.buffer_bytes);
         options.set_max_write_buffer_number(3);
         // Of all families of all partitions: the default of a megabyte each would be memory that holds nothing.

@@ -11,13 +11,14 @@ use crate::event::{
     AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, IdRef, Media, Millis, OpenCall, SessionId, VerdictGist, decode, encode, encode_onto,
 };
 use crate::judge::{
-    Changes, DueWork, Indexed, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, Settled, State, View, ViewError, is_waiting,
-    reopened,
+    Changes, DueWork, Indexed, MOST_SESSIONS, OpenRow, RETENTION, Remnant, Session, SessionChange, SessionIds, Settled, State, View, ViewError,
+    is_waiting, reopened,
 };
 use compact_str::CompactString;
 use foldhash::{HashSet, HashSetExt};
 use hashbrown::Equivalent;
 use rocksdb::{ReadOptions, WriteBatch};
+use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,6 +46,8 @@ impl Equivalent<NumberKey> for Name<'_> {
 
 /// Rows that are kept in memory beyond the batch; more are forgotten, the clean ones.
 const MOST_CACHED: usize = 200_000;
+/// The same of lists, of which most are asked for by one call alone.
+const MOST_LISTS: usize = 4_000;
 
 /// A table's rows in memory: those that were read, and those that the batch has changed.
 struct Cache<K, V> {
@@ -81,6 +84,21 @@ impl CachedSession {
 struct Sessions {
     rows: ByName<SessionKey, CachedSession>,
     changed: Vec<SessionKey>,
+}
+
+/// A list in memory.
+#[derive(Default)]
+struct CachedList {
+    ids: SessionIds,
+    /// Its key is among those that the batch has changed.
+    is_changed: bool,
+}
+
+/// The lists in memory: those that were read, and those that the batch has changed.
+#[derive(Default)]
+struct Lists {
+    rows: ByName<Vec<u8>, CachedList>,
+    changed: Vec<Vec<u8>>,
 }
 
 /// An index: entries that the batch has added (true) or removed (false), over those in RocksDB.
@@ -155,7 +173,7 @@ pub struct Store {
     accounts: RefCell<Cache<AccountId, Option<Arc<AccountState>>>>,
     numbers: RefCell<Cache<NumberKey, Option<Arc<CompanyNumber>>>>,
     sessions: RefCell<Sessions>,
-    lists: RefCell<Cache<Vec<u8>, Arc<[SessionId]>>>,
+    lists: RefCell<Lists>,
     waiting: Index,
     retention: Index,
     gated: Index,
@@ -281,7 +299,7 @@ impl Store {
     }
 
     fn apply_session(&mut self, change: SessionChange) {
-        let SessionChange { account_id: account, session_id: id, before: was, after, is_changed: _ } = change;
+        let SessionChange { account_id: account, session_id: id, before: was, after, .. } = change;
         let is = Indexed::of(&after);
         self.index_deadline(&account, &id, was.deadline, is.deadline);
         self.index_links(&account, &id, &was, &is);
@@ -327,18 +345,12 @@ impl Store {
         if was.links == is.links && was.legacy_session_ids == is.legacy_session_ids {
             return;
         }
-        let names = |of: &Indexed| -> Vec<Vec<u8>> {
+        let names = |of: &Indexed| -> SmallVec<[Vec<u8>; 2]> {
             let links = of.links.iter().map(|peer| keys::linking_to(account, peer));
             links.chain(of.legacy_session_ids.iter().map(|legacy| keys::with_legacy_id(account, legacy))).collect()
         };
         let (was, is) = (names(was), names(is));
         for key in is.iter().filter(|key| !was.contains(key)) {
-            if self.lacks(Family::Links, key) && !self.lists.get_mut().rows.contains_key(key) {
-                let lists = self.lists.get_mut();
-                lists.changed.insert(key.clone());
-                lists.rows.insert(key.clone(), [id.clone()].into());
-                continue;
-            }
             self.change_list(key, |list| {
                 if let Err(place) = list.binary_search(id) {
                     list.insert(place, id.clone());
@@ -352,19 +364,18 @@ impl Store {
         }
     }
 
-    fn change_list(&mut self, key: &[u8], change: impl FnOnce(&mut Vec<SessionId>)) {
-        let mut list = match self.list(key) {
-            Ok(list) => list.to_vec(),
-            Err(error) => {
-                // Nothing is written from now on.
-                self.failure.get_or_insert(error);
-                return;
-            }
-        };
-        change(&mut list);
-        let lists = self.lists.get_mut();
-        lists.changed.insert(key.to_vec());
-        lists.rows.insert(key.to_vec(), list.into());
+    fn change_list(&mut self, key: &[u8], change: impl FnOnce(&mut SessionIds)) {
+        if let Err(error) = self.hold_list(key) {
+            // Nothing is written from now on.
+            self.failure.get_or_insert(error);
+            return;
+        }
+        let Lists { rows, changed } = self.lists.get_mut();
+        let Some(list) = rows.get_mut(key) else { return };
+        change(&mut list.ids);
+        if !std::mem::replace(&mut list.is_changed, true) {
+            changed.push(key.to_vec());
+        }
     }
 
     fn index_verdict(&mut self, account: &AccountId, id: &SessionId, old: Option<&CallVerdict>, new: Option<&CallVerdict>) {
@@ -476,15 +487,16 @@ impl Store {
         let lists = self.lists.get_mut();
         let links = database.family(Family::Links);
         for key in std::mem::take(&mut lists.changed) {
-            match lists.rows.get(&key).filter(|list| !list.is_empty()) {
-                Some(list) => {
-                    batch.put_cf(links, &key, encode_list(list));
-                    note(&mut self.bulk, Family::Links, &key);
-                }
-                None => batch.delete_cf(links, &key),
+            let Some(list) = lists.rows.get_mut(&key) else { continue };
+            list.is_changed = false;
+            if list.ids.is_empty() {
+                batch.delete_cf(links, &key);
+            } else {
+                put_list(&list.ids, |bytes| batch.put_cf(links, &key, bytes));
+                note(&mut self.bulk, Family::Links, &key);
             }
         }
-        if lists.rows.len() > self.most_cached {
+        if lists.rows.len() > self.most_cached.min(MOST_LISTS) {
             lists.rows.clear();
         }
 
@@ -503,14 +515,23 @@ impl Store {
         Ok(batch)
     }
 
-    fn list(&self, key: &[u8]) -> Result<Arc<[SessionId]>, TableError> {
+    fn list(&self, key: &[u8]) -> Result<SessionIds, TableError> {
         if let Some(list) = self.lists.borrow().rows.get(key) {
-            return Ok(list.clone());
+            return Ok(list.ids.clone());
+        }
+        self.hold_list(key)?;
+        Ok(self.lists.borrow().rows.get(key).map(|list| list.ids.clone()).unwrap_or_default())
+    }
+
+    /// Reads a list into memory, unless it is there.
+    fn hold_list(&self, key: &[u8]) -> Result<(), TableError> {
+        if self.lists.borrow().rows.contains_key(key) {
+            return Ok(());
         }
         let stored = if self.lacks(Family::Links, key) { None } else { self.database.get(self.database.family(Family::Links), key)? };
-        let list: Arc<[SessionId]> = stored.map(|bytes| decode_list(&bytes)).transpose()?.unwrap_or_default().into();
-        self.lists.borrow_mut().rows.insert(key.to_vec(), list.clone());
-        Ok(list)
+        let ids = stored.map(|bytes| decode_list(&bytes)).transpose()?.unwrap_or_default();
+        self.lists.borrow_mut().rows.insert(key.to_vec(), CachedList { ids, is_changed: false });
+        Ok(())
     }
 
     // ---- bringing a copy up: what the output topics say ----
@@ -598,13 +619,11 @@ impl Store {
     /// Returns whether there was something to write.
     fn write_bulk(&mut self) -> Result<bool, TableError> {
         let Some(bulk) = self.bulk.as_mut().filter(|bulk| !bulk.is_empty()) else { return Ok(false) };
-        let Cache { rows: lists, changed } = self.lists.get_mut();
+        let Lists { rows: lists, changed } = self.lists.get_mut();
         changed.retain(|key| {
-            let Some(list) = lists.get(key).filter(|list| !list.is_empty()) else { return true };
-            match &**list {
-                [one] => bulk.put(Family::Links, key, one.as_str().as_bytes()),
-                list => bulk.put(Family::Links, key, &encode_list(list)),
-            }
+            let Some(list) = lists.get_mut(key).filter(|list| !list.ids.is_empty()) else { return true };
+            list.is_changed = false;
+            put_list(&list.ids, |bytes| bulk.put(Family::Links, key, bytes));
             bulk.note(Family::Links, key);
             false
         });
@@ -806,13 +825,15 @@ fn write_rows<K: std::hash::Hash + Eq, T: Decoded>(
     }
 }
 
-/// Sessions as bytes: their ids, with a `00` between them.
-fn encode_list(list: &[SessionId]) -> Vec<u8> {
-    let ids: Vec<&[u8]> = list.iter().map(|id| id.as_str().as_bytes()).collect();
-    ids.join(&0)
+/// Puts sessions somewhere as bytes: their ids, with a `00` between them.
+fn put_list(list: &[SessionId], put: impl FnOnce(&[u8])) {
+    match list {
+        [one] => put(one.as_str().as_bytes()),
+        list => put(&list.iter().map(|id| id.as_str().as_bytes()).collect::<Vec<_>>().join(&0)),
+    }
 }
 
-fn decode_list(bytes: &[u8]) -> Result<Vec<SessionId>, TableError> {
+fn decode_list(bytes: &[u8]) -> Result<SessionIds, TableError> {
     let read = |part: &[u8]| std::str::from_utf8(part).ok().and_then(|text| SessionId::parse(text).ok());
     bytes
         .split(|byte| *byte == 0)
@@ -831,8 +852,10 @@ impl State for Store {
             numbers.changed.insert((account.clone(), number.clone()));
             numbers.rows.insert((account, number), row);
         }
-        for change in changes.sessions.into_iter().filter(|change| change.is_changed) {
-            self.apply_session(change);
+        for change in changes.sessions {
+            if change.is_changed {
+                self.apply_session(change);
+            }
         }
         for (work, is_left) in changes.due {
             self.set_due(work, is_left);
@@ -908,11 +931,11 @@ impl View for Store {
         Ok((session, rows))
     }
 
-    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<Arc<[SessionId]>, ViewError> {
+    fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<SessionIds, ViewError> {
         Ok(self.list(&keys::linking_to(account, session))?)
     }
 
-    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<Arc<[SessionId]>, ViewError> {
+    fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<SessionIds, ViewError> {
         Ok(self.list(&keys::with_legacy_id(account, legacy_id))?)
     }
 
