@@ -12,7 +12,8 @@ use crate::event::{Event, Millis, Tick, encode_event};
 use crate::log::{Commit, Committed, Log, LogError, MAX_READ_BYTES, Record, Topic};
 use crate::state::database::Database;
 use rocksdb::WriteBatch;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -48,7 +49,7 @@ pub struct Worker<L: Log> {
     log: L,
     partitions: BTreeMap<u32, Partition>,
     /// Records that were polled and aren't stepped yet.
-    polled: BTreeMap<u32, Vec<Record>>,
+    polled: BTreeMap<u32, VecDeque<Record>>,
     /// Partitions whose commit is under way.
     under_way: BTreeSet<u32>,
     /// Which of them was stepped last.
@@ -276,9 +277,9 @@ impl<L: Log> Worker<L> {
             for batch in self.log.poll(room, std::mem::take(&mut wait))? {
                 new += batch.records.len();
                 new_bytes += batch.records.iter().map(Record::bytes).sum::<usize>();
-                match self.polled.get_mut(&batch.partition) {
-                    Some(held) => held.extend(batch.records),
-                    None => drop(self.polled.insert(batch.partition, batch.records)),
+                match self.polled.entry(batch.partition) {
+                    Entry::Occupied(held) => held.into_mut().extend(batch.records),
+                    Entry::Vacant(none) => drop(none.insert(batch.records.into())),
                 }
             }
             // The next poll answers the group, before which there is something to do.
@@ -306,7 +307,7 @@ impl<L: Log> Worker<L> {
             let ends = if looks_up { published(&self.log, id)? } else { None };
             // A broker that is away is asked once in a turn.
             looks_up &= ends.is_some();
-            let taken = partition.step(&records[..records.len().min(self.batch - stepped)], &mut outputs)?;
+            let taken = partition.step(records.iter().take(self.batch - stepped), &mut outputs)?;
             stepped += taken;
             self.stepped_last = id;
             self.resting.remove(&id);

@@ -290,17 +290,16 @@ impl Engine {
         }
         let mut options = Options::default();
         options.set_block_based_table_factory(&table);
-        // A buffer's file is soon merged with others, and only then compressed.
         options.set_compression_type(DBCompressionType::Lz4);
-        options.set_compression_per_level(&[DBCompressionType::None, DBCompressionType::Lz4]);
         options.set_write_buffer_size(self.buffer_bytes);
         options.set_max_write_buffer_number(3);
         // Of all families of all partitions: the default of a megabyte each would be memory that holds nothing.
         options.set_arena_block_size(128 << 10);
         options.set_level_compaction_dynamic_level_bytes(true);
         if access == Access::Points {
-            // Every call begins with reads of keys that aren't there: a filter answers them without a walk through the buffer.
-            options.set_memtable_prefix_bloom_ratio(0.02);
+            // Every call begins with reads of keys that aren't there: a filter answers them without a walk through the buffer. It is made with each buffer, and
+            // counts against the budget: 64 KiB are 10 bits a key for 50,000, as many verdicts as a full buffer has.
+            options.set_memtable_prefix_bloom_ratio(0.002);
             options.set_memtable_whole_key_filtering(true);
         }
         if access == Access::Log {
