@@ -43,7 +43,7 @@ struct Prepared {
 
 fn record(offset: usize, timestamp: Millis, account: &AccountId, event: &Event) -> anyhow::Result<Record> {
     let (offset, key) = (i64::try_from(offset)?, account.as_str().as_bytes().to_vec());
-    Ok(Record { offset, timestamp, key, value: Some(encode_event(event)), headers: Vec::new(), came: Came::AsItIs })
+    Ok(Record { offset, timestamp, key: key.into(), value: Some(encode_event(event).into()), headers: Vec::new(), came: Came::AsItIs })
 }
 
 fn prepare() -> anyhow::Result<Prepared> {
@@ -73,7 +73,7 @@ fn prepare() -> anyhow::Result<Prepared> {
     anyhow::ensure!(arriving.iter().all(|(_, _, event)| matches!(event, Event::CallLegs(facts) if facts.legs.len() == 1)), "an event is not one leg");
     let legs = (snapshot.len()..).zip(&arriving).map(|(offset, (due, account, event))| record(offset, *due, account, event));
     let legs = legs.collect::<anyhow::Result<Vec<_>>>()?;
-    let bytes = legs.iter().map(|leg| leg.value.as_ref().map_or(0, Vec::len)).sum();
+    let bytes = legs.iter().map(|leg| leg.value.as_deref().map_or(0, <[u8]>::len)).sum();
     Ok(Prepared { snapshot, legs, bytes })
 }
 
@@ -166,8 +166,8 @@ fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round
             &[Record {
                 offset: end.offset + n,
                 timestamp: at,
-                key: Vec::new(),
-                value: Some(encode_event(&tick)),
+                key: Vec::new().into(),
+                value: Some(encode_event(&tick).into()),
                 headers: Vec::new(),
                 came: Came::AsItIs,
             }],

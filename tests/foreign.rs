@@ -121,7 +121,7 @@ async fn read_by_others(seed: u64, registry: Option<String>, words: &str) {
     let (ours, placed) = apart(move || {
         let mut placed = BTreeSet::new();
         for_each(&reader, |partition, record| {
-            let key = String::from_utf8(record.key.clone()).unwrap();
+            let key = String::from_utf8(record.key.to_vec()).unwrap();
             placed.insert(format!("{partition} {} {key} {}", record.offset, record.value_as_it_came().unwrap().len()));
         });
         (lines(&reader), placed)
@@ -178,7 +178,7 @@ async fn kafka_the_java_client_puts_an_account_where_we_do() {
         found = apart(move || {
             let of =
                 |partition| reader.read(Topic::Events, partition, 0, 10_000).unwrap().records.into_iter().map(move |record| (record.key, partition));
-            (0..PARTITIONS).flat_map(of).map(|(key, partition)| (String::from_utf8(key).unwrap(), partition)).collect()
+            (0..PARTITIONS).flat_map(of).map(|(key, partition)| (String::from_utf8(key.to_vec()).unwrap(), partition)).collect()
         })
         .await;
         found.len() == keys.len()

@@ -256,7 +256,7 @@ async fn kafka_a_registry_that_is_away_is_waited_for_and_a_schema_that_it_does_n
     .await;
     let last = letters.last().unwrap();
     assert!(header(last, "callsieve.cause").contains("--schema-registry"), "{letters:?}");
-    assert_eq!((last.value.as_ref(), &last.came), (Some(&written), &Came::AsItIs));
+    assert_eq!((last.value.as_deref(), &last.came), (Some(&*written), &Came::AsItIs));
     assert_eq!(service.terminate(), Some(0));
     let with = arguments(&settings, &["--schema-registry", &own.url]);
     let service = Running::start(folder.path(), &with);

@@ -367,11 +367,11 @@ fn kafka_a_replay_judges_the_past_anew_and_what_differs_is_brought_over_once() {
     let mut other: Value = serde_json::from_slice(begun.value.as_ref().unwrap()).unwrap();
     assert_eq!(other["rules"], json!(RULES));
     other["rules"] = json!("0");
-    own.appender().put(Topic::Events, 0, [(begun.key.clone(), Some(other.to_string().into_bytes()))]).unwrap();
+    own.appender().put(Topic::Events, 0, [(begun.key.to_vec(), Some(other.to_string().into_bytes()))]).unwrap();
     let said = replayed.refused(&["promote", "r"]);
     assert!(said.contains(&format!("judges by the rules {RULES}")) && said.contains("by the rules 0: bring the live processor"), "{said}");
     assert!(replayed.refused(&["start", "r"]).contains("was begun with the rules 0"));
-    own.appender().put(Topic::Events, 0, [(begun.key, begun.value)]).unwrap();
+    own.appender().put(Topic::Events, 0, [(begun.key.into(), begun.value.map(Into::into))]).unwrap();
 
     // One call gets a newer revision before the promotion, and another while it goes on.
     replayed.append([call(CHANGED, "young-0", "b", CUSTOMER, "Disconnected")]);

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// Records of a transaction, as the processor polls them.
 const BATCH: usize = 20_000;
 
+/// So long nothing may come before the end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Verdicts of the run before that are written again and again: as large as they are, and as hard to compress.
 const VALUES: usize = 5_000;
 
@@ -22,7 +25,7 @@ const VALUES: usize = 5_000;
 pub fn run(from: &KafkaSettings, records: i64, workers: u32, every: f64) -> anyhow::Result<f64> {
     let to = fresh(&from.brokers, "ceiling")?;
     let read = Kafka::connect(from.clone())?.reader().read(Topic::CallVerdicts, 0, 0, VALUES)?;
-    let values: Vec<Vec<u8>> = read.records.into_iter().filter_map(|record| record.value).collect();
+    let values: Vec<Vec<u8>> = read.records.into_iter().filter_map(|record| Some(record.value?.to_vec())).collect();
     anyhow::ensure!(!values.is_empty(), "there are no verdicts to write");
     let left = AtomicI64::new(records);
     let begun = std::sync::OnceLock::new();
@@ -111,6 +114,12 @@ fn work(
             }
         }
         if polled == 0 {
+            anyhow::ensure!(
+                ended.elapsed() < PATIENCE,
+                "nothing came for {} s, and {} records are left",
+                PATIENCE.as_secs(),
+                left.load(Ordering::Relaxed)
+            );
             continue;
         }
         begun.get_or_init(Instant::now);

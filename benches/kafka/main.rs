@@ -86,7 +86,7 @@ fn throughput(brokers: &str, prepared: &Prepared) -> anyhow::Result<f64> {
     let rounds = setting("CALLSIEVE_BENCH_ROUNDS").unwrap_or(8);
     // A broker that has just started is still compiling itself: it is warm before anything is measured, for us and for the ceiling.
     let warm_up = fresh(brokers, "warm-up")?;
-    process(&warm_up, prepared, 3, 1)?;
+    process(&warm_up, prepared, 8, 1)?;
     let mut of_one = 0.0;
     for workers in [1, 2] {
         let settings = fresh(brokers, "throughput")?;

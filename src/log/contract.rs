@@ -58,7 +58,7 @@ fn state(subject: &impl Subject, partition: u32) -> Option<i64> {
 }
 
 pub(super) fn texts(records: &[Record]) -> Vec<String> {
-    records.iter().map(|r| r.value.as_ref().map_or("-".to_owned(), |v| String::from_utf8(v.clone()).unwrap())).collect()
+    records.iter().map(|r| r.value.as_ref().map_or("-".to_owned(), |v| String::from_utf8(v.to_vec()).unwrap())).collect()
 }
 
 fn position_of(worker: &dyn Log, partition: u32) -> Option<Position> {
@@ -150,7 +150,10 @@ fn many_at_once_keep_their_order_and_get_their_places<S: Subject>() {
             let read = reader.read(Topic::Events, partition, from, 10_000).unwrap();
             for record in read.records {
                 let (input, place) = expected.next().unwrap();
-                assert_eq!((place.offset, &input.value, input.account.as_bytes()), (record.offset, record.value.as_ref().unwrap(), &record.key[..]));
+                assert_eq!(
+                    (place.offset, &input.value, input.account.as_bytes()),
+                    (record.offset, &record.value.as_deref().unwrap().to_vec(), &record.key[..])
+                );
             }
             from = read.next;
         }
@@ -229,10 +232,10 @@ fn a_commit_is_outputs_position_and_state<S: Subject>() {
         let reader = subject.reader();
         let verdicts = reader.read(Topic::CallVerdicts, 0, 0, 10).unwrap();
         assert_eq!(texts(&verdicts.records), ["external", "internal", "internal"]);
-        assert_eq!(verdicts.records[1].key, b"1/s-2");
+        assert_eq!(verdicts.records[1].key, b"1/s-2".as_slice());
         assert_eq!(verdicts.next, reader.end(Topic::CallVerdicts, 0).unwrap());
         assert_eq!(texts(&reader.read(Topic::OpenCalls, 0, 0, 10).unwrap().records), ["-"]);
-        assert_eq!(reader.read(Topic::AccountStates, 0, 0, 10).unwrap().records[0].value, Some(Vec::new()));
+        assert_eq!(reader.read(Topic::AccountStates, 0, 0, 10).unwrap().records[0].value.as_deref(), Some([].as_slice()));
         assert!(reader.read(Topic::CallVerdicts, 1, 0, 10).unwrap().records.is_empty());
         let worker = subject.worker();
         assert_eq!((position_of(&*worker, 0), position_of(&*worker, 1)), (Some(at), Some(position(0))));

@@ -11,6 +11,7 @@
 //! can be made by who appends, and dated by who writes.
 
 use super::{Came, Headers, Record};
+use bytes::Bytes;
 
 const TOMBSTONE: u8 = 1;
 
@@ -131,9 +132,9 @@ pub(super) fn decode(offset: i64, bytes: &[u8]) -> Result<Record, Broken> {
     let value = match (head.tombstone, cursor.0) {
         (true, []) => None,
         (true, _) => return Err("a tombstone has a value"),
-        (false, rest) => Some(rest.to_vec()),
+        (false, rest) => Some(Bytes::copy_from_slice(rest)),
     };
-    Ok(Record { offset, timestamp: head.timestamp, key: head.key.to_vec(), value, headers, came: Came::AsItIs })
+    Ok(Record { offset, timestamp: head.timestamp, key: Bytes::copy_from_slice(head.key), value, headers, came: Came::AsItIs })
 }
 
 #[cfg(test)]
@@ -153,7 +154,7 @@ mod tests {
             let mut frame = Frame::new(&key, value.as_deref(), &headers);
             let bytes = frame.dated(timestamp);
             prop_assert_eq!(decode_head(bytes), Ok(Head { timestamp, tombstone: value.is_none(), key: &key }));
-            prop_assert_eq!(decode(7, bytes), Ok(Record { offset: 7, timestamp, key, value, headers, came: Came::AsItIs }));
+            prop_assert_eq!(decode(7, bytes), Ok(Record { offset: 7, timestamp, key: key.into(), value: value.map(Into::into), headers, came: Came::AsItIs }));
         }
 
         #[test]

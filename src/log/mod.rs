@@ -19,6 +19,7 @@ pub use committed::{Committed, OutputEnds};
 pub use position::{Position, PositionError};
 
 use crate::state::database::{Database, DatabaseError};
+use bytes::Bytes;
 use rocksdb::WriteBatch;
 use std::future::Future;
 use std::pin::Pin;
@@ -95,9 +96,9 @@ pub struct Record {
     /// When it was appended, in milliseconds since 1970. Never smaller than that of the record before it.
     pub timestamp: i64,
     /// What it is about; empty when it has none.
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// What it says; `None` is a tombstone: the key is gone.
-    pub value: Option<Vec<u8>>,
+    pub value: Option<Bytes>,
     /// See [`Headers`].
     pub headers: Headers,
     /// How the value came.
@@ -113,7 +114,7 @@ pub enum Came {
     /// With the first bytes in place of so many of those that it has here.
     Framed([u8; 5], usize),
     /// As these bytes.
-    Otherwise(Vec<u8>),
+    Otherwise(Bytes),
     /// As it is given, and in a framing that should have been taken off; why it was not.
     Unreadable(String),
 }
@@ -122,14 +123,14 @@ impl Record {
     /// Bytes of key and value, as [`MAX_READ_BYTES`] counts them.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.key.len() + self.value.as_ref().map_or(0, Vec::len)
+        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
     }
 
     /// The value, as it stands on the log.
     #[must_use]
-    pub fn value_as_it_came(&self) -> Option<Vec<u8>> {
+    pub fn value_as_it_came(&self) -> Option<Bytes> {
         match (&self.came, &self.value) {
-            (Came::Framed(front, instead_of), Some(value)) => Some([front, value.get(*instead_of..).unwrap_or_default()].concat()),
+            (Came::Framed(front, instead_of), Some(value)) => Some([front, value.get(*instead_of..).unwrap_or_default()].concat().into()),
             (Came::Otherwise(bytes), _) => Some(bytes.clone()),
             (_, value) => value.clone(),
         }

@@ -13,6 +13,7 @@
 use super::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
 use super::{Appender, Appending, Headers, Input, LogError, Place, Record, Topic};
 use crate::state::database::{DatabaseOptions, Engine};
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -89,7 +90,7 @@ impl Weight {
     }
 
     fn of_records(records: &[Record]) -> Self {
-        Self::of(records.iter().map(|record| (record.key.len(), record.value.as_ref().map_or(0, Vec::len), &record.headers)))
+        Self::of(records.iter().map(|record| (record.key.len(), record.value.as_ref().map_or(0, Bytes::len), &record.headers)))
     }
 
     fn plus(self, other: Self) -> Self {
@@ -419,8 +420,8 @@ impl Kept {
 }
 
 fn input(record: Record) -> Input {
-    let account = String::from_utf8(record.key).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-    Input { account, value: record.value.unwrap_or_default(), headers: record.headers }
+    let account = String::from_utf8_lossy(&record.key).into_owned();
+    Input { account, value: record.value.unwrap_or_default().into(), headers: record.headers }
 }
 
 /// Entries that Kafka finds too large, whose topics take less than they did, must not stand in the way of the others: they become dead letters.

@@ -5,6 +5,7 @@
 use super::ingress;
 use crate::event::{AccountId, CodecError, Millis, decode_event};
 use crate::log::{Appender, Headers, Input, LogError, MAX_INPUT_BYTES, Output, Place, Reader, Record, Topic, each_record};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// Why it could not be taken in, in words.
@@ -60,7 +61,7 @@ pub(super) fn cut(mut body: Vec<u8>, headers: &mut Headers) -> Vec<u8> {
 pub(super) fn of_event(partition: u32, record: &Record, cause: &str) -> Output {
     let mut headers = headers_of_event(partition, record, cause);
     let key = record.key[..record.key.len().min(MOST_KEPT)].to_vec();
-    let value = record.value_as_it_came().map(|body| cut(body, &mut headers));
+    let value = record.value_as_it_came().map(|body| cut(body.into(), &mut headers));
     Output { topic: Topic::DeadLetters, key, value, headers }
 }
 
@@ -131,7 +132,7 @@ impl Letter {
             received_at: number(headers, RECEIVED_AT),
             event,
             cut_from: number(headers, CUT_FROM),
-            bytes: record.value.as_ref().map_or(0, Vec::len),
+            bytes: record.value.as_ref().map_or(0, Bytes::len),
             retried_at: None,
         })
     }
@@ -284,8 +285,8 @@ mod tests {
         let record = Record {
             offset: 9,
             timestamp: T0,
-            key: vec![b'k'; 2 << 20],
-            value: Some(vec![b'v'; 3 << 20]),
+            key: vec![b'k'; 2 << 20].into(),
+            value: Some(vec![b'v'; 3 << 20].into()),
             headers: vec![("h".repeat(1 << 20), vec![1; 1 << 20])],
             came,
         };
@@ -303,11 +304,12 @@ mod tests {
         let of = |name: &str| header(&letter.headers, name);
         assert_eq!((of(CUT_FROM), of(OFFSET), of(CAUSE).map(|cause| cause.chars().count())), (Some("3145728"), Some("9"), Some(MOST_CAUSE)));
         // It isn't given back in part.
-        let buried = Record { value: letter.value, headers: letter.headers, ..record };
+        let buried = Record { value: letter.value.map(Into::into), headers: letter.headers, ..record };
         let Err(why) = read(Place { partition: 3, offset: 0 }, &buried) else { panic!("it is cut") };
         assert!(why.contains("of its 3145728 bytes"), "{why}");
 
-        let small = Record { key: b"7".to_vec(), value: Some(b"x".to_vec()), headers: vec![("trace".into(), b"t".to_vec())], ..buried };
+        let small =
+            Record { key: b"7".as_slice().into(), value: Some(b"x".as_slice().into()), headers: vec![("trace".into(), b"t".to_vec())], ..buried };
         let letter = of_event(3, &small, "broken");
         assert_eq!((letter.key.as_slice(), letter.value.as_deref()), (b"7".as_slice(), Some(b"x".as_slice())));
         assert!(header(&letter.headers, CUT_FROM).is_none() && header(&letter.headers, "trace") == Some("t"), "as it came");
@@ -331,8 +333,8 @@ mod tests {
         let refused = Record {
             offset: 9,
             timestamp: T0,
-            key: b"7".to_vec(),
-            value: Some(event.clone()),
+            key: b"7".as_slice().into(),
+            value: Some(event.clone().into()),
             headers: vec![("trace".into(), b"t".to_vec())],
             came: crate::log::Came::AsItIs,
         };

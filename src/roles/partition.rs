@@ -219,7 +219,8 @@ mod tests {
         let rows = [(-5, 0), (T0, T0), (T0 - 60_000, T0), (T0 + 1, T0 + 1), (Millis::MIN, T0 + 1), (Millis::MAX, LATEST), (T0 + 2, LATEST)];
         for (offset, (timestamp, expected)) in (0..).zip(rows) {
             let value = encode_event(&Event::Tick(Tick { at: timestamp }));
-            let record = Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs };
+            let record =
+                Record { offset, timestamp, key: b"~".as_slice().into(), value: Some(value.into()), headers: Vec::new(), came: Came::AsItIs };
             let mut published = Vec::new();
             assert_eq!(partition.step(&[record], &mut published).unwrap(), 1);
             assert_eq!(published, []);
@@ -230,7 +231,7 @@ mod tests {
     #[test]
     fn a_record_that_is_given_once_more_changes_nothing() {
         let (_dir, mut partition) = fresh();
-        let unreadable = |offset| Record { offset, timestamp: T0, key: b"7".to_vec(), value: None, headers: Vec::new(), came: Came::AsItIs };
+        let unreadable = |offset| Record { offset, timestamp: T0, key: b"7".as_slice().into(), value: None, headers: Vec::new(), came: Came::AsItIs };
         for (records, letters) in [(0..3, 3), (1..3, 0), (1..4, 1)] {
             let (records, mut published): (Vec<Record>, _) = (records.map(unreadable).collect(), Vec::new());
             assert_eq!((partition.step(&records, &mut published).unwrap(), published.len()), (records.len(), letters));
@@ -245,11 +246,11 @@ mod tests {
         let rows = [
             (Came::AsItIs, broken.clone(), "broken Rejudge"),
             (Came::Framed([0, 0, 0, 0, 7], HEADER), b"\0\0\0\0\x07x".to_vec(), "broken Rejudge"),
-            (Came::Otherwise(b"\0\0\0\0\x08xyz".to_vec()), b"\0\0\0\0\x08xyz".to_vec(), "broken Rejudge"),
+            (Came::Otherwise(b"\0\0\0\0\x08xyz".to_vec().into()), b"\0\0\0\0\x08xyz".to_vec(), "broken Rejudge"),
             (Came::Unreadable("nobody knows it".into()), broken.clone(), "nobody knows it"),
         ];
         for (offset, (came, bytes, cause)) in (0..).zip(rows) {
-            let record = Record { offset, timestamp: T0, key: b"7".to_vec(), value: Some(broken.clone()), headers: Vec::new(), came };
+            let record = Record { offset, timestamp: T0, key: b"7".as_slice().into(), value: Some(broken.clone().into()), headers: Vec::new(), came };
             let mut published = Vec::new();
             partition.step(&[record], &mut published).unwrap();
             let [letter] = &published[..] else { panic!("{published:?}") };
@@ -266,7 +267,7 @@ mod tests {
             let value = encode_event(&if offset == 0 { open_call() } else { Event::Tick(Tick { at: timestamp }) });
             partition
                 .step(
-                    &[Record { offset, timestamp, key: b"~".to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs }],
+                    &[Record { offset, timestamp, key: b"~".as_slice().into(), value: Some(value.into()), headers: Vec::new(), came: Came::AsItIs }],
                     &mut Vec::new(),
                 )
                 .unwrap();
@@ -277,7 +278,14 @@ mod tests {
         let value = encode_event(&Event::Tick(Tick { at: T0 }));
         partition
             .step(
-                &[Record { offset: 4, timestamp: T0, key: b"~".to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs }],
+                &[Record {
+                    offset: 4,
+                    timestamp: T0,
+                    key: b"~".as_slice().into(),
+                    value: Some(value.into()),
+                    headers: Vec::new(),
+                    came: Came::AsItIs,
+                }],
                 &mut Vec::new(),
             )
             .unwrap();
@@ -289,8 +297,14 @@ mod tests {
         let (_dir, mut partition) = fresh();
         let tick = |at| Event::Tick(Tick { at });
         for (offset, (event, low_water)) in (0..).zip([(tick(T0), 1), (tick(T0 + 1), 2), (open_call(), 2), (tick(T0 + 2), 2)]) {
-            let record =
-                Record { offset, timestamp: T0, key: b"~".to_vec(), value: Some(encode_event(&event)), headers: Vec::new(), came: Came::AsItIs };
+            let record = Record {
+                offset,
+                timestamp: T0,
+                key: b"~".as_slice().into(),
+                value: Some(encode_event(&event).into()),
+                headers: Vec::new(),
+                came: Came::AsItIs,
+            };
             partition.step(&[record], &mut Vec::new()).unwrap();
             assert_eq!((partition.position().low_water, partition.position().low_water_time), (low_water, T0), "{offset}");
         }

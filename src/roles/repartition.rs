@@ -370,7 +370,7 @@ impl Run<'_> {
         let start = self.starts[partition as usize].next;
         let value = record.value.as_deref().map(|value| moved(topic, value, start)).transpose().with_context(of)?;
         let partition = partition_of(account.as_str(), self.of.partitions);
-        let (key, headers) = (record.key.clone(), record.headers.clone());
+        let (key, headers) = (record.key.to_vec(), record.headers.clone());
         Ok(Copied { topic, partition, key, value, headers, timestamp: record.timestamp })
     }
 
@@ -441,7 +441,7 @@ impl Run<'_> {
             record.headers.retain(|(name, _)| name != COPIED_FROM);
             record.headers.push((COPIED_FROM.into(), from.to_string().into_bytes()));
             let Record { timestamp, key, value, headers, .. } = record;
-            copies.push(Copied { topic: Topic::Events, partition, key, value, headers, timestamp });
+            copies.push(Copied { topic: Topic::Events, partition, key: key.into(), value: value.map(Vec::from), headers, timestamp });
         }
         let parts = (0..).zip(&merged.parts).zip(&before).zip(&self.starts);
         let done: Vec<Done> = parts
@@ -575,7 +575,7 @@ mod tests {
         let record = |value: &str| Record {
             offset: 0,
             timestamp: 0,
-            key: Vec::new(),
+            key: b"".as_slice().into(),
             value: None,
             headers: vec![(COPIED_FROM.into(), value.as_bytes().to_vec())],
             came: crate::log::Came::AsItIs,

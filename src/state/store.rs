@@ -940,6 +940,9 @@ impl View for Store {
     }
 
     fn due_sessions(&self, until: Millis, limit: usize) -> Result<Vec<(AccountId, SessionId)>, ViewError> {
+        if self.next_deadline().is_none_or(|at| at > until) {
+            return Ok(Vec::new());
+        }
         let due = self.deadlines.iter().take_while(|(at, _, _)| *at <= until).take(limit);
         Ok(due.map(|(_, account, session)| (account.clone(), session.clone())).collect())
     }
@@ -1005,6 +1008,9 @@ impl View for Store {
     }
 
     fn due_work(&self, limit: usize) -> Result<Vec<DueWork>, ViewError> {
+        if self.due.is_empty() {
+            return Ok(Vec::new());
+        }
         Ok(self.due.iter().take(limit).cloned().collect())
     }
 }

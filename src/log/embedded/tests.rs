@@ -322,7 +322,7 @@ fn cleaning_in_pieces_and_over_restarts_keeps_what_a_map_keeps() {
     let kept: Vec<(String, String)> = subject
         .all(Topic::CompanyNumbers)
         .into_iter()
-        .map(|r| (String::from_utf8(r.key).unwrap(), String::from_utf8(r.value.expect("tombstones are gone")).unwrap()))
+        .map(|r| (String::from_utf8(r.key.into()).unwrap(), String::from_utf8(r.value.expect("tombstones are gone").into()).unwrap()))
         .collect();
     assert_eq!(kept.len(), map.len(), "one record per key");
     assert_eq!(kept.into_iter().collect::<BTreeMap<_, _>>(), map);

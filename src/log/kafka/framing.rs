@@ -33,9 +33,6 @@ pub struct Framed {
     reads_only: bool,
 }
 
-/// By how much a value grows at most when its framing is taken off: room that is made at once.
-pub(super) const GROWS: usize = 5;
-
 impl Framed {
     /// Values framed so.
     #[must_use]
@@ -92,13 +89,6 @@ impl PartialEq for Framed {
 
 impl Eq for Framed {}
 
-/// A copy of a value, with room to grow.
-pub(super) fn copied(value: &[u8]) -> Vec<u8> {
-    let mut copy = Vec::with_capacity(value.len() + GROWS);
-    copy.extend_from_slice(value);
-    copy
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +113,7 @@ mod tests {
         }
 
         fn read(&self, record: &mut Record) -> Result<(), LogError> {
-            record.value = record.value.as_deref().map(reversed);
+            record.value = record.value.as_deref().map(|value| reversed(value).into());
             Ok(())
         }
     }
@@ -136,8 +126,14 @@ mod tests {
             let expected: &[u8] = if topic == Topic::DeadLetters { b"abc" } else { b"cba" };
             assert_eq!(framed.written(topic, b"abc"), expected, "{topic}");
             assert_eq!(Framed::default().written(topic, b"abc"), b"abc".as_slice());
-            let mut record =
-                Record { offset: 0, timestamp: 0, key: Vec::new(), value: Some(b"abc".to_vec()), headers: Vec::new(), came: Came::AsItIs };
+            let mut record = Record {
+                offset: 0,
+                timestamp: 0,
+                key: b"".as_slice().into(),
+                value: Some(b"abc".as_slice().into()),
+                headers: Vec::new(),
+                came: Came::AsItIs,
+            };
             assert_eq!(framed.for_reading().written(topic, b"abc"), b"abc".as_slice());
             framed.for_reading().read(topic, &mut record).unwrap();
             assert_eq!(record.value.as_deref(), Some(expected), "{topic}");

@@ -1,8 +1,8 @@
 //! What the Rust client doesn't offer, through librdkafka's C interface. The only file with `unsafe`.
 #![allow(unsafe_code, reason = "calls into C")]
 
-use super::framing::copied;
 use crate::log::{Came, Headers, Record};
+use bytes::{Bytes, BytesMut};
 use rdkafka::bindings as sys;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -136,18 +136,18 @@ impl<C: ClientContext + ConsumerContext> Queue<C> {
         let room = max.clamp(1, self.messages.len());
         // SAFETY: the buffer has room for that many pointers, and is used by nobody else meanwhile.
         let count = unsafe { sys::rd_kafka_consume_batch_queue(self.queue, millis(wait), self.messages.as_mut_ptr(), room) };
-        let count = usize::try_from(count).unwrap_or(0);
-        self.messages[..count]
-            .iter()
-            .filter_map(|message| {
-                // SAFETY: librdkafka filled the first `count` places with messages that are ours until they are destroyed, each once.
-                unsafe {
-                    let fetched = is_of(&**message, topic, partition).then(|| ((**message).partition, fetched(&**message)));
-                    sys::rd_kafka_message_destroy(*message);
-                    fetched
-                }
-            })
-            .collect()
+        let messages = &self.messages[..usize::try_from(count).unwrap_or(0)];
+        // SAFETY: librdkafka filled the first `count` places with messages that are ours until they are destroyed, each once.
+        unsafe {
+            // They are copied behind each other: they are read in this order.
+            let mut room = BytesMut::with_capacity(messages.iter().map(|message| (**message).key_len + (**message).len).sum());
+            let fetched = messages.iter().filter_map(|message| {
+                let fetched = is_of(&**message, topic, partition).then(|| ((**message).partition, fetched(&**message, &mut room)));
+                sys::rd_kafka_message_destroy(*message);
+                fetched
+            });
+            fetched.collect()
+        }
     }
 }
 
@@ -173,7 +173,7 @@ unsafe fn is_of(message: &sys::rd_kafka_message_t, topic: &str, partition: Optio
 
 /// # Safety
 /// `message` is a message of librdkafka that hasn't been destroyed.
-unsafe fn fetched(message: &sys::rd_kafka_message_t) -> Fetched {
+unsafe fn fetched(message: &sys::rd_kafka_message_t, room: &mut BytesMut) -> Fetched {
     match message.err {
         sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
             let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
@@ -183,8 +183,8 @@ unsafe fn fetched(message: &sys::rd_kafka_message_t) -> Fetched {
                 offset: message.offset,
                 timestamp: timestamp.max(0),
                 // SAFETY: key and payload are null, or point to that many bytes that live as long as the message.
-                key: unsafe { bytes(message.key, message.key_len) }.unwrap_or_default(),
-                value: unsafe { bytes(message.payload, message.len) },
+                key: unsafe { copied(message.key, message.key_len, room) }.unwrap_or_default(),
+                value: unsafe { copied(message.payload, message.len, room) },
                 headers,
                 came: Came::AsItIs,
             })
@@ -194,11 +194,21 @@ unsafe fn fetched(message: &sys::rd_kafka_message_t) -> Fetched {
     }
 }
 
+/// A copy of bytes at the end of `room`.
+///
 /// # Safety
 /// `start` is null, or points to `length` bytes.
-unsafe fn bytes(start: *const c_void, length: usize) -> Option<Vec<u8>> {
+unsafe fn copied(start: *const c_void, length: usize, room: &mut BytesMut) -> Option<Bytes> {
     // SAFETY: as for this function.
-    (!start.is_null()).then(|| unsafe { copied(std::slice::from_raw_parts(start.cast::<u8>(), length)) })
+    room.extend_from_slice(unsafe { bytes(start, length) }?);
+    Some(room.split().freeze())
+}
+
+/// # Safety
+/// `start` is null, or points to `length` bytes that live as long as they are used.
+unsafe fn bytes<'a>(start: *const c_void, length: usize) -> Option<&'a [u8]> {
+    // SAFETY: as for this function.
+    (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) })
 }
 
 /// # Safety
@@ -215,7 +225,7 @@ unsafe fn headers(message: &sys::rd_kafka_message_t) -> Headers {
         while sys::rd_kafka_header_get_all(list, found.len(), &raw mut name, &raw mut value, &raw mut length)
             == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
         {
-            found.push((CStr::from_ptr(name).to_string_lossy().into_owned(), bytes(value, length).unwrap_or_default()));
+            found.push((CStr::from_ptr(name).to_string_lossy().into_owned(), bytes(value, length).unwrap_or_default().to_vec()));
         }
     }
     found

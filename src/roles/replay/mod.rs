@@ -270,8 +270,8 @@ fn newest(reader: &dyn Reader, topic: Topic, partition: u32) -> anyhow::Result<B
     let mut newest = BTreeMap::new();
     each_record(reader, topic, partition, |record| {
         match record.value {
-            Some(value) => newest.insert(record.key, value),
-            None => newest.remove(&record.key),
+            Some(value) => newest.insert(record.key.to_vec(), value.to_vec()),
+            None => newest.remove(&*record.key),
         };
         Ok::<_, LogError>(())
     })?;

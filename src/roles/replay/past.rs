@@ -31,7 +31,7 @@ impl View {
             // The last one takes the partition's time to where it was; those beyond leave it there.
             record.timestamp = part.time;
         }
-        let is_erased = || self.removed.get(&record.key).is_some_and(|removed| record.offset <= *removed);
+        let is_erased = || self.removed.get(&*record.key).is_some_and(|removed| record.offset <= *removed);
         let is_taken_in = match record.value.as_deref().map(record_of) {
             _ if record.offset >= part.end => false,
             Some(Ok(Written::CallLegs)) => !is_erased(),
@@ -48,7 +48,7 @@ impl View {
             _ => true,
         };
         if !is_taken_in {
-            record.value = Some(encode_event(&Event::Tick(Tick { at: record.timestamp })));
+            record.value = Some(encode_event(&Event::Tick(Tick { at: record.timestamp })).into());
             record.came = Came::AsItIs;
         }
         record
@@ -237,13 +237,20 @@ mod tests {
             (21, b"1", b"garbage".to_vec(), false, 900),
         ];
         for (offset, key, value, expected, time) in rows {
-            let record = Record { offset, timestamp: offset, key: key.to_vec(), value: Some(value), headers: Vec::new(), came: Came::AsItIs };
+            let record =
+                Record { offset, timestamp: offset, key: key.to_vec().into(), value: Some(value.into()), headers: Vec::new(), came: Came::AsItIs };
             let seen = view.seen(0, record);
             assert_eq!((is_leg(&seen), seen.timestamp), (expected, time), "offset {offset}");
             assert_eq!(matches!(decode_event(seen.value.as_deref().unwrap()), Ok(Event::Tick(_))), !expected, "offset {offset}");
         }
-        let garbage =
-            Record { offset: 8, timestamp: 8, key: b"1".to_vec(), value: Some(b"garbage".to_vec()), headers: Vec::new(), came: Came::AsItIs };
+        let garbage = Record {
+            offset: 8,
+            timestamp: 8,
+            key: b"1".as_slice().into(),
+            value: Some(b"garbage".as_slice().into()),
+            headers: Vec::new(),
+            came: Came::AsItIs,
+        };
         assert_eq!(view.seen(0, garbage.clone()), garbage, "for the dead letters");
     }
 
