@@ -97,6 +97,7 @@ fn work(
     }
     consumer.assign(&share)?;
     let (mut seen, mut written, mut ended) = (0_u64, 0_usize, Instant::now());
+    let mut waited = (i64::MAX, Instant::now());
     while left.load(Ordering::Relaxed) > 0 {
         let mut next: BTreeMap<i32, i64> = BTreeMap::new();
         let mut polled = 0;
@@ -114,12 +115,12 @@ fn work(
             }
         }
         if polled == 0 {
-            anyhow::ensure!(
-                ended.elapsed() < PATIENCE,
-                "nothing came for {} s, and {} records are left",
-                PATIENCE.as_secs(),
-                left.load(Ordering::Relaxed)
-            );
+            // Also what the others get on with.
+            let rest = left.load(Ordering::Relaxed);
+            if rest != waited.0 {
+                waited = (rest, Instant::now());
+            }
+            anyhow::ensure!(waited.1.elapsed() < PATIENCE, "nothing came for {} s, and {rest} records are left", PATIENCE.as_secs());
             continue;
         }
         begun.get_or_init(Instant::now);

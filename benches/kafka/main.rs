@@ -147,6 +147,7 @@ fn process(settings: &KafkaSettings, prepared: &Prepared, rounds: u32, workers: 
     let (first, took) = progress.until(records)?;
     let after = service.usage()?;
     let broker_after = broker().map(Usage::of).transpose()?;
+    progress.shared(workers)?;
     let micros = |before: Duration, after: Duration| (after - before).as_secs_f64() * 1e6 / records as f64;
     let (published, bytes) = check(settings, prepared, rounds)?;
     service.kill()?;

@@ -345,9 +345,19 @@ mod tests {
             .run(&arbitrary::record::<CallLegs>(), |(_, legs)| {
                 let bytes = encode(&legs);
                 prop_assert_eq!(decode_facts(&bytes).unwrap().unwrap(), legs.facts());
-                for end in HEADER..bytes.len() {
-                    let (facts, whole) = (decode_facts(&bytes[..end]).unwrap(), decode_event(&bytes[..end]));
-                    prop_assert_eq!(facts.unwrap_err().to_string(), whole.unwrap_err().to_string(), "cut short at {}", end);
+                let mut broken: Vec<Vec<u8>> = (HEADER..bytes.len()).map(|end| bytes[..end].to_vec()).collect();
+                broken.push([&bytes[..], b"x"].concat());
+                for place in HEADER..bytes.len() {
+                    broken.push([&bytes[..place], &[0xff], &bytes[place + 1..]].concat());
+                }
+                for bytes in broken {
+                    let facts = decode_facts(&bytes).unwrap().map_err(|error| error.to_string());
+                    let whole = decode_event(&bytes).map_err(|error| error.to_string());
+                    let Ok(Event::CallLegs(whole)) = whole else {
+                        prop_assert_eq!(facts.unwrap_err(), whole.unwrap_err());
+                        continue;
+                    };
+                    prop_assert_eq!(facts.unwrap(), whole.facts());
                 }
                 Ok(())
             })

@@ -50,7 +50,7 @@ pub const MOST_VISITS: usize = 64 * MOST_SESSIONS;
 /// So many sessions are found by looking at each; nearly all steps touch one or two.
 const FEW_SESSIONS: usize = 8;
 const MOST_PREVIOUS_EXTENSIONS: usize = 10;
-/// A fax takes back a verdict; tombstones of a session from before the account's removal, and of its stand-in.
+/// Records that taking in facts about a call publishes at most: a fax takes back a verdict; tombstones of a session from before the account's removal, and of its stand-in.
 const MOST_OF_FACTS: usize = 8;
 /// A number's row is refreshed no more often.
 const REFRESH: Millis = DAY;
@@ -107,7 +107,7 @@ fn step_by<S: State>(
     Ok(Stepped { outputs, refused })
 }
 
-/// What [`step_by`] is to be told.
+/// Records that taking an event in publishes at most.
 fn most_published(event: &Event) -> usize {
     match event {
         Event::NumbersObserved(observed) => observed.numbers.len(),
@@ -274,9 +274,9 @@ impl<'v, V: View> Step<'v, V> {
         Ok(self.sessions[at].after.clone())
     }
 
-    /// The same, to be changed in place: where it stands in `sessions`.
-    /// It is the first that this part looks at.
+    /// The same, to be changed in place, of the session that this part looks at first: where it stands in `sessions`.
     fn take_session(&mut self, state: &AccountState, session: IdRef<'_, SessionId>) -> Result<usize, ViewError> {
+        debug_assert!(self.sessions.is_empty(), "one that is held already would be taken a second time, as empty");
         let (session_id, rows) = self.view.take_session(&state.account_id, session)?;
         Ok(self.hold(state, session_id, rows, true))
     }
@@ -386,12 +386,12 @@ impl<'v, V: View> Step<'v, V> {
     /// A session that only its legacy id names is the one that is known by that id, where there is one (design §1, Sessions).
     fn resolve(&self, state: &AccountState, session: IdRef<'_, SessionId>) -> Result<Option<SessionId>, ViewError> {
         let Some(legacy_id) = session.as_legacy() else { return Ok(None) };
-        for known in self.view.with_legacy_id(&state.account_id, legacy_id)?.iter().filter(|known| known.as_legacy().is_none()) {
+        for known in self.view.with_legacy_id(&state.account_id, legacy_id)?.into_iter().filter(|known| known.as_legacy().is_none()) {
             // What is left from before the account's removal is gone, only not yet erased.
-            let Some(removed) = state.removed_position else { return Ok(Some(known.clone())) };
-            let rows = self.view.session(&state.account_id, known)?;
+            let Some(removed) = state.removed_position else { return Ok(Some(known)) };
+            let rows = self.view.session(&state.account_id, &known)?;
             if rows.open.is_some_and(|row| row.record.position > removed) || rows.verdict.is_some_and(|verdict| verdict.position > removed) {
-                return Ok(Some(known.clone()));
+                return Ok(Some(known));
             }
         }
         Ok(None)
@@ -609,9 +609,9 @@ impl<'v, V: View> Step<'v, V> {
     /// Sessions linked directly with this one, in either direction or through a legacy id; sorted.
     fn neighbours(&self, account: &AccountId, session: &SessionId, call: &Call) -> Result<BTreeSet<SessionId>, ViewError> {
         let mut neighbours: BTreeSet<SessionId> = call.links.iter().cloned().collect();
-        neighbours.extend(self.view.linking_to(account, session)?.iter().filter(|id| *id != session).cloned());
+        neighbours.extend(self.view.linking_to(account, session)?.into_iter().filter(|id| id != session));
         for legacy_id in &call.legacy_session_ids {
-            neighbours.extend(self.view.with_legacy_id(account, legacy_id)?.iter().filter(|id| *id != session).cloned());
+            neighbours.extend(self.view.with_legacy_id(account, legacy_id)?.into_iter().filter(|id| id != session));
         }
         // Links that this very step has learned.
         for change in self.sessions.iter().filter(|change| change.account_id == *account) {

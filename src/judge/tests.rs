@@ -1769,3 +1769,29 @@ fn no_time_stops_the_partition() {
         fold.event(&Event::CallLegs(facts)).numbers(&[CUSTOMER]).event(&Event::Tick(Tick { at: time }));
     }
 }
+
+/// However many there are: a few are looked through, more are found by an index.
+#[test]
+fn an_endpoint_that_comes_again_is_the_same_one() {
+    for count in [1_usize, 15, 16, 17, 18, 40] {
+        let mut fold = Fold::new();
+        let number = |n: usize| format!("+1415555{n:04}");
+        // Each twice; the second time earlier, and with a smaller owner.
+        for (turn, at) in [("2", 10 * S), ("1", 5 * S)] {
+            for n in 0..count {
+                let side = format!("{}/9{turn}", number(n));
+                let facts = said("s-1", T0 + at + i64::try_from(n).unwrap(), leg(&format!("p-{turn}-{n}"), &side, ALICE, "Disconnected"));
+                fold.legs(CallLegs { received_at: fold.now, ..facts });
+            }
+        }
+        fold.settle();
+        let verdict = fold.verdict("s-1");
+        let found: Vec<_> = verdict
+            .endpoints
+            .iter()
+            .filter_map(|e| Some((e.number.clone()?.to_string(), e.joined_at, e.extension_id.clone()?.to_string())))
+            .collect();
+        let expected: Vec<_> = (0..count).map(|n| (number(n), T0 + 5 * S + i64::try_from(n).unwrap(), "91".to_owned())).collect();
+        assert_eq!(found, expected, "{count}");
+    }
+}

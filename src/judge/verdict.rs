@@ -61,7 +61,7 @@ pub fn judge_endpoint(found: Found, number: Option<&CompanyNumber>, trust_extens
 /// What all sessions of a conversation share, besides its endpoints.
 #[derive(Debug)]
 pub struct Judgement<'a> {
-    /// On all of them.
+    /// [`judge`]d by the endpoints that [`Judgement::revise`] is given.
     pub verdict: Verdict,
     /// The sessions judged together, sorted.
     pub members: Vec<SessionId>,

@@ -120,7 +120,7 @@ pub trait View {
     /// A session's rows.
     fn session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError>;
     /// The same, for who will change them whatever comes: the state keeps no copy, so that they can change in place. It shows them no more until a
-    /// change gives them back.
+    /// change gives them back. With its id, of which the state has one already.
     fn take_session(&self, account: &AccountId, session: IdRef<'_, SessionId>) -> Result<(SessionId, Session), ViewError> {
         let session = session.to_id();
         let rows = self.session(account, &session)?;

@@ -151,8 +151,8 @@ fn many_at_once_keep_their_order_and_get_their_places<S: Subject>() {
             for record in read.records {
                 let (input, place) = expected.next().unwrap();
                 assert_eq!(
-                    (place.offset, &input.value, input.account.as_bytes()),
-                    (record.offset, &record.value.as_deref().unwrap().to_vec(), &record.key[..])
+                    (place.offset, &input.value[..], input.account.as_bytes()),
+                    (record.offset, record.value.as_deref().unwrap(), &record.key[..])
                 );
             }
             from = read.next;

@@ -88,7 +88,7 @@ impl std::fmt::Display for Topic {
 /// Names and values beside a record's value: trace context, causes of dead letters. In order; a name may come twice.
 pub type Headers = Vec<(String, Vec<u8>)>;
 
-/// A record as it stands on a topic.
+/// A record as it stands on a topic. What was read with it may share its memory: who keeps a key or a value for long copies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its place in the partition. Grows; compaction and transactions leave holes.

@@ -7,6 +7,7 @@ use super::{Registry, RegistryError, placed, subject};
 use crate::event::{HEADER, Writer, header_of};
 use crate::log::kafka::Framing;
 use crate::log::{Came, LogError, Record, Topic};
+use bytes::Bytes;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -110,6 +111,8 @@ impl Framing for WireFormat {
         };
         if let Some(header) = writer.header() {
             *value = [header, &value[FRONT..]].concat().into();
+            // Or it would hold what was fetched a second time.
+            record.key = Bytes::copy_from_slice(&record.key);
             record.came = Came::Framed(front(id), HEADER);
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use super::dead_letters;
 use crate::event::{CodecError, Millis, decode_event, decode_facts, encode};
-use crate::judge::{At, LATEST, OPEN_CALL_AFTER, Output, step, step_facts};
+use crate::judge::{At, LATEST, OPEN_CALL_AFTER, Output, Stepped, step, step_facts};
 use crate::log::{Came, Output as Published, Position, Record, Topic};
 use crate::state::{Store, TableError};
 use std::collections::VecDeque;
@@ -114,22 +114,14 @@ impl Partition {
     }
 
     fn step_one(&mut self, at: At, record: &Record, published: &mut Vec<Published>) -> Result<(), PartitionError> {
-        let mut refuse = |cause: &str| published.push(dead_letters::of_event(self.id, record, cause));
-        let Some(value) = record.value.as_deref() else {
-            refuse("it has no value");
-            return Ok(());
-        };
-        let stepped = match decode_facts(value) {
-            Some(facts) => facts.map(|facts| step_facts(&mut self.store, at, &facts)),
-            None => decode_event(value).map(|event| step(&mut self.store, at, &event)),
-        };
-        let stepped = match stepped {
-            Ok(stepped) => stepped?,
-            Err(error) => {
-                refuse(&unreadable(record, &error));
-                return Ok(());
+        let stepped = match record.value.as_deref() {
+            None => Ok(Stepped { refused: Some("it has no value".into()), ..Stepped::default() }),
+            Some(value) => match decode_facts(value) {
+                Some(facts) => facts.map(|facts| step_facts(&mut self.store, at, &facts)),
+                None => decode_event(value).map(|event| step(&mut self.store, at, &event)),
             }
-        };
+            .unwrap_or_else(|error| Ok(Stepped { refused: Some(unreadable(record, &error)), ..Stepped::default() })),
+        }?;
         for output in &stepped.outputs {
             published.push(publish(output, &mut self.store)?);
         }
@@ -243,14 +235,17 @@ mod tests {
     fn a_dead_letter_has_the_bytes_as_they_came_and_the_cause_that_is_known() {
         let (_dir, mut partition) = fresh();
         let broken = [&header_of(Schema::Rejudge)[..], b"x"].concat();
+        let facts = [&header_of(Schema::CallLegs)[..], b"x"].concat();
         let rows = [
-            (Came::AsItIs, broken.clone(), "broken Rejudge"),
-            (Came::Framed([0, 0, 0, 0, 7], HEADER), b"\0\0\0\0\x07x".to_vec(), "broken Rejudge"),
-            (Came::Otherwise(b"\0\0\0\0\x08xyz".to_vec().into()), b"\0\0\0\0\x08xyz".to_vec(), "broken Rejudge"),
-            (Came::Unreadable("nobody knows it".into()), broken.clone(), "nobody knows it"),
+            (Came::AsItIs, &broken, broken.clone(), "broken Rejudge"),
+            (Came::AsItIs, &facts, facts.clone(), "broken CallLegs"),
+            (Came::Framed([0, 0, 0, 0, 7], HEADER), &broken, b"\0\0\0\0\x07x".to_vec(), "broken Rejudge"),
+            (Came::Framed([0, 0, 0, 0, 7], HEADER), &facts, b"\0\0\0\0\x07x".to_vec(), "broken CallLegs"),
+            (Came::Otherwise(b"\0\0\0\0\x08xyz".to_vec().into()), &broken, b"\0\0\0\0\x08xyz".to_vec(), "broken Rejudge"),
+            (Came::Unreadable("nobody knows it".into()), &broken, broken.clone(), "nobody knows it"),
         ];
-        for (offset, (came, bytes, cause)) in (0..).zip(rows) {
-            let record = Record { offset, timestamp: T0, key: b"7".as_slice().into(), value: Some(broken.clone().into()), headers: Vec::new(), came };
+        for (offset, (came, value, bytes, cause)) in (0..).zip(rows) {
+            let record = Record { offset, timestamp: T0, key: b"7".as_slice().into(), value: Some(value.clone().into()), headers: Vec::new(), came };
             let mut published = Vec::new();
             partition.step(&[record], &mut published).unwrap();
             let [letter] = &published[..] else { panic!("{published:?}") };

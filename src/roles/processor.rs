@@ -12,7 +12,6 @@ use crate::event::{Event, Millis, Tick, encode_event};
 use crate::log::{Commit, Committed, Log, LogError, MAX_READ_BYTES, Record, Topic};
 use crate::state::database::Database;
 use rocksdb::WriteBatch;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -277,10 +276,7 @@ impl<L: Log> Worker<L> {
             for batch in self.log.poll(room, std::mem::take(&mut wait))? {
                 new += batch.records.len();
                 new_bytes += batch.records.iter().map(Record::bytes).sum::<usize>();
-                match self.polled.entry(batch.partition) {
-                    Entry::Occupied(held) => held.into_mut().extend(batch.records),
-                    Entry::Vacant(none) => drop(none.insert(batch.records.into())),
-                }
+                self.polled.entry(batch.partition).or_default().extend(batch.records);
             }
             // The next poll answers the group, before which there is something to do.
             if (new < room && new_bytes < MAX_READ_BYTES) || self.log.assigned() != assigned {

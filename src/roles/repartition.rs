@@ -441,7 +441,7 @@ impl Run<'_> {
             record.headers.retain(|(name, _)| name != COPIED_FROM);
             record.headers.push((COPIED_FROM.into(), from.to_string().into_bytes()));
             let Record { timestamp, key, value, headers, .. } = record;
-            copies.push(Copied { topic: Topic::Events, partition, key: key.into(), value: value.map(Vec::from), headers, timestamp });
+            copies.push(Copied { topic: Topic::Events, partition, key: key.to_vec(), value: value.map(|value| value.to_vec()), headers, timestamp });
         }
         let parts = (0..).zip(&merged.parts).zip(&before).zip(&self.starts);
         let done: Vec<Done> = parts
@@ -575,7 +575,7 @@ mod tests {
         let record = |value: &str| Record {
             offset: 0,
             timestamp: 0,
-            key: b"".as_slice().into(),
+            key: bytes::Bytes::new(),
             value: None,
             headers: vec![(COPIED_FROM.into(), value.as_bytes().to_vec())],
             came: crate::log::Came::AsItIs,

@@ -28,7 +28,7 @@ type NumberKey = (AccountId, CompactString);
 /// A table in memory that is also asked by names which stand elsewhere.
 type ByName<K, V> = hashbrown::HashMap<K, V, foldhash::fast::RandomState>;
 
-/// A [`SessionKey`] or a [`NumberKey`] whose parts stand elsewhere.
+/// A [`SessionKey`] or a [`NumberKey`] whose parts stand elsewhere. It has the hash of a pair of texts, as they have.
 #[derive(Hash)]
 struct Name<'a>(&'a str, &'a str);
 
@@ -426,7 +426,8 @@ impl Store {
         }
     }
 
-    /// Everything that has changed since the last call, for one atomic write. What is read afterwards still shows it.
+    /// Everything that has changed since the last call, for one atomic write, before which nothing more may be stepped: what is judged, and lists of links, may be
+    /// forgotten here.
     ///
     /// # Errors
     /// If something could not be read that a change had to know: then the store is of no more use.

@@ -129,7 +129,7 @@ mod tests {
             let mut record = Record {
                 offset: 0,
                 timestamp: 0,
-                key: b"".as_slice().into(),
+                key: bytes::Bytes::new(),
                 value: Some(b"abc".as_slice().into()),
                 headers: Vec::new(),
                 came: Came::AsItIs,

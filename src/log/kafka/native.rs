@@ -140,9 +140,9 @@ impl<C: ClientContext + ConsumerContext> Queue<C> {
         // SAFETY: librdkafka filled the first `count` places with messages that are ours until they are destroyed, each once.
         unsafe {
             // They are copied behind each other: they are read in this order.
-            let mut room = BytesMut::with_capacity(messages.iter().map(|message| (**message).key_len + (**message).len).sum());
+            let mut copies = BytesMut::with_capacity(messages.iter().map(|message| (**message).key_len + (**message).len).sum());
             let fetched = messages.iter().filter_map(|message| {
-                let fetched = is_of(&**message, topic, partition).then(|| ((**message).partition, fetched(&**message, &mut room)));
+                let fetched = is_of(&**message, topic, partition).then(|| ((**message).partition, fetched(&**message, &mut copies)));
                 sys::rd_kafka_message_destroy(*message);
                 fetched
             });
@@ -173,7 +173,7 @@ unsafe fn is_of(message: &sys::rd_kafka_message_t, topic: &str, partition: Optio
 
 /// # Safety
 /// `message` is a message of librdkafka that hasn't been destroyed.
-unsafe fn fetched(message: &sys::rd_kafka_message_t, room: &mut BytesMut) -> Fetched {
+unsafe fn fetched(message: &sys::rd_kafka_message_t, copies: &mut BytesMut) -> Fetched {
     match message.err {
         sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
             let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
@@ -183,8 +183,8 @@ unsafe fn fetched(message: &sys::rd_kafka_message_t, room: &mut BytesMut) -> Fet
                 offset: message.offset,
                 timestamp: timestamp.max(0),
                 // SAFETY: key and payload are null, or point to that many bytes that live as long as the message.
-                key: unsafe { copied(message.key, message.key_len, room) }.unwrap_or_default(),
-                value: unsafe { copied(message.payload, message.len, room) },
+                key: unsafe { copied(message.key, message.key_len, copies) }.unwrap_or_default(),
+                value: unsafe { copied(message.payload, message.len, copies) },
                 headers,
                 came: Came::AsItIs,
             })
@@ -194,14 +194,14 @@ unsafe fn fetched(message: &sys::rd_kafka_message_t, room: &mut BytesMut) -> Fet
     }
 }
 
-/// A copy of bytes at the end of `room`.
+/// A copy of bytes, behind the other copies.
 ///
 /// # Safety
 /// `start` is null, or points to `length` bytes.
-unsafe fn copied(start: *const c_void, length: usize, room: &mut BytesMut) -> Option<Bytes> {
+unsafe fn copied(start: *const c_void, length: usize, copies: &mut BytesMut) -> Option<Bytes> {
     // SAFETY: as for this function.
-    room.extend_from_slice(unsafe { bytes(start, length) }?);
-    Some(room.split().freeze())
+    copies.extend_from_slice(unsafe { bytes(start, length) }?);
+    Some(copies.split().freeze())
 }
 
 /// # Safety

@@ -270,6 +270,7 @@ fn newest(reader: &dyn Reader, topic: Topic, partition: u32) -> anyhow::Result<B
     let mut newest = BTreeMap::new();
     each_record(reader, topic, partition, |record| {
         match record.value {
+            // Copied, or those that are replaced would stay as well.
             Some(value) => newest.insert(record.key.to_vec(), value.to_vec()),
             None => newest.remove(&*record.key),
         };
