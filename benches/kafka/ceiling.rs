@@ -15,14 +15,27 @@ use std::time::{Duration, Instant};
 /// Records of a transaction, as the processor polls them.
 const BATCH: usize = 20_000;
 
-/// So long nothing may come before the end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Kafka's client was seen to stand still, with two of them on one broker: for some seconds, or for good. A run in which nothing goes on for so long is none.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// So many runs may be none.
+const RUNS: u32 = 5;
 
 /// Verdicts of the run before that are written again and again: as large as they are, and as hard to compress.
 const VALUES: usize = 5_000;
 
 /// Reads the input of `from` with so many workers, and writes one of its verdicts for every `every` records. Returns records a second.
 pub fn run(from: &KafkaSettings, records: i64, workers: u32, every: f64) -> anyhow::Result<f64> {
+    let mut failed = 0;
+    loop {
+        match run_once(from, records, workers, every) {
+            Err(error) if failed < RUNS => eprintln!("the ceiling is measured again: {error}"),
+            done => return done,
+        }
+        failed += 1;
+    }
+}
+
+fn run_once(from: &KafkaSettings, records: i64, workers: u32, every: f64) -> anyhow::Result<f64> {
     let to = fresh(&from.brokers, "ceiling")?;
     let read = Kafka::connect(from.clone())?.reader().read(Topic::CallVerdicts, 0, 0, VALUES)?;
     let values: Vec<Vec<u8>> = read.records.into_iter().filter_map(|record| Some(record.value?.to_vec())).collect();
@@ -133,7 +146,14 @@ fn work(
                 producer.poll(Duration::from_millis(1));
             }
         }
+        let handed_over = Instant::now();
         while producer.in_flight_count() > 0 {
+            anyhow::ensure!(
+                handed_over.elapsed() < PATIENCE,
+                "{} outputs aren't delivered after {} s",
+                producer.in_flight_count(),
+                PATIENCE.as_secs()
+            );
             std::thread::sleep(Duration::from_micros(250));
             producer.poll(Duration::ZERO);
         }
