@@ -123,7 +123,7 @@ pub struct Endpoint<T = CompactString> {
     pub extension_number: Option<T>,
 }
 
-/// [`CallLegs`] that copy nothing: their texts stand in the record that it was read from, or in one that is owned.
+/// [`CallLegs`] that copy nothing: their texts stand in the record that they were read from, or in one that is owned.
 pub type Facts<'a> = CallLegs<&'a str, IdRef<'a, SessionId>, IdRef<'a, LegId>>;
 
 impl CallLegs {

@@ -220,11 +220,14 @@ fn open(bytes: &[u8]) -> Result<(&'static Written, &[u8]), CodecError> {
 }
 
 fn read<T: Decoded>(datum: &[u8], written: &Written) -> Result<T, CodecError> {
-    let broken = |reason: String| CodecError::Broken { record: T::RECORD.name(), reason };
     match &written.by_name {
-        None => read_whole(datum).map_err(|e| broken(e.to_string())),
-        Some(schema) => serde_avro_fast::from_datum_slice(datum, schema).map_err(|e| broken(e.to_string())),
+        None => read_whole(datum).map_err(|e| broken(T::RECORD, &e)),
+        Some(schema) => serde_avro_fast::from_datum_slice(datum, schema).map_err(|e| broken(T::RECORD, &e)),
     }
+}
+
+fn broken(record: Record, reason: &dyn std::error::Error) -> CodecError {
+    CodecError::Broken { record: record.name(), reason: reason.to_string() }
 }
 
 /// Which record these bytes are, by their header alone.
@@ -244,9 +247,7 @@ pub fn decode<T: Decoded>(bytes: &[u8]) -> Result<T, CodecError> {
 /// Reads what the indices need of a [`CallVerdict`], in less than half the time that the whole takes.
 pub fn decode_gist(bytes: &[u8]) -> Result<VerdictGist, CodecError> {
     match open(bytes)? {
-        (Written { record: Record::CallVerdict, by_name: None, .. }, datum) => {
-            read_gist(datum).map_err(|e| CodecError::Broken { record: Record::CallVerdict.name(), reason: e.to_string() })
-        }
+        (Written { record: Record::CallVerdict, by_name: None, .. }, datum) => read_gist(datum).map_err(|e| broken(Record::CallVerdict, &e)),
         _ => decode::<CallVerdict>(bytes).map(VerdictGist::from),
     }
 }
@@ -286,9 +287,7 @@ pub fn decode_event(bytes: &[u8]) -> Result<Event, CodecError> {
 #[must_use]
 pub fn decode_facts(bytes: &[u8]) -> Option<Result<Facts<'_>, CodecError>> {
     match open(bytes) {
-        Ok((Written { record: Record::CallLegs, by_name: None, .. }, datum)) => {
-            Some(read_whole(datum).map_err(|e| CodecError::Broken { record: Record::CallLegs.name(), reason: e.to_string() }))
-        }
+        Ok((Written { record: Record::CallLegs, by_name: None, .. }, datum)) => Some(read_whole(datum).map_err(|e| broken(Record::CallLegs, &e))),
         _ => None,
     }
 }

@@ -136,15 +136,15 @@ impl<'a> Datum<'a> for bool {
 
 impl<'a> Datum<'a> for CompactString {
     fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
-        Ok(Self::new(read_text(bytes)?))
+        <&str>::read(bytes).map(Self::new)
     }
 
     fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
-        read_bytes(bytes).map(drop)
+        <&str>::skip(bytes)
     }
 
     fn write(&self, bytes: &mut Vec<u8>) {
-        write_text(self, bytes);
+        self.as_str().write(bytes);
     }
 }
 
@@ -166,29 +166,29 @@ macro_rules! ids {
     ($($name:ident),*) => { $(
         impl<'a> Datum<'a> for $name {
             fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
-                Self::parse(read_text(bytes)?).map_err(|error| DatumError::Id(error.why()))
+                IdRef::<Self>::read(bytes).map(|id| id.to_id())
             }
 
             fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
-                read_bytes(bytes).map(drop)
+                IdRef::<Self>::skip(bytes)
             }
 
             fn write(&self, bytes: &mut Vec<u8>) {
-                write_text(self.as_str(), bytes);
+                self.as_ref().write(bytes);
             }
         }
 
         impl<'a> Datum<'a> for IdRef<'a, $name> {
             fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError> {
-                $name::check(read_text(bytes)?).map_err(|error| DatumError::Id(error.why()))
+                $name::check(<&str>::read(bytes)?).map_err(|error| DatumError::Id(error.why()))
             }
 
             fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
-                read_bytes(bytes).map(drop)
+                <&str>::skip(bytes)
             }
 
             fn write(&self, bytes: &mut Vec<u8>) {
-                write_text(self.as_str(), bytes);
+                self.as_str().write(bytes);
             }
         }
     )* };

@@ -114,13 +114,14 @@ impl Partition {
     }
 
     fn step_one(&mut self, at: At, record: &Record, published: &mut Vec<Published>) -> Result<(), PartitionError> {
+        let refused = |cause: String| Ok(Stepped { refused: Some(cause), ..Stepped::default() });
         let stepped = match record.value.as_deref() {
-            None => Ok(Stepped { refused: Some("it has no value".into()), ..Stepped::default() }),
+            None => refused("it has no value".into()),
             Some(value) => match decode_facts(value) {
                 Some(facts) => facts.map(|facts| step_facts(&mut self.store, at, &facts)),
                 None => decode_event(value).map(|event| step(&mut self.store, at, &event)),
             }
-            .unwrap_or_else(|error| Ok(Stepped { refused: Some(unreadable(record, &error)), ..Stepped::default() })),
+            .unwrap_or_else(|error| refused(unreadable(record, &error))),
         }?;
         for output in &stepped.outputs {
             published.push(publish(output, &mut self.store)?);

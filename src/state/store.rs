@@ -17,6 +17,7 @@ use crate::judge::{
 use compact_str::CompactString;
 use foldhash::{HashSet, HashSetExt};
 use hashbrown::Equivalent;
+use hashbrown::hash_map::EntryRef;
 use rocksdb::{ReadOptions, WriteBatch};
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
@@ -87,7 +88,6 @@ struct Sessions {
 }
 
 /// A list in memory.
-#[derive(Default)]
 struct CachedList {
     ids: SessionIds,
     /// Its key is among those that the batch has changed.
@@ -365,16 +365,15 @@ impl Store {
     }
 
     fn change_list(&mut self, key: &[u8], change: impl FnOnce(&mut SessionIds)) {
-        if let Err(error) = self.hold_list(key) {
+        let changed = self.with_list(key, |list| {
+            change(&mut list.ids);
+            std::mem::replace(&mut list.is_changed, true)
+        });
+        match changed {
+            Ok(true) => {}
+            Ok(false) => self.lists.get_mut().changed.push(key.to_vec()),
             // Nothing is written from now on.
-            self.failure.get_or_insert(error);
-            return;
-        }
-        let Lists { rows, changed } = self.lists.get_mut();
-        let Some(list) = rows.get_mut(key) else { return };
-        change(&mut list.ids);
-        if !std::mem::replace(&mut list.is_changed, true) {
-            changed.push(key.to_vec());
+            Err(error) => drop(self.failure.get_or_insert(error)),
         }
     }
 
@@ -517,22 +516,21 @@ impl Store {
     }
 
     fn list(&self, key: &[u8]) -> Result<SessionIds, TableError> {
-        if let Some(list) = self.lists.borrow().rows.get(key) {
-            return Ok(list.ids.clone());
-        }
-        self.hold_list(key)?;
-        Ok(self.lists.borrow().rows.get(key).map(|list| list.ids.clone()).unwrap_or_default())
+        self.with_list(key, |list| list.ids.clone())
     }
 
-    /// Reads a list into memory, unless it is there.
-    fn hold_list(&self, key: &[u8]) -> Result<(), TableError> {
-        if self.lists.borrow().rows.contains_key(key) {
-            return Ok(());
-        }
-        let stored = if self.lacks(Family::Links, key) { None } else { self.database.get(self.database.family(Family::Links), key)? };
-        let ids = stored.map(|bytes| decode_list(&bytes)).transpose()?.unwrap_or_default();
-        self.lists.borrow_mut().rows.insert(key.to_vec(), CachedList { ids, is_changed: false });
-        Ok(())
+    /// Does something with a list, which is read into memory unless it is there.
+    fn with_list<T>(&self, key: &[u8], what: impl FnOnce(&mut CachedList) -> T) -> Result<T, TableError> {
+        let mut lists = self.lists.borrow_mut();
+        let list = match lists.rows.entry_ref(key) {
+            EntryRef::Occupied(list) => list.into_mut(),
+            EntryRef::Vacant(place) => {
+                let stored = if self.lacks(Family::Links, key) { None } else { self.database.get(self.database.family(Family::Links), key)? };
+                let ids = stored.map(|bytes| decode_list(&bytes)).transpose()?.unwrap_or_default();
+                place.insert(CachedList { ids, is_changed: false })
+            }
+        };
+        Ok(what(list))
     }
 
     // ---- bringing a copy up: what the output topics say ----
