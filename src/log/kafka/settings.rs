@@ -179,7 +179,9 @@ impl KafkaSettings {
             .set("fetch.queue.backoff.ms", "10")
             // A partition that is taken up is fetched after the fetch that is under way, which waits for so long where the others give nothing. (An idle member
             // asks each broker so often.)
-            .set("fetch.wait.max.ms", "100");
+            .set("fetch.wait.max.ms", "100")
+            // As much of each partition is unpacked at once: half of the default takes less memory, and more of it is still in the processor's caches when it is stepped.
+            .set("fetch.message.max.bytes", "524288");
         let mut config = self.over(config);
         if config.get("group.protocol") != Some("consumer") && config.get("partition.assignment.strategy").is_none() {
             config.set("partition.assignment.strategy", COOPERATIVE);
@@ -218,7 +220,8 @@ impl KafkaSettings {
             // Who sends a notification doesn't wait for longer.
             .set("message.timeout.ms", "10000")
             .set("compression.type", "lz4")
-            .set("batch.size", "500000")
+            // What a commit has of a partition goes in one request: the rest would wait for its answer, while the client's thread spins.
+            .set("batch.size", "1000000")
             .set("queue.buffering.max.messages", "200000")
             .set("message.max.bytes", CLIENT_MESSAGE_BYTES.to_string());
         let mut config = self.over(config);

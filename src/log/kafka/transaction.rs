@@ -1,4 +1,5 @@
-//! A worker's producer: one transaction at a time, with outputs and input positions, and a definite answer at the end of each.
+//! A worker's producer: one transaction at a time, with outputs and input positions, and a definite answer at the end of each. What a commit changes in the state is
+//! written here too, while the worker steps what comes next.
 //!
 //! It has a thread of its own, since a call of librdkafka's may never return: where a coordinator that it knew is gone, sending offsets waits for it beyond
 //! its time limit (librdkafka issues 5456 and 5511). Who waits for an answer gives the thread up then, with its producer, and the next producer with
@@ -12,6 +13,7 @@ use super::native;
 use super::points::reached;
 use super::settings::KafkaSettings;
 use crate::log::{Committed, LogError, Output, OutputEnds, Position, Topic};
+use crate::state::database::{Database, DatabaseError};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -19,6 +21,7 @@ use rdkafka::error::{KafkaError, RDKafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::{Offset, TopicPartitionList};
+use rocksdb::WriteBatch;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -88,6 +91,9 @@ pub(super) struct Transactions {
     producing: Option<Producing>,
 }
 
+/// What a transaction changes in the states of partitions, to be written after it.
+pub(super) type States = Vec<(Arc<Database>, WriteBatch)>;
+
 /// What a partition's commit publishes.
 pub(super) struct Publication {
     pub(super) partition: u32,
@@ -114,6 +120,8 @@ struct Producing {
     transactions: Option<SyncSender<(Transaction, Arc<ConsumerGroupMetadata>)>>,
     /// First that it is ready, then one for each transaction.
     answers: Mutex<Receiver<Result<Ends, Failure>>>,
+    /// Of the answer that is waited for. Who has taken them decides: the thread, which writes them, or who gave it up, after whom nothing is to be written.
+    states: Arc<Mutex<Option<States>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -121,18 +129,35 @@ impl Producing {
     fn start(settings: &KafkaSettings, id: &str, holder: Option<&str>) -> Result<Self, LogError> {
         let (transactions, taken) = sync_channel(1);
         let (told, answers) = sync_channel(1);
-        let (settings, id, holder) = (settings.clone(), id.to_owned(), holder.map(str::to_owned));
-        let thread = std::thread::Builder::new().name("transactions".into()).spawn(move || produce(&settings, &id, holder.as_deref(), &taken, &told));
-        let thread = thread.map_err(|error| LogError::Kafka { operation: "starting a producer".into(), why: error.to_string() })?;
-        Ok(Self { transactions: Some(transactions), answers: Mutex::new(answers), thread: Some(thread) })
+        let states = Arc::new(Mutex::new(Some(States::new())));
+        let (settings, id, holder, its_states) = (settings.clone(), id.to_owned(), holder.map(str::to_owned), states.clone());
+        let thread = std::thread::Builder::new()
+            .name("transactions".into())
+            .spawn(move || produce(&settings, &id, holder.as_deref(), &taken, &its_states, &told))
+            .map_err(|error| LogError::Kafka { operation: "starting a producer".into(), why: error.to_string() })?;
+        Ok(Self { transactions: Some(transactions), answers: Mutex::new(answers), states, thread: Some(thread) })
+    }
+
+    /// False if the thread has ended.
+    fn hand_over(&self, transaction: Transaction, group: Arc<ConsumerGroupMetadata>, states: States) -> bool {
+        *self.states.lock().unwrap_or_else(PoisonError::into_inner) = Some(states);
+        self.transactions.as_ref().is_some_and(|transactions| transactions.send((transaction, group)).is_ok())
     }
 
     fn answer(&mut self) -> Result<Ends, Failure> {
-        self.answers.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(ANSWER).unwrap_or_else(|_| {
+        let answers = self.answers.get_mut().unwrap_or_else(PoisonError::into_inner);
+        answers.recv_timeout(ANSWER).or_else(|_| {
+            let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+            if states.take().is_none() {
+                // The answer is on its way.
+                drop(states);
+                return answers.recv();
+            }
             // It may hang for ever.
             self.thread = None;
-            Err(Failure::GiveUp(format!("no answer within {} s", ANSWER.as_secs())))
+            Ok(Err(Failure::GiveUp(format!("no answer within {} s", ANSWER.as_secs()))))
         })
+        .unwrap_or_else(|_| Err(Failure::GiveUp("its thread is gone".into())))
     }
 }
 
@@ -150,6 +175,7 @@ fn produce(
     id: &str,
     holder: Option<&str>,
     transactions: &Receiver<(Transaction, Arc<ConsumerGroupMetadata>)>,
+    states: &Mutex<Option<States>>,
     answers: &SyncSender<Result<Ends, Failure>>,
 ) {
     let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), framing: settings.framing.clone(), ends: Mutex::default() };
@@ -162,7 +188,15 @@ fn produce(
     };
     loop {
         let is_over = matches!(answer, Err(Failure::GiveUp(_) | Failure::Refused(_)));
-        // Nobody waits any more where it took too long.
+        {
+            // Held while they are written.
+            let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nobody waits any more where it took too long.
+            let Some(states) = states.take() else { return };
+            if answer.is_ok() {
+                answer = answer.and_then(|ends| write(states).map(|()| ends));
+            }
+        }
         if answers.send(answer).is_err() || is_over {
             return;
         }
@@ -179,6 +213,17 @@ fn produce(
     }
 }
 
+/// Writes what is committed.
+fn write(states: States) -> Result<(), Failure> {
+    reached("apply");
+    for (database, state) in states {
+        database.write(state).map_err(Failure::State)?;
+        reached("applied-one");
+    }
+    reached("applied");
+    Ok(())
+}
+
 /// How a transaction failed, before it is known what became of it.
 enum Failure {
     /// It can be aborted, and must be.
@@ -187,12 +232,15 @@ enum Failure {
     GiveUp(String),
     /// No producer can be had until somebody changes something.
     Refused(String),
+    /// It is committed, and a state couldn't be written.
+    State(DatabaseError),
 }
 
 impl Failure {
     fn why(self) -> String {
         match self {
             Self::Abort(why) | Self::GiveUp(why) | Self::Refused(why) => why,
+            Self::State(error) => error.to_string(),
         }
     }
 
@@ -228,36 +276,38 @@ impl Transactions {
         self.holder.as_deref()
     }
 
-    /// Begins to publish all outputs and positions, or nothing; [`Transactions::concluded`] says what became of it.
-    pub(super) fn commit(&mut self, publications: Vec<Publication>, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
-        self.hand_over(Transaction::Commit(publications), group)
+    /// Begins to publish all outputs and positions, and to write the states then, or nothing; [`Transactions::concluded`] says what became of it.
+    pub(super) fn commit(&mut self, publications: Vec<Publication>, states: States, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
+        self.hand_over(Transaction::Commit(publications), states, group)
     }
 
     /// Appends copies, and says how far the group has copied, or nothing. After an error, what is committed says which, as for [`Transactions::commit`].
     pub(super) fn copy(&mut self, copies: Vec<Copied>, done: TopicPartitionList, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
-        self.hand_over(Transaction::Copy(copies, done), group)?;
+        self.hand_over(Transaction::Copy(copies, done), States::new(), group)?;
         self.concluded().map(|_| ())
     }
 
-    fn hand_over(&mut self, transaction: Transaction, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
+    fn hand_over(&mut self, transaction: Transaction, states: States, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
         self.ready()?;
-        let transactions = self.producing.as_ref().and_then(|producing| producing.transactions.as_ref());
-        if transactions.is_some_and(|transactions| transactions.send((transaction, group)).is_ok()) {
+        if self.producing.as_ref().is_some_and(|producing| producing.hand_over(transaction, group, states)) {
             return Ok(());
         }
         self.producing = None;
         Err(LogError::Aborted { why: "its producer is gone".into() })
     }
 
-    /// Waits for the end of the transaction that was begun last; returns where the outputs end now. After an error the worker begins again from what is
-    /// committed, which is definite once [`Transactions::ready`] has returned.
+    /// Waits until the transaction that was begun last has ended, and its states are written; returns where the outputs end now. After an error the worker begins
+    /// again from what is committed, which is definite once [`Transactions::ready`] has returned.
     pub(super) fn concluded(&mut self) -> Result<Ends, LogError> {
         let Some(producing) = &mut self.producing else { return Err(LogError::Closed) };
         producing.answer().map_err(|failure| {
             if matches!(failure, Failure::GiveUp(_)) {
                 self.producing = None;
             }
-            LogError::Aborted { why: failure.why() }
+            match failure {
+                Failure::State(error) => LogError::Database(error),
+                other => LogError::Aborted { why: other.why() },
+            }
         })
     }
 }

@@ -12,7 +12,6 @@ use super::reader::KafkaReader;
 use super::settings::KafkaSettings;
 use super::transaction::{Publication, Transactions};
 use crate::log::{Batch, Commit, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Reader, Record, Topic};
-use crate::state::database::Database;
 use rdkafka::bindings::rd_kafka_resp_err_t;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -20,7 +19,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMe
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
-use rocksdb::WriteBatch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,9 +99,6 @@ impl ConsumerContext for Rebalances {
     }
 }
 
-/// What a commit changes, by partition.
-type States = Vec<(Arc<Database>, WriteBatch)>;
-
 /// See [`super::Kafka::worker`].
 pub struct KafkaLog {
     settings: KafkaSettings,
@@ -115,8 +110,8 @@ pub struct KafkaLog {
     /// What concerns the group comes to the consumer, the records of the partitions that it is assigned to this queue.
     queue: Queue<Rebalances>,
     transactions: Transactions,
-    /// The states of the commit that was handed over, to be written after it. (Readers are shared between threads, batches aren't.)
-    under_way: Mutex<Option<States>>,
+    /// A commit was handed over, and isn't concluded.
+    is_committing: bool,
     reader: KafkaReader,
     appender: KafkaAppender,
     owned: BTreeSet<u32>,
@@ -165,7 +160,7 @@ impl KafkaLog {
             instance: member.map(str::to_owned),
             queue: Queue::beside(Arc::new(consumer)),
             transactions,
-            under_way: Mutex::default(),
+            is_committing: false,
             reader,
             appender,
             owned: BTreeSet::new(),
@@ -538,13 +533,15 @@ impl Log for KafkaLog {
             states.push((database, state));
         }
         reached("commit");
-        self.transactions.commit(publications, group)?;
-        self.under_way = Mutex::new(Some(states));
+        self.transactions.commit(publications, states, group)?;
+        self.is_committing = true;
         Ok(())
     }
 
     fn conclude(&mut self) -> Result<(), LogError> {
-        let Some(states) = self.under_way.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        if !std::mem::take(&mut self.is_committing) {
+            return Ok(());
+        }
         let ends = match self.transactions.concluded() {
             Err(LogError::Aborted { why }) => {
                 self.refused += 1;
@@ -555,12 +552,6 @@ impl Log for KafkaLog {
         self.refused = 0;
         self.gathers_until = Instant::now() + GATHER;
         self.ends.extend(ends.into_iter().filter(|(partition, _)| self.owned.contains(partition)));
-        reached("apply");
-        for (database, state) in states {
-            database.write(state)?;
-            reached("applied-one");
-        }
-        reached("applied");
         Ok(())
     }
 
