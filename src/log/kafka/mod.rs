@@ -15,6 +15,7 @@ mod native;
 mod offsets;
 mod points;
 mod reader;
+mod records;
 mod settings;
 mod topics;
 mod transaction;

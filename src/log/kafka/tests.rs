@@ -131,6 +131,27 @@ fn verdicts(subject: &OnKafka) -> Vec<String> {
 
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
+fn kafka_what_is_taken_ahead_comes_next_unless_the_partition_goes_on_elsewhere() {
+    let subject = OnKafka::fresh(1);
+    let places: Vec<_> = ["a", "b", "c", "d", "e"].map(|value| append(&subject, "1", value)).into_iter().collect();
+    let mut worker = subject.joined(None);
+    let take_ahead = |worker: &mut KafkaLog, expected: [&str; 2], ahead: usize| {
+        assert_eq!(texts(&poll(worker, 2)), expected);
+        until("the others are taken ahead", || worker.taken_ahead() == ahead);
+    };
+    take_ahead(&mut worker, ["a", "b"], 3);
+    take_ahead(&mut worker, ["c", "d"], 1);
+    // Elsewhere.
+    worker.pause(0).unwrap();
+    assert_eq!(worker.taken_ahead(), 0);
+    worker.resume(0, places[1].offset, OutputEnds::default()).unwrap();
+    take_ahead(&mut worker, ["b", "c"], 2);
+    worker.resume(0, places[0].offset, OutputEnds::default()).unwrap();
+    assert_eq!(texts(&poll(&mut worker, 5)), ["a", "b", "c", "d", "e"]);
+}
+
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
 fn kafka_a_worker_that_was_away_commits_nothing() {
     for protocol in ["consumer", "classic"] {
         let subject = with(impatient(protocol), 1);

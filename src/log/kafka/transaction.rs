@@ -146,18 +146,20 @@ impl Producing {
 
     fn answer(&mut self) -> Result<Ends, Failure> {
         let answers = self.answers.get_mut().unwrap_or_else(PoisonError::into_inner);
-        answers.recv_timeout(ANSWER).or_else(|_| {
-            let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-            if states.take().is_none() {
-                // The answer is on its way.
-                drop(states);
-                return answers.recv();
-            }
-            // It may hang for ever.
-            self.thread = None;
-            Ok(Err(Failure::GiveUp(format!("no answer within {} s", ANSWER.as_secs()))))
-        })
-        .unwrap_or_else(|_| Err(Failure::GiveUp("its thread is gone".into())))
+        answers
+            .recv_timeout(ANSWER)
+            .or_else(|_| {
+                let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+                if states.take().is_none() {
+                    // The answer is on its way.
+                    drop(states);
+                    return answers.recv();
+                }
+                // It may hang for ever.
+                self.thread = None;
+                Ok(Err(Failure::GiveUp(format!("no answer within {} s", ANSWER.as_secs()))))
+            })
+            .unwrap_or_else(|_| Err(Failure::GiveUp("its thread is gone".into())))
     }
 }
 

@@ -6,9 +6,10 @@
 
 use super::appender::KafkaAppender;
 use super::client::{AT_ONCE, REQUEST, Told, failed, number, words};
-use super::native::{Fetched, Queue};
+use super::native::Fetched;
 use super::points::{batch, reached};
 use super::reader::KafkaReader;
+use super::records::Records;
 use super::settings::KafkaSettings;
 use super::transaction::{Publication, Transactions};
 use crate::log::{Batch, Commit, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Reader, Record, Topic};
@@ -107,8 +108,10 @@ pub struct KafkaLog {
     member: String,
     /// Its static id.
     instance: Option<String>,
-    /// What concerns the group comes to the consumer, the records of the partitions that it is assigned to this queue.
-    queue: Queue<Rebalances>,
+    /// What concerns the group comes to it.
+    consumer: Arc<BaseConsumer<Rebalances>>,
+    /// Those of the partitions that it is assigned.
+    records: Records<Rebalances>,
     transactions: Transactions,
     /// A commit was handed over, and isn't concluded.
     is_committing: bool,
@@ -147,8 +150,9 @@ impl KafkaLog {
     ) -> Result<Self, LogError> {
         // Without a name of its own a worker is a new one each time.
         let name = member.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned);
-        let consumer = consumer(settings, member)?;
+        let consumer = Arc::new(consumer(settings, member)?);
         let events = settings.topic(Topic::Events);
+        let records = Records::of(consumer.clone(), &events)?;
         // Before it joins: a predecessor of the same name may have left a transaction, and can commit nothing from now on.
         let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group), holder);
         transactions.ready()?;
@@ -158,7 +162,8 @@ impl KafkaLog {
             events,
             member: name,
             instance: member.map(str::to_owned),
-            queue: Queue::beside(Arc::new(consumer)),
+            consumer,
+            records,
             transactions,
             is_committing: false,
             reader,
@@ -181,6 +186,12 @@ impl KafkaLog {
         if self.owned.contains(&partition) { Ok(()) } else { Err(LogError::NotAssigned { partition }) }
     }
 
+    /// How many records are taken ahead of the next poll.
+    #[cfg(test)]
+    pub(super) fn taken_ahead(&self) -> usize {
+        self.records.taken_ahead()
+    }
+
     fn list(&self, partitions: impl IntoIterator<Item = (u32, Offset)>) -> Result<TopicPartitionList, LogError> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in partitions {
@@ -192,10 +203,10 @@ impl KafkaLog {
     /// Answers the rebalances that earlier polls told of.
     fn answer(&mut self) -> Result<(), LogError> {
         while self.noted > 0 {
-            let Some(change) = self.queue.consumer().context().first() else { break };
+            let Some(change) = self.consumer.context().first() else { break };
             match change {
                 Change::Assigned(partitions) => {
-                    partitions.iter().for_each(|partition| self.queue.lead_here(&self.events, number(*partition)));
+                    partitions.iter().for_each(|partition| self.records.lead_here(number(*partition)));
                     let (paused, fetched): (Vec<u32>, Vec<u32>) = partitions.into_iter().partition(|partition| self.paused.contains(partition));
                     let mut from = Vec::with_capacity(fetched.len());
                     for partition in fetched {
@@ -217,19 +228,18 @@ impl KafkaLog {
                         places.push((*partition, Offset::Offset(start)));
                     }
                     let list = self.list(places)?;
-                    self.queue.consumer().incremental_assign(&list).map_err(failed("taking partitions up"))?;
-                    self.queue
-                        .consumer()
+                    self.consumer.incremental_assign(&list).map_err(failed("taking partitions up"))?;
+                    self.consumer
                         .pause(&self.list(paused.iter().map(|partition| (*partition, Offset::Invalid)))?)
                         .map_err(failed("pausing partitions"))?;
                     self.fetched.extend(from.into_iter().map(|(partition, next)| (partition, (next, Instant::now()))));
                 }
                 Change::Revoked(partitions) => {
                     let list = self.list(partitions.into_iter().map(|partition| (partition, Offset::Invalid)))?;
-                    self.queue.consumer().incremental_unassign(&list).map_err(failed("giving partitions back"))?;
+                    self.consumer.incremental_unassign(&list).map_err(failed("giving partitions back"))?;
                 }
             }
-            self.queue.consumer().context().answered();
+            self.consumer.context().answered();
             self.noted -= 1;
         }
         Ok(())
@@ -249,7 +259,7 @@ impl KafkaLog {
 
     /// Takes notice of the rebalances that have come; drops what was polled of partitions that are gone.
     fn note(&mut self, polled: &mut BTreeMap<u32, Vec<Record>>) -> bool {
-        let rebalances = self.queue.consumer().context();
+        let rebalances = self.consumer.context();
         let changes: Vec<Change> = rebalances.changes.lock().unwrap_or_else(PoisonError::into_inner).iter().skip(self.noted).cloned().collect();
         for change in &changes {
             tracing::info!(member = self.member, ?change, "rebalance");
@@ -273,7 +283,7 @@ impl KafkaLog {
 
     /// Lets the consumer tell what concerns the group.
     fn listen(&mut self) -> Result<(), LogError> {
-        let told = self.queue.consumer().poll(Duration::ZERO).map(|told| told.map(|message| (message.partition(), message.offset())));
+        let told = self.consumer.poll(Duration::ZERO).map(|told| told.map(|message| (message.partition(), message.offset())));
         match told {
             None => Ok(()),
             Some(Err(error)) => self.heed(&error),
@@ -329,12 +339,13 @@ impl KafkaLog {
     fn rejoin(&mut self, cause: String) -> LogError {
         let operation = format!("rejoining the group {}", self.settings.group);
         let joined = consumer(&self.settings, self.instance.as_deref())
-            .and_then(|consumer| consumer.subscribe(&[&self.events]).map(|()| consumer).map_err(failed(operation.clone())));
+            .and_then(|consumer| consumer.subscribe(&[&self.events]).map(|()| Arc::new(consumer)).map_err(failed(operation.clone())))
+            .and_then(|consumer| Records::of(consumer.clone(), &self.events).map(|records| (consumer, records)));
         match joined {
-            Ok(consumer) => {
+            Ok(joined) => {
                 self.leave();
                 self.refused = 0;
-                self.queue = Queue::beside(Arc::new(consumer));
+                (self.consumer, self.records) = joined;
                 LogError::Kafka { operation, why: cause }
             }
             Err(error) => error,
@@ -343,14 +354,14 @@ impl KafkaLog {
 
     /// Answers what the group waits for, also from a member that leaves, and owns nothing from now on. The consumer says goodbye when it is dropped.
     fn leave(&mut self) {
-        let rebalances = self.queue.consumer().context().clone();
+        let rebalances = self.consumer.context().clone();
         rebalances.closing.store(true, Ordering::Release);
         while let Some(change) = rebalances.first() {
             let (Change::Assigned(partitions) | Change::Revoked(partitions)) = &change;
             let list = self.list(partitions.iter().map(|partition| (*partition, Offset::End)));
             let answer = list.map(|list| match change {
-                Change::Assigned(_) => self.queue.consumer().incremental_assign(&list),
-                Change::Revoked(_) => self.queue.consumer().incremental_unassign(&list),
+                Change::Assigned(_) => self.consumer.incremental_assign(&list),
+                Change::Revoked(_) => self.consumer.incremental_unassign(&list),
             });
             if !matches!(answer, Ok(Ok(()))) {
                 tracing::debug!(member = self.member, group = self.settings.group, "leaving the group: a rebalance could not be answered");
@@ -386,7 +397,7 @@ impl KafkaLog {
 
     /// Whether a partition is assigned, but the group has no answer to that yet.
     fn is_unanswered(&self, partition: u32) -> bool {
-        let changes = self.queue.consumer().context().changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.consumer.context().changes.lock().unwrap_or_else(PoisonError::into_inner);
         changes.iter().any(|change| matches!(change, Change::Assigned(partitions) if partitions.contains(&partition)))
     }
 
@@ -405,11 +416,12 @@ impl KafkaLog {
 
     /// Lets a partition that is being fetched go on elsewhere.
     fn seek(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
+        self.records.drop_of(number(partition));
         let until = Instant::now() + TAKEN_UP;
         let to = self.list([(partition, Offset::Offset(next))])?;
         let operation = || format!("rewinding partition {partition}");
         loop {
-            let answer = self.queue.consumer().seek_partitions(to.clone(), REQUEST).map_err(failed(operation()))?;
+            let answer = self.consumer.seek_partitions(to.clone(), REQUEST).map_err(failed(operation()))?;
             let Some(Err(error)) = answer.elements().first().map(rdkafka::topic_partition_list::TopicPartitionListElem::error) else {
                 return Ok(());
             };
@@ -456,13 +468,13 @@ impl Log for KafkaLog {
                 std::thread::sleep(patience);
             }
             self.listen()?;
-            if self.queue.consumer().context().count() > self.noted && self.note(&mut polled) {
+            if self.consumer.context().count() > self.noted && self.note(&mut polled) {
                 break;
             }
             // Who waits waits for the first.
             let (most, patience) =
                 if is_drained && polled.is_empty() { (1, whole_millis(patience.min(LISTEN_EVERY))) } else { (left, Duration::ZERO) };
-            let fetched = self.queue.take(&self.events, None, most, patience);
+            let fetched = self.records.take(most, patience);
             let was_drained = std::mem::replace(&mut is_drained, fetched.is_empty());
             if is_drained && was_drained && Instant::now() >= wait_until {
                 break;
@@ -508,8 +520,12 @@ impl Log for KafkaLog {
         if is_drained && let Some(stalled) = self.stalled() {
             return Err(self.rejoin(stalled));
         }
+        if left == 0 {
+            // There may be more, and the worker has something to do now.
+            self.records.go_ahead(BATCH);
+        }
         self.polled_at = Instant::now();
-        self.group = self.queue.consumer().group_metadata().map(Arc::new);
+        self.group = self.consumer.group_metadata().map(Arc::new);
         Ok(polled.into_iter().map(|(partition, records)| Batch { partition, records }).collect())
     }
 
@@ -581,11 +597,12 @@ impl Log for KafkaLog {
         self.check_owned(partition)?;
         self.paused.insert(partition);
         self.fetched.remove(&partition);
+        self.records.drop_of(number(partition));
         if self.is_unanswered(partition) {
             return Ok(());
         }
         let list = self.list([(partition, Offset::Invalid)])?;
-        self.queue.consumer().pause(&list).map_err(failed(format!("pausing partition {partition}")))
+        self.consumer.pause(&list).map_err(failed(format!("pausing partition {partition}")))
     }
 
     fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError> {
@@ -598,7 +615,7 @@ impl Log for KafkaLog {
             return Ok(());
         }
         let list = self.list([(partition, Offset::Invalid)])?;
-        self.queue.consumer().resume(&list).map_err(failed(format!("resuming partition {partition}")))
+        self.consumer.resume(&list).map_err(failed(format!("resuming partition {partition}")))
     }
 
     fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError> {

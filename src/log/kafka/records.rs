@@ -1,0 +1,126 @@
+//! The records that come to a member of the group. While its worker steps a full batch, a thread beside it takes what comes next out of the client, which is a
+//! tenth of a worker's time otherwise.
+
+use super::native::{Fetched, Queue};
+use crate::log::{LogError, MAX_READ_BYTES};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// See the module.
+pub(super) struct Records<C: ConsumerContext + 'static> {
+    shared: Arc<Shared<C>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared<C: ConsumerContext + 'static> {
+    topic: String,
+    coming: Mutex<Coming<C>>,
+    /// How many records the thread may take yet. It is set to 0 before the lock is asked for, so nobody waits for longer than one turn of the thread.
+    room: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+struct Coming<C: ConsumerContext + 'static> {
+    queue: Queue<C>,
+    /// What the thread has taken, with its partition, in the order in which it came.
+    taken: VecDeque<(i32, Fetched)>,
+    /// Of what it has taken since it was let.
+    bytes: usize,
+}
+
+impl<C: ConsumerContext + 'static> Records<C> {
+    /// Those of a topic that come to a member, beside what concerns the group.
+    pub(super) fn of(consumer: Arc<BaseConsumer<C>>, topic: &str) -> Result<Self, LogError> {
+        let coming = Mutex::new(Coming { queue: Queue::beside(consumer), taken: VecDeque::new(), bytes: 0 });
+        let shared = Arc::new(Shared { topic: topic.to_owned(), coming, room: AtomicUsize::new(0), is_over: AtomicBool::new(false) });
+        let its_own = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("records".into())
+            .spawn(move || its_own.take_ahead())
+            .map_err(|error| LogError::Kafka { operation: "starting a worker's thread".into(), why: error.to_string() })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// What comes of a partition comes here once it is assigned, which has to be afterwards.
+    pub(super) fn lead_here(&self, partition: i32) {
+        self.drop_of(partition);
+        self.shared.own().queue.lead_here(&self.shared.topic, partition);
+    }
+
+    /// At most `max`, with their partitions. Where none were taken ahead, waits for `wait` until there are as many.
+    pub(super) fn take(&self, max: usize, wait: Duration) -> Vec<(i32, Fetched)> {
+        let Coming { queue, taken, .. } = &mut *self.shared.own();
+        if taken.is_empty() { queue.take(&self.shared.topic, None, max, wait) } else { taken.drain(..max.min(taken.len())).collect() }
+    }
+
+    /// Lets the thread take at most so many of what is there, until the next call of any of these. What it has taken before comes first.
+    pub(super) fn go_ahead(&self, most: usize) {
+        let mut coming = self.shared.own();
+        if let (true, Some(thread)) = (coming.taken.is_empty(), &self.thread) {
+            coming.bytes = 0;
+            self.shared.room.store(most, Ordering::Release);
+            thread.thread().unpark();
+        }
+    }
+
+    /// How many wait to be taken.
+    #[cfg(test)]
+    pub(super) fn taken_ahead(&self) -> usize {
+        // The thread goes on.
+        self.shared.coming.lock().unwrap_or_else(PoisonError::into_inner).taken.len()
+    }
+
+    /// Forgets what was taken of a partition that goes on elsewhere, here or with another member.
+    pub(super) fn drop_of(&self, partition: i32) {
+        self.shared.own().taken.retain(|(of, _)| *of != partition);
+    }
+}
+
+impl<C: ConsumerContext + 'static> Drop for Records<C> {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::Release);
+        self.shared.room.store(0, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It has nothing to say.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<C: ConsumerContext + 'static> Shared<C> {
+    /// The lock, with the thread at rest.
+    fn own(&self) -> MutexGuard<'_, Coming<C>> {
+        self.room.store(0, Ordering::Release);
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_ahead(&self) {
+        while !self.is_over.load(Ordering::Acquire) {
+            if self.room.load(Ordering::Acquire) == 0 {
+                std::thread::park();
+                continue;
+            }
+            let Coming { queue, taken, bytes } = &mut *self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+            // Somebody may have asked for the lock meanwhile.
+            let room = self.room.load(Ordering::Acquire);
+            if room == 0 {
+                continue;
+            }
+            let new = queue.take(&self.topic, None, room, Duration::ZERO);
+            let (is_drained, count) = (new.is_empty(), new.len());
+            *bytes += new.iter().map(bytes_of).sum::<usize>();
+            taken.extend(new);
+            let left = if is_drained || *bytes >= MAX_READ_BYTES { 0 } else { room.saturating_sub(count) };
+            let _ = self.room.compare_exchange(room, left, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+}
+
+fn bytes_of((_, fetched): &(i32, Fetched)) -> usize {
+    if let Fetched::Record(record) = fetched { record.bytes() } else { 0 }
+}
