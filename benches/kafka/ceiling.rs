@@ -97,7 +97,6 @@ fn work(
     let producer: BaseProducer = client(&[
         ("transactional.id", &format!("{}-{number}", to.group)),
         ("linger.ms", "0"),
-        ("batch.size", "1000000"),
         ("queue.buffering.max.messages", "200000"),
         ("compression.type", "lz4"),
     ])

@@ -5,6 +5,7 @@ use callsieve::log::Topic;
 use callsieve::log::kafka::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, TopicPartitionList};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -121,16 +122,16 @@ pub fn broker() -> Option<u32> {
     java.next()
 }
 
-/// What the broker's compiler has used on a core, as far as its threads still live.
-pub fn compiled() -> Duration {
-    let Some(threads) = broker().and_then(|broker| std::fs::read_dir(format!("/proc/{broker}/task")).ok()) else { return Duration::ZERO };
+/// What the threads of the broker's compiler have used on a core, by thread.
+pub fn compiled() -> BTreeMap<String, Duration> {
+    let Some(threads) = broker().and_then(|broker| std::fs::read_dir(format!("/proc/{broker}/task")).ok()) else { return BTreeMap::new() };
     let used = |thread: std::fs::DirEntry| {
         let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
         let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
         let nanos = times.split_whitespace().next()?.parse().ok()?;
-        name.contains("CompilerThre").then(|| Duration::from_nanos(nanos))
+        name.contains("CompilerThre").then_some((thread.file_name().to_str()?.to_owned(), Duration::from_nanos(nanos)))
     };
-    threads.flatten().filter_map(used).sum()
+    threads.flatten().filter_map(used).collect()
 }
 
 /// How many partitions of the first topic a member has: behind a version, the number of topics and the first one's name.

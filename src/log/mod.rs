@@ -448,8 +448,8 @@ pub trait Log: Send {
         self.conclude()
     }
 
-    /// Begins [`Log::commit`], which goes on by itself; what was handed over before is concluded first. Until it is concluded, too, these partitions' states
-    /// are as before, and they aren't handed over again.
+    /// Begins [`Log::commit`], which goes on by itself; what was handed over before is concluded first. Until it is concluded, too, each of these partitions'
+    /// states may be as before or as after it; nothing of them is stepped, and they aren't handed over again.
     fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError>;
 
     /// Waits until what was handed over is committed, if anything was, and its state written.

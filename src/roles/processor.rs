@@ -1,7 +1,7 @@
 //! The processor's worker: poll a batch, step every record, commit outputs with the position and the state.
 //!
 //! While a full batch is being committed, records of other partitions are polled and stepped; those of the partitions that are being committed wait,
-//! since their state isn't written yet.
+//! since their state may not be written yet.
 
 use super::bring_up::{OUTPUTS, write_first_output, write_position};
 use super::bring_ups::BringUps;

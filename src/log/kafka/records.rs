@@ -28,7 +28,7 @@ struct Coming<C: ConsumerContext + 'static> {
     queue: Queue<C>,
     /// What the thread has taken, with its partition, in the order in which it came.
     taken: VecDeque<(i32, Fetched)>,
-    /// Of what it has taken since it was let.
+    /// Of what it has taken since it was let go ahead.
     bytes: usize,
 }
 
@@ -45,10 +45,11 @@ impl<C: ConsumerContext + 'static> Records<C> {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// What comes of a partition comes here once it is assigned, which has to be afterwards.
+    /// What comes of a partition comes here once it is assigned, which has to be afterwards. What was taken of it before is forgotten.
     pub(super) fn lead_here(&self, partition: i32) {
-        self.drop_of(partition);
-        self.shared.own().queue.lead_here(&self.shared.topic, partition);
+        let mut coming = self.shared.own();
+        coming.drop_of(partition);
+        coming.queue.lead_here(&self.shared.topic, partition);
     }
 
     /// At most `max`, with their partitions. Where none were taken ahead, waits for `wait` until there are as many.
@@ -70,13 +71,19 @@ impl<C: ConsumerContext + 'static> Records<C> {
     /// How many wait to be taken.
     #[cfg(test)]
     pub(super) fn taken_ahead(&self) -> usize {
-        // The thread goes on.
+        // Not by `own`: the thread is to go on.
         self.shared.coming.lock().unwrap_or_else(PoisonError::into_inner).taken.len()
     }
 
-    /// Forgets what was taken of a partition that goes on elsewhere, here or with another member.
+    /// Forgets what was taken of a partition that goes on at another place, or with another member.
     pub(super) fn drop_of(&self, partition: i32) {
-        self.shared.own().taken.retain(|(of, _)| *of != partition);
+        self.shared.own().drop_of(partition);
+    }
+}
+
+impl<C: ConsumerContext + 'static> Coming<C> {
+    fn drop_of(&mut self, partition: i32) {
+        self.taken.retain(|(of, _)| *of != partition);
     }
 }
 
@@ -94,9 +101,12 @@ impl<C: ConsumerContext + 'static> Drop for Records<C> {
 
 impl<C: ConsumerContext + 'static> Shared<C> {
     /// The lock, with the thread at rest.
+    ///
+    /// # Panics
+    /// If the thread has: records may be lost that it had taken, and nothing may be read beyond a gap.
     fn own(&self) -> MutexGuard<'_, Coming<C>> {
         self.room.store(0, Ordering::Release);
-        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
+        self.coming.lock().expect("the thread that takes records panicked")
     }
 
     fn take_ahead(&self) {
@@ -116,7 +126,8 @@ impl<C: ConsumerContext + 'static> Shared<C> {
             *bytes += new.iter().map(bytes_of).sum::<usize>();
             taken.extend(new);
             let left = if is_drained || *bytes >= MAX_READ_BYTES { 0 } else { room.saturating_sub(count) };
-            let _ = self.room.compare_exchange(room, left, Ordering::AcqRel, Ordering::Acquire);
+            // Unless it is 0 by now.
+            self.room.fetch_min(left, Ordering::AcqRel);
         }
     }
 }

@@ -57,6 +57,9 @@ pub const FIXED: [&str; 15] = [
     "delivery.report.only.error",
 ];
 
+/// Both names of a setting.
+const FETCHED_AT_ONCE: [&str; 2] = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
+
 /// The only way of sharing partitions by the classic protocol by which members keep theirs while others come and go.
 const COOPERATIVE: &str = "cooperative-sticky";
 
@@ -179,10 +182,12 @@ impl KafkaSettings {
             .set("fetch.queue.backoff.ms", "10")
             // A partition that is taken up is fetched after the fetch that is under way, which waits for so long where the others give nothing. (An idle member
             // asks each broker so often.)
-            .set("fetch.wait.max.ms", "100")
-            // As much of each partition is unpacked at once: half of the default takes less memory, and more of it is still in the processor's caches when it is stepped.
-            .set("fetch.message.max.bytes", "524288");
+            .set("fetch.wait.max.ms", "100");
         let mut config = self.over(config);
+        if FETCHED_AT_ONCE.iter().all(|name| !self.passed.contains_key(*name)) {
+            // Of each partition as much is unpacked at once: half of the default takes less memory, and more of it is still in the core's caches when it is stepped.
+            config.set(FETCHED_AT_ONCE[0], "524288");
+        }
         if config.get("group.protocol") != Some("consumer") && config.get("partition.assignment.strategy").is_none() {
             config.set("partition.assignment.strategy", COOPERATIVE);
         }
@@ -220,8 +225,6 @@ impl KafkaSettings {
             // Who sends a notification doesn't wait for longer.
             .set("message.timeout.ms", "10000")
             .set("compression.type", "lz4")
-            // What a commit has of a partition goes in one request: the rest would wait for its answer, while the client's thread spins.
-            .set("batch.size", "1000000")
             .set("queue.buffering.max.messages", "200000")
             .set("message.max.bytes", CLIENT_MESSAGE_BYTES.to_string());
         let mut config = self.over(config);
@@ -284,6 +287,14 @@ mod tests {
         assert!(settings.fall_back_to_classic());
         assert_eq!(strategy(&settings).as_deref(), Some("cooperative-sticky"));
         assert!(!passing("group.protocol", "consumer").fall_back_to_classic(), "what was asked for is kept");
+    }
+
+    #[test]
+    fn a_passed_size_of_fetches_goes_by_either_name() {
+        let at_once = |settings: &KafkaSettings| FETCHED_AT_ONCE.map(|name| settings.member(None).get(name).map(str::to_owned));
+        assert_eq!(at_once(&KafkaSettings::default()), [Some("524288".to_owned()), None]);
+        assert_eq!(at_once(&passing("max.partition.fetch.bytes", "7000000")), [None, Some("7000000".to_owned())]);
+        assert_eq!(at_once(&passing("fetch.message.max.bytes", "7000000")), [Some("7000000".to_owned()), None]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use rocksdb::WriteBatch;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 /// How long an answer that Kafka doesn't give is asked for. Then the producer is given up; its successor finds out what became of the transaction, which
 /// its coordinator ends after [`super::settings::TRANSACTION_TIMEOUT_MS`].
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long the producer's thread is waited for, where its calls keep to their limits far longer than it takes.
+/// How long the producer's thread is waited for until it writes the states, where its calls keep to their limits far longer than it takes.
 const ANSWER: Duration = Duration::from_secs(45);
 
 /// How long a producer waits to be let in, at first and at most, before it is called again. Where its predecessor's transaction has to end first, it asks again
@@ -120,7 +120,8 @@ struct Producing {
     transactions: Option<SyncSender<(Transaction, Arc<ConsumerGroupMetadata>)>>,
     /// First that it is ready, then one for each transaction.
     answers: Mutex<Receiver<Result<Ends, Failure>>>,
-    /// Of the answer that is waited for. Who has taken them decides: the thread, which writes them, or who gave it up, after whom nothing is to be written.
+    /// What is written if the answer that is waited for is good. Who takes it decides: the thread, which then writes it and answers, or who gives the thread up, after
+    /// which it writes nothing.
     states: Arc<Mutex<Option<States>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -144,22 +145,19 @@ impl Producing {
         self.transactions.as_ref().is_some_and(|transactions| transactions.send((transaction, group)).is_ok())
     }
 
-    fn answer(&mut self) -> Result<Ends, Failure> {
+    /// Waits for the answer, for so long until the states are being written.
+    fn answer(&mut self, patience: Duration) -> Result<Ends, Failure> {
         let answers = self.answers.get_mut().unwrap_or_else(PoisonError::into_inner);
-        answers
-            .recv_timeout(ANSWER)
-            .or_else(|_| {
-                let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-                if states.take().is_none() {
-                    // The answer is on its way.
-                    drop(states);
-                    return answers.recv();
-                }
+        match answers.recv_timeout(patience) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) if self.states.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() => {
                 // It may hang for ever.
                 self.thread = None;
-                Ok(Err(Failure::GiveUp(format!("no answer within {} s", ANSWER.as_secs()))))
-            })
-            .unwrap_or_else(|_| Err(Failure::GiveUp("its thread is gone".into())))
+                Err(Failure::GiveUp(format!("no answer within {} s", patience.as_secs())))
+            }
+            // The answer is on its way, or the thread is gone.
+            Err(_) => answers.recv().unwrap_or_else(|_| Err(Failure::GiveUp("its thread is gone".into()))),
+        }
     }
 }
 
@@ -190,16 +188,7 @@ fn produce(
     };
     loop {
         let is_over = matches!(answer, Err(Failure::GiveUp(_) | Failure::Refused(_)));
-        {
-            // Held while they are written.
-            let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
-            // Nobody waits any more where it took too long.
-            let Some(states) = states.take() else { return };
-            if answer.is_ok() {
-                answer = answer.and_then(|ends| write(states).map(|()| ends));
-            }
-        }
-        if answers.send(answer).is_err() || is_over {
+        if !give(answer, states, answers) || is_over {
             return;
         }
         let (Some(producer), Ok((transaction, group))) = (&producer, transactions.recv()) else { return };
@@ -215,8 +204,22 @@ fn produce(
     }
 }
 
+/// Gives an answer, and writes the states before if it is good. False: nobody waits for it, since it took too long, and nothing is written.
+fn give(answer: Result<Ends, Failure>, states: &Mutex<Option<States>>, answers: &SyncSender<Result<Ends, Failure>>) -> bool {
+    let answer = {
+        // Held while they are written.
+        let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(states) = states.take() else { return false };
+        answer.and_then(|ends| write(states).map(|()| ends))
+    };
+    answers.send(answer).is_ok()
+}
+
 /// Writes what is committed.
 fn write(states: States) -> Result<(), Failure> {
+    if states.is_empty() {
+        return Ok(());
+    }
     reached("apply");
     for (database, state) in states {
         database.write(state).map_err(Failure::State)?;
@@ -264,7 +267,7 @@ impl Transactions {
         if self.producing.is_none() {
             let mut producing = Producing::start(&self.settings, &self.id, self.holder.as_deref())?;
             let operation = format!("making the producer of the transactions {}", self.id);
-            producing.answer().map_err(|failure| match failure {
+            producing.answer(ANSWER).map_err(|failure| match failure {
                 Failure::Refused(why) => LogError::Refused { operation, why },
                 other => LogError::Kafka { operation, why: other.why() },
             })?;
@@ -302,7 +305,7 @@ impl Transactions {
     /// again from what is committed, which is definite once [`Transactions::ready`] has returned.
     pub(super) fn concluded(&mut self) -> Result<Ends, LogError> {
         let Some(producing) = &mut self.producing else { return Err(LogError::Closed) };
-        producing.answer().map_err(|failure| {
+        producing.answer(ANSWER).map_err(|failure| {
             if matches!(failure, Failure::GiveUp(_)) {
                 self.producing = None;
             }
@@ -481,4 +484,84 @@ fn insist(mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaE
 
 fn is_repeatable(error: &RDKafkaError) -> bool {
     error.is_retriable() && !error.is_fatal() && !error.txn_requires_abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::database::{DatabaseOptions, Engine, Family};
+
+    /// A commit of one row that waits for its answer.
+    struct Waiting {
+        producing: Producing,
+        /// What its thread answers by; `None` once that is gone.
+        told: Option<SyncSender<Result<Ends, Failure>>>,
+        states: Arc<Mutex<Option<States>>>,
+        database: Arc<Database>,
+        _dir: tempfile::TempDir,
+    }
+
+    fn waiting() -> Waiting {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Arc::new(Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap());
+        let mut row = WriteBatch::default();
+        row.put_cf(database.family(Family::Meta), b"k", b"v");
+        let states = Arc::new(Mutex::new(Some(vec![(database.clone(), row)])));
+        let (told, answers) = sync_channel(1);
+        let producing = Producing { transactions: None, answers: Mutex::new(answers), states: states.clone(), thread: None };
+        Waiting { producing, told: Some(told), states, database, _dir: dir }
+    }
+
+    impl Waiting {
+        fn give(&self, answer: Result<Ends, Failure>) -> bool {
+            give(answer, &self.states, self.told.as_ref().unwrap())
+        }
+
+        fn is_written(&self) -> bool {
+            self.database.get(self.database.family(Family::Meta), b"k").unwrap().is_some()
+        }
+    }
+
+    #[test]
+    fn states_are_written_before_a_good_answer_alone() {
+        let mut committed = waiting();
+        assert!(committed.give(Ok(Ends::new())));
+        assert!(committed.is_written());
+        assert!(committed.producing.answer(ANSWER).is_ok());
+
+        let mut aborted = waiting();
+        assert!(aborted.give(Err(Failure::Abort("it failed".into()))));
+        assert!(matches!(aborted.producing.answer(ANSWER), Err(Failure::Abort(_))));
+        assert!(!aborted.is_written());
+    }
+
+    #[test]
+    fn a_thread_that_was_given_up_writes_nothing() {
+        let mut late = waiting();
+        assert!(matches!(late.producing.answer(Duration::ZERO), Err(Failure::GiveUp(why)) if why.contains("no answer")));
+        assert!(!late.give(Ok(Ends::new())));
+        assert!(!late.is_written());
+    }
+
+    #[test]
+    fn a_thread_that_writes_is_waited_for() {
+        let mut slow = waiting();
+        // It has begun to write.
+        let states = slow.states.lock().unwrap().take();
+        let told = slow.told.take().unwrap();
+        let answering = std::thread::spawn(move || {
+            write(states.unwrap()).map_err(Failure::why).unwrap();
+            told.send(Ok(Ends::new())).map_err(drop).unwrap();
+        });
+        assert!(slow.producing.answer(Duration::ZERO).is_ok());
+        assert!(slow.is_written());
+        answering.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_is_gone_is_told() {
+        let mut gone = waiting();
+        gone.told = None;
+        assert!(matches!(gone.producing.answer(ANSWER), Err(Failure::GiveUp(why)) if why.contains("gone")));
+    }
 }

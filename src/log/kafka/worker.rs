@@ -235,6 +235,7 @@ impl KafkaLog {
                     self.fetched.extend(from.into_iter().map(|(partition, next)| (partition, (next, Instant::now()))));
                 }
                 Change::Revoked(partitions) => {
+                    partitions.iter().for_each(|partition| self.records.drop_of(number(*partition)));
                     let list = self.list(partitions.into_iter().map(|partition| (partition, Offset::Invalid)))?;
                     self.consumer.incremental_unassign(&list).map_err(failed("giving partitions back"))?;
                 }
@@ -338,9 +339,12 @@ impl KafkaLog {
     /// group takes no member that comes with partitions.
     fn rejoin(&mut self, cause: String) -> LogError {
         let operation = format!("rejoining the group {}", self.settings.group);
-        let joined = consumer(&self.settings, self.instance.as_deref())
-            .and_then(|consumer| consumer.subscribe(&[&self.events]).map(|()| Arc::new(consumer)).map_err(failed(operation.clone())))
-            .and_then(|consumer| Records::of(consumer.clone(), &self.events).map(|records| (consumer, records)));
+        // In this order: the group takes the place of who is there from who subscribes.
+        let joined = consumer(&self.settings, self.instance.as_deref()).map(Arc::new).and_then(|consumer| {
+            let records = Records::of(consumer.clone(), &self.events)?;
+            consumer.subscribe(&[&self.events]).map_err(failed(operation.clone()))?;
+            Ok((consumer, records))
+        });
         match joined {
             Ok(joined) => {
                 self.leave();
@@ -520,7 +524,7 @@ impl Log for KafkaLog {
         if is_drained && let Some(stalled) = self.stalled() {
             return Err(self.rejoin(stalled));
         }
-        if left == 0 {
+        if left == 0 || left_bytes == 0 {
             // There may be more, and the worker has something to do now.
             self.records.go_ahead(BATCH);
         }
@@ -563,9 +567,11 @@ impl Log for KafkaLog {
                 self.refused += 1;
                 return Err(if self.refused < REFUSALS { LogError::Aborted { why } } else { self.rejoin(why) });
             }
-            answer => answer?,
+            answer => {
+                self.refused = 0;
+                answer?
+            }
         };
-        self.refused = 0;
         self.gathers_until = Instant::now() + GATHER;
         self.ends.extend(ends.into_iter().filter(|(partition, _)| self.owned.contains(partition)));
         Ok(())
