@@ -232,7 +232,7 @@ fn kafka_of_two_workers_with_one_name_one_ends_by_the_classic_protocol() {
         }
         ended.is_some()
     });
-    assert!(joined_anew > 0, "the first time it may be the brokers' mistake");
+    assert!(joined_anew >= 2, "so often it may be the brokers' mistake");
     drop(workers.remove(ended.unwrap()));
     until("the other has all", || workers[0].poll(10, Duration::from_millis(20)).is_ok() && workers[0].assigned() == [0, 1]);
 }

@@ -27,9 +27,9 @@ use std::time::{Duration, Instant};
 
 /// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
 const REFUSALS: u32 = 3;
-/// Of two with one static id each fences the other whenever it joins, so one is fenced again by then, and ends. But a coordinator that was away may fence a member that
-/// is alone, too: by an answer that it gave before, and that the member never got.
-const FENCED_AGAIN: Duration = Duration::from_secs(60);
+/// Of two with one static id each fences the other whenever it joins, every few seconds, so one is fenced so often within that time, and ends. But a coordinator that was
+/// away may fence a member that is alone, too: by an answer that it gave before, and that the member never got.
+const RIVAL: (usize, Duration) = (3, Duration::from_secs(60));
 /// Records of a commit: what a transaction costs the broker besides its records is shared by so many.
 const BATCH: usize = 20_000;
 /// How long after a commit a batch goes on filling: a transaction costs the broker more than its records do.
@@ -120,8 +120,8 @@ pub struct KafkaLog {
     owned: BTreeSet<u32>,
     /// Commits in a row that came to nothing.
     refused: u32,
-    /// When another of its static id took its place the last time.
-    fenced: Option<Instant>,
+    /// When another of its static id took its place lately.
+    fenced: Vec<Instant>,
     /// Before that a batch that isn't full goes on filling.
     gathers_until: Instant,
     /// When the last poll ended.
@@ -170,7 +170,7 @@ impl KafkaLog {
             appender,
             owned: BTreeSet::new(),
             refused: 0,
-            fenced: None,
+            fenced: Vec::new(),
             gathers_until: Instant::now(),
             polled_at: Instant::now(),
             paused: BTreeSet::new(),
@@ -306,8 +306,10 @@ impl KafkaLog {
         let passing = |operation: &str| Some(LogError::Kafka { operation: operation.to_owned(), why: words(error) });
         match error {
             KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => {
-                let before = self.fenced.replace(Instant::now());
-                if before.is_some_and(|before| before.elapsed() < FENCED_AGAIN) {
+                let (times, lately) = RIVAL;
+                self.fenced.retain(|before| before.elapsed() < lately);
+                self.fenced.push(Instant::now());
+                if self.fenced.len() >= times {
                     return Some(LogError::Fenced { member: self.member.clone(), why: words(error) });
                 }
                 Some(self.rejoin(words(error)))
