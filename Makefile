@@ -25,6 +25,7 @@ run: rocksdb ## Starts the service with a simulated company; its calls turn into
 
 test: rocksdb ## Runs all tests (ARGS="NAME" for some, without Kafka)
 	@cargo test --locked $(ARGS)
+	@$(if $(CALLSIEVE_OPENAPI),cargo test --locked --test simulate_openapi -- --ignored)
 	@$(if $(ARGS),,$(MAKE) --no-print-directory kafka-test)
 
 kafka-test: rocksdb ## Runs the tests on a real Kafka broker and a schema registry, which it starts (ARGS="NAME" for some)

@@ -3,7 +3,8 @@
 //! Latencies and times to open are no matter of a mean, so this measures by itself. The directory is made where `TMPDIR` says; a sync on a tmpfs
 //! proves nothing.
 
-use callsieve::log::embedded::{EmbeddedAppender, EmbeddedLog, EmbeddedOptions, Retention, system_clock};
+use callsieve::log::embedded::{EmbeddedAppender, EmbeddedLog, EmbeddedOptions, Retention};
+use callsieve::log::system_clock;
 use callsieve::log::{Appender, Commit, Input, Log, Output, Position, Topic};
 use callsieve::state::database::{DatabaseOptions, Engine, Family};
 use rocksdb::WriteBatch;

@@ -37,6 +37,24 @@ fn flags_come_before_the_environment_and_that_before_the_file() {
     assert!(refused(&config, &[], &[]).contains("reading the configuration file"));
 }
 
+/// Of the file that a service runs by, other commands take where everything is; and where that can't be reached, each says why.
+#[test]
+fn commands_go_where_the_service_goes_and_say_why_it_cant_be_reached() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("callsieve.toml");
+    std::fs::write(&config, "brokers = '127.0.0.1:1'\nschema-registry = 'http://127.0.0.1:1'\n").unwrap();
+    for arguments in
+        ["schemas check", "schemas register", "topics check", "dead-letters list", "replay status", "replay start new", "replay diff new"]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callsieve"));
+        command.args(arguments.split(' ')).env("CALLSIEVE_CONFIG", &config).env("CALLSIEVE_DATA_DIR", folder.path());
+        let ended = command.output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{arguments}: {said}");
+        assert!(said.contains("127.0.0.1:1") && said.contains("Connection refused"), "{arguments}: {said}");
+    }
+}
+
 #[test]
 fn the_chart_refuses_the_settings_that_callsieve_refuses() {
     let schema = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/helm/callsieve/values.schema.json")).unwrap();

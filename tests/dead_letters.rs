@@ -1,10 +1,13 @@
 //! `callsieve dead-letters`: what the service could not take in is found, and given back once. On the embedded log, and on Kafka (`make kafka-test`).
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+#[path = "common/cluster.rs"]
+mod cluster;
 mod common;
 
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
 use callsieve::log::{Appender, Headers, Input, Reader, Topic};
+use cluster::{named, shared_brokers};
 use common::{Running, TOKEN, until};
 use serde_json::Value;
 use std::path::Path;
@@ -70,9 +73,7 @@ async fn letters_of_the_embedded_log_are_shown_and_given_back_while_the_service_
 }
 
 async fn settings() -> KafkaSettings {
-    let brokers = std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test");
-    let name = format!("test-{:016x}", rand::random::<u64>());
-    let settings = KafkaSettings { brokers, topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() };
+    let settings = named(&shared_brokers());
     let of = settings.clone();
     tokio::task::spawn_blocking(move || create(&of, &TopicSettings { partitions: 3, ..TopicSettings::default() }).unwrap()).await.unwrap();
     settings

@@ -9,14 +9,14 @@ mod cluster;
 use callsieve::event::{AccountId, Event, Millis, SnapshotCompleted, Tick, Verdict, decode_event, encode_event};
 use callsieve::judge::number::Country;
 use callsieve::log::kafka::{Kafka, KafkaLog, KafkaReader, KafkaSettings, TopicSettings, create};
-use callsieve::log::{Committed, Log, LogError, Read, Reader, Topic, partition_of};
+use callsieve::log::{Committed, Log, LogError, Read, Reader, Topic, now, partition_of};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::bring_up::{Watch, bring_up};
 use callsieve::roles::partition::PartitionError;
 use callsieve::roles::processor::Worker;
 use callsieve::simulate::{AccountLists, Company, CompanyConfig, Faults, Notification, SimulatedCall, disturb};
 use callsieve::state::database::{Database, DatabaseOptions, Engine};
-use cluster::{Cluster, newest};
+use cluster::{Cluster, PATIENCE, named, newest, shared_brokers, until};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rdkafka::ClientConfig;
@@ -32,28 +32,14 @@ use tokio::sync::watch;
 const PARTITIONS: u32 = 4;
 const MINUTE: Millis = 60_000;
 const HOUR: Millis = 60 * MINUTE;
-const PATIENCE: Duration = Duration::from_secs(120);
-
-fn now() -> Millis {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// Topics and a group of a test's own, on the broker that all tests share.
 fn settings() -> KafkaSettings {
-    made(&std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test"))
+    made(&shared_brokers())
 }
 
 fn made(brokers: &str) -> KafkaSettings {
-    let name = format!("test-{:016x}", rand::random::<u64>());
-    let settings = KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() };
+    let settings = named(brokers);
     // The simulated companies' time is in their records.
     let set = |name: &str, value: &str| (Topic::Events, name.to_owned(), value.to_owned());
     let dated = vec![set("message.timestamp.type", "CreateTime"), set("message.timestamp.after.max.ms", &(100 * HOUR).to_string())];
@@ -534,12 +520,65 @@ fn drop_events(settings: &KafkaSettings, reader: &KafkaReader) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(dropped).unwrap();
 }
 
+/// The client takes a failure to read a record for the record itself, and would go on behind it after the next rebalance.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_an_event_that_cant_be_read_now_is_not_passed_over() {
+    let cluster = Cluster::start(1);
+    for protocol in ["consumer", "classic"] {
+        let passed = [("check.crcs", "true"), ("group.protocol", protocol)].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let settings = KafkaSettings { passed, ..named(&cluster.brokers) };
+        create(&settings, &TopicSettings { partitions: 1, ..TopicSettings::default() }).unwrap();
+        let ingress = Ingress::new(&settings);
+        for at in 1..=3 {
+            // Each in a batch of its own.
+            ingress.append(0, "~", now(), &Event::Tick(Tick { at }));
+            ingress.producer.flush(Duration::from_secs(10)).unwrap();
+        }
+        let segment = cluster.data(1).join(format!("{}-0", settings.topic(Topic::Events))).join("00000000000000000000.log");
+        let whole = std::fs::read(&segment).unwrap();
+        // After its offset, a batch has its length.
+        let length = |at: usize| 12 + u32::from_be_bytes(whole[at + 8..at + 12].try_into().unwrap()) as usize;
+        let last_of_second = length(0) + length(length(0)) - 1;
+        let write = |byte: u8| {
+            let file = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &[byte], last_of_second as u64).unwrap();
+        };
+        write(!whole[last_of_second]);
+        let kafka = Kafka::connect(settings).unwrap();
+        let mut worker = kafka.worker(Some("one")).unwrap();
+        let mut offsets = Vec::new();
+        let mut poll = |offsets: &mut Vec<i64>| {
+            let polled = worker.poll(10, Duration::from_millis(100)).unwrap();
+            offsets.extend(polled.iter().flat_map(|batch| batch.records.iter().map(|record| record.offset)));
+        };
+        until("the first is read", || {
+            poll(&mut offsets);
+            !offsets.is_empty()
+        });
+        // Members come and go, for whom it gives nothing up.
+        for _ in 0..2 {
+            let mut another = kafka.worker(None).unwrap();
+            for _ in 0..20 {
+                poll(&mut offsets);
+                assert!(another.poll(10, Duration::ZERO).unwrap().is_empty(), "{protocol}");
+            }
+        }
+        assert_eq!(offsets, [0], "{protocol}");
+        write(whole[last_of_second]);
+        until("the others are read", || {
+            poll(&mut offsets);
+            offsets.len() >= 3
+        });
+        assert_eq!(offsets, [0, 1, 2], "{protocol}");
+    }
+}
+
 /// Through the binary: what `create` makes is right, and what somebody changed is said.
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_topics_are_made_and_checked() {
-    let brokers = std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test");
-    let prefix = format!("test-{:016x}.", rand::random::<u64>());
+    let KafkaSettings { brokers, topic_prefix: prefix, .. } = named(&shared_brokers());
     let topics = |args: &[&str]| {
         let done = std::process::Command::new(env!("CARGO_BIN_EXE_callsieve"))
             .args(["topics", args[0], "--brokers", &brokers, "--topic-prefix", &prefix])
@@ -559,6 +598,8 @@ fn kafka_topics_are_made_and_checked() {
     let (status, said, _) = topics(&["describe"]);
     assert_eq!(status, Some(0));
     assert!(said.contains(&format!("{prefix}call-verdicts: 3 partitions")) && said.contains("  cleanup.policy=compact"), "{said}");
+    let (status, _, why) = topics(&["create", "--replication", "1", "--min-insync-replicas", "2"]);
+    assert!(status == Some(1) && why.contains("nothing could be written"), "{why}");
     let (status, _, why) = topics(&["check", "--kafka", "isolation.level=read_uncommitted"]);
     assert_eq!(status, Some(2));
     assert!(why.contains("isolation.level is set by callsieve itself"), "{why}");

@@ -13,7 +13,7 @@ use callsieve::log::{Appender, Reader, Topic, partition_of};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::sync;
 use callsieve::simulate::Company;
-use cluster::newest;
+use cluster::{named, newest, shared_brokers};
 use common::{PATIENCE, Running, TOKEN, account, apart, append_numbers, calls, company, get, now, until};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -26,11 +26,6 @@ const BEFORE: u32 = 3;
 const AFTER: u32 = 5;
 /// An account with one call, whose other end turns out to be the company's after the move.
 const SINGLE: &str = "700100200";
-
-fn named(suffix: &str) -> KafkaSettings {
-    let brokers = std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test");
-    KafkaSettings { brokers, topic_prefix: format!("{suffix}."), group: suffix.to_owned(), ..KafkaSettings::default() }
-}
 
 fn start(dir: &tempfile::TempDir, settings: &KafkaSettings, more: &[&str]) -> Running {
     let on = ["--brokers", &settings.brokers, "--topic-prefix", &settings.topic_prefix, "--group", &settings.group];
@@ -156,8 +151,7 @@ async fn verdicts(kafka: &Arc<Kafka>, partitions: u32) -> BTreeMap<String, CallV
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker: make kafka-test"]
 async fn kafka_the_topics_get_other_partitions_while_notifications_keep_coming() {
-    let name = format!("test-{:016x}", rand::random::<u64>());
-    let (from, to) = (named(&name), named(&format!("{name}-{AFTER}")));
+    let (from, to) = (named(&shared_brokers()), named(&shared_brokers()));
     let (of, topics) = (from.clone(), TopicSettings { partitions: BEFORE, ..TopicSettings::default() });
     let old = apart(move || {
         create(&of, &topics).unwrap();
@@ -190,11 +184,11 @@ async fn kafka_the_topics_get_other_partitions_while_notifications_keep_coming()
     assert_eq!(service.terminate(), Some(0));
     // A group that has judged nothing of it, by a mistake.
     let (code, said) = apart({
-        let (from, to) = (KafkaSettings { group: format!("{name}-other"), ..from.clone() }, to.clone());
+        let (from, to) = (KafkaSettings { group: format!("{}-other", from.group), ..from.clone() }, to.clone());
         move || Repartition::start(&from, &to, &["--once"]).ended()
     })
     .await;
-    assert!(code == Some(1) && said.contains(&format!("{name}-other has no position")) && said.contains("--group"), "{said}");
+    assert!(code == Some(1) && said.contains("-other has no position") && said.contains("--group"), "{said}");
 
     // From here on webhooks are only taken in, also while the copy is made, is killed, and is made on.
     let ingress = start(&dirs[1], &from, &["--workers", "0"]);
@@ -265,8 +259,7 @@ async fn kafka_the_topics_get_other_partitions_while_notifications_keep_coming()
 
 /// Topics of a test's own, the names of those that they are to be copied to, and the cluster's end of the first.
 async fn topics() -> (KafkaSettings, KafkaSettings, Kafka) {
-    let name = format!("test-{:016x}", rand::random::<u64>());
-    let (from, to) = (named(&name), named(&format!("{name}-{AFTER}")));
+    let (from, to) = (named(&shared_brokers()), named(&shared_brokers()));
     let of = from.clone();
     let old = apart(move || {
         create(&of, &TopicSettings { partitions: BEFORE, ..TopicSettings::default() }).unwrap();

@@ -14,7 +14,7 @@ use callsieve::judge::RULES;
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, create_some, names};
 use callsieve::log::{Appender, Headers, Input, Position, Reader, Topic};
 use callsieve::roles::replay::{Part, Progress, Replay};
-use cluster::newest;
+use cluster::{PATIENCE, named, newest, shared_brokers, until};
 use common::{Running, now};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -27,7 +27,6 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 const PARTITIONS: u32 = 2;
-const PATIENCE: Duration = Duration::from_secs(120);
 /// The account whose settings change, and one whose don't. They are in different partitions.
 const CHANGED: &str = "809646016";
 const UNCHANGED: &str = "809646021";
@@ -36,14 +35,6 @@ const BOB: &str = "+12055550102";
 const CUSTOMER: &str = "+14155550123";
 /// In no list, but it comes with an extension id.
 const GAP: &str = "+12055550109";
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 fn id(account: &str) -> AccountId {
     AccountId::parse(account).unwrap()
@@ -101,9 +92,7 @@ struct Replayed {
 
 impl Replayed {
     fn new() -> Self {
-        let brokers = std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test");
-        let name = format!("test-{:016x}", rand::random::<u64>());
-        let live = KafkaSettings { brokers, topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() };
+        let live = named(&shared_brokers());
         create(&live, &TopicSettings { partitions: PARTITIONS, ..TopicSettings::default() }).unwrap();
         let kafka = Kafka::connect(live.clone()).unwrap();
         let replayed = Self { live, kafka, runtime: tokio::runtime::Runtime::new().unwrap(), folder: tempfile::tempdir().unwrap() };

@@ -10,7 +10,7 @@ use callsieve::event::{AccountId, AccountSettings, Event, Verdict, encode_event}
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, create_some};
 use callsieve::log::{Appender, Headers, Input, LogError, Reader, Topic, partition_of};
 use callsieve::simulate::Company;
-use cluster::{Cluster, newest};
+use cluster::{Cluster, named, newest, shared_brokers};
 use common::{PATIENCE, Running, TOKEN, account, apart, append_numbers, calls, company, escaped, get, now, until};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -36,16 +36,6 @@ const QUICKLY_MISSED: [&str; 6] = ["--kafka", "group.protocol=classic", "--kafka
 async fn all_is_stepped(base: &str, companies: &[Company]) -> bool {
     let accounts = get(&format!("{base}/api/v1/accounts")).await.1;
     accounts["accounts"].as_array().is_some_and(|list| list.iter().filter(|a| a["snapshot_completed_at"].is_string()).count() == companies.len())
-}
-
-fn shared_brokers() -> String {
-    std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test")
-}
-
-/// Names of a test's own.
-fn named(brokers: &str) -> KafkaSettings {
-    let name = format!("test-{:016x}", rand::random::<u64>());
-    KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() }
 }
 
 async fn with_topics(settings: &KafkaSettings) -> Arc<Kafka> {

@@ -3,8 +3,8 @@
 
 use callsieve::event::{AccountId, Event, NumberQuery, decode_event};
 use callsieve::judge::number::Country;
-use callsieve::log::Topic;
-use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
+use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention};
+use callsieve::log::{Topic, now, system_clock};
 use callsieve::ringcentral::client::{Access, Client, ClientError};
 use callsieve::roles::sync::{SyncError, first_pass, own_account};
 use callsieve::simulate::{Company, CompanyConfig, Credentials, RateLimits, ServerConfig, serve};
@@ -20,9 +20,9 @@ fn access(base: &str, jwt: &str) -> Access {
 #[tokio::test]
 async fn everything_is_read_once_within_the_limits_and_completed_last() {
     let company = Arc::new(Company::generate(6, &CompanyConfig { users: 10, ..CompanyConfig::default() }));
-    let now = system_clock()();
+    let origin = now();
     let limits = RateLimits { light: 10, medium: 4, heavy: 2, auth: 2, window_seconds: 1 };
-    let clock = callsieve::simulate::Clock::Running { origin: now, speed: 1.0 };
+    let clock = callsieve::simulate::Clock::Running { origin, speed: 1.0 };
     let config = ServerConfig { clock, limits: Some(limits), calls_per_hour: 60, history_hours: 20, ..ServerConfig::default() };
     let server = serve(company.clone(), config).await.unwrap();
     let client = Client::new(access(server.base_url(), "simulated-jwt")).unwrap();
@@ -35,7 +35,7 @@ async fn everything_is_read_once_within_the_limits_and_completed_last() {
     let directory = tempfile::tempdir().unwrap();
     let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
     let log = EmbeddedLog::open(directory.path(), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
-    let done = first_pass(&client, &log.appender(), &account, Country::DEFAULT, &*system_clock()).await.unwrap();
+    let done = first_pass(&client, &log.appender(), &account, Country::DEFAULT, &now).await.unwrap();
     assert!(done.records > 1_000, "more than one page of calls: {done:?}");
 
     let records = log.reader().read(Topic::Events, 0, 0, 100_000).unwrap().records;
@@ -78,7 +78,7 @@ async fn a_missing_permission_is_an_error_that_says_so() {
     let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: system_clock() };
     let log = EmbeddedLog::open(directory.path(), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
     server.fail("/phone-number", reqwest::StatusCode::FORBIDDEN, 1);
-    let error = first_pass(&client, &log.appender(), &account, Country::DEFAULT, &*system_clock()).await.unwrap_err();
+    let error = first_pass(&client, &log.appender(), &account, Country::DEFAULT, &now).await.unwrap_err();
     assert!(error.to_string().contains("ReadCompanyPhoneNumbers"), "{error}");
     server.stop().await;
 }

@@ -4,7 +4,8 @@
 mod common;
 
 use axum::http::StatusCode;
-use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
+use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention};
+use callsieve::log::system_clock;
 use callsieve::log::{Record, Topic};
 use callsieve::roles::service::log_dir;
 use callsieve::simulate::{Company, HOUR_MS, Notification, SimulatedCall};

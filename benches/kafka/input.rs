@@ -3,8 +3,8 @@
 use anyhow::Context;
 use callsieve::event::{AccountId, Event, Millis, SnapshotCompleted, Verdict, encode_event};
 use callsieve::judge::number::Country;
-use callsieve::log::embedded::system_clock;
 use callsieve::log::kafka::{KafkaSettings, TopicSettings, create};
+use callsieve::log::now;
 use callsieve::log::{Topic, partition_of};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::simulate::{AccountLists, Company, CompanyConfig};
@@ -53,7 +53,7 @@ fn renamed(account: &AccountId, round: u32) -> anyhow::Result<AccountId> {
 impl Prepared {
     pub fn new() -> anyhow::Result<Self> {
         // Ahead of the clock, so that records move time on and nothing else, and retention drops none.
-        let start = (system_clock()() / HOUR + 24) * HOUR;
+        let start = (now() / HOUR + 24) * HOUR;
         let config = CompanyConfig { users: 120, changes_per_week: 0, start: start - 10 * DAY, ..CompanyConfig::default() };
         let mut prepared = Self { start, snapshot: Vec::new(), legs: Vec::new(), truth: BTreeMap::new() };
         for seed in 1..=COMPANIES {

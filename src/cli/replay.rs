@@ -105,7 +105,7 @@ impl Which {
 /// If there is no such replay, or it isn't as far as is asked for, or the cluster can't be reached or refuses.
 pub fn main(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     match args.action {
-        Action::Start { which, args } => start(&which.replay()?, &args),
+        Action::Start { which, args } => start(which.replay()?, &args),
         Action::Status { name, live } => status(name.as_deref(), &live.settings()),
         Action::Diff { which, account, json } => diff(&which.replay()?, parsed(account)?.as_ref(), json),
         Action::Promote { which, account } => promote(&which.replay()?, parsed(account)?.as_ref()),
@@ -122,9 +122,10 @@ fn parsed(account: Option<String>) -> anyhow::Result<Option<AccountId>> {
     account.map(|account| AccountId::parse(&account).with_context(|| format!("--account {account}"))).transpose()
 }
 
-fn start(replay: &Replay, args: &StartArgs) -> anyhow::Result<ExitCode> {
+fn start(mut replay: Replay, args: &StartArgs) -> anyhow::Result<ExitCode> {
+    let ended = replay.run(args)?;
     let name = replay.name();
-    match replay.run(args)? {
+    match ended {
         Ended::Finished => eprintln!("the replay {name} has finished; `callsieve replay diff {name}` shows what it judges otherwise"),
         Ended::FinishedBefore => eprintln!("the replay {name} had finished before; drop it to begin one anew"),
         Ended::Interrupted => {

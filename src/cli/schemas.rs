@@ -29,6 +29,9 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct PlaceArgs {
+    /// The TOML file of `callsieve run`, of which the registry and the topics' prefix are taken; flags and environment come before it
+    #[arg(long, env = "CALLSIEVE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     registry: RegistryArgs,
     /// What the name of every topic begins with

@@ -4,6 +4,7 @@ use crate::log::kafka::{self, Described, KafkaSettings, TopicSettings};
 use crate::log::{LogError, Topic};
 use crate::registry::RegistryArgs;
 use crate::roles::repartition::{Ended, Repartition, Told};
+use anyhow::bail;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -107,6 +108,9 @@ struct RepartitionArgs {
     /// The consumer group that is to judge them [default: the new prefix without the dot at its end]
     #[arg(long, value_name = "GROUP")]
     to_group: Option<String>,
+    /// Copy although brokers are older than Kafka 4.0, as `callsieve run` does by that
+    #[arg(long, env = "CALLSIEVE_ALLOW_OLD_BROKERS")]
+    allow_old_brokers: bool,
     /// End when everything is copied that is there, instead of following the old topics
     #[arg(long)]
     once: bool,
@@ -122,6 +126,11 @@ pub fn main(args: TopicsArgs) -> anyhow::Result<ExitCode> {
         Action::Create(args) => {
             let CreateArgs { kafka, partitions, replication, min_insync_replicas, retention_days, if_reachable } = args;
             let wanted = TopicSettings { partitions, replication, min_insync_replicas, retention_days, over: Vec::new() };
+            if let (Some(least), Some(replicas)) = (min_insync_replicas, replication)
+                && least > replicas
+            {
+                bail!("--min-insync-replicas {least} with --replication {replicas}: nothing could be written");
+            }
             let settings = kafka.settings();
             match kafka::reach(&settings) {
                 Err(error @ LogError::Kafka { .. }) if if_reachable => {
@@ -191,7 +200,8 @@ fn repartition(args: RepartitionArgs) -> anyhow::Result<ExitCode> {
         }
         _ => {}
     };
-    match (Repartition { from, to, partitions: args.partitions }).run(args.once, &mut tell)? {
+    let repartition = Repartition { from, to, partitions: args.partitions, allow_old_brokers: args.allow_old_brokers };
+    match repartition.run(args.once, &mut tell)? {
         Ended::Finished(events) => {
             eprintln!("everything is copied that was there, {events} events by this run; as long as old instances take anything in, run this again");
             Ok(ExitCode::SUCCESS)

@@ -5,16 +5,19 @@
 //! call and no Avro. [`embedded`] keeps it in RocksDB on one machine, [`kafka`] on Apache Kafka; [`spool`] stands
 //! before Kafka while that is away.
 
+mod clock;
 mod committed;
 pub mod embedded;
 mod frame;
 pub mod kafka;
+pub mod letter;
 mod position;
 pub mod spool;
 
 #[cfg(test)]
 mod contract;
 
+pub use clock::{Clock, now, system_clock};
 pub use committed::{Committed, OutputEnds};
 pub use position::{Position, PositionError};
 
@@ -85,7 +88,7 @@ impl std::fmt::Display for Topic {
     }
 }
 
-/// Names and values beside a record's value: trace context, causes of dead letters. In order; a name may come twice.
+/// Names and values beside a record's value: the causes of dead letters, where a copied event came from, what others added. In order; a name may come twice.
 pub type Headers = Vec<(String, Vec<u8>)>;
 
 /// A record as it stands on a topic. What was read with it may share its memory: who keeps a key or a value for long copies it.
@@ -289,7 +292,9 @@ pub enum LogError {
         path: std::path::PathBuf,
     },
     /// The message is larger than the topic takes.
-    #[error("log: a message of {bytes} bytes for {topic}; at most {most} are taken")]
+    #[error(
+        "log: a message of {bytes} bytes for {topic}; at most {most} are taken, fewer where the topic's max.message.bytes is smaller (`callsieve topics check` says what it must be)"
+    )]
     TooLarge {
         /// The topic.
         topic: Topic,
@@ -316,7 +321,9 @@ pub enum LogError {
         why: String,
     },
     /// Another worker has taken this one's place.
-    #[error("log: another worker took the place of {member}: two have the same member id, or this one was away for too long: {why}")]
+    #[error(
+        "log: another worker took the place of {member}: two have the same member id, or this one was away for too long. Give each process an --instance of its own; if this is the only one of its name, start it again: {why}"
+    )]
     Fenced {
         /// Its member id.
         member: String,
@@ -375,6 +382,12 @@ impl LogError {
             Self::OutOfRange { asked, end, .. } => asked > end,
             _ => false,
         }
+    }
+
+    /// The same, but for what goes on until somebody changes something: whether waiting alone may help.
+    #[must_use]
+    pub fn passes_by_itself(&self) -> bool {
+        self.is_passing() && !matches!(self, Self::Refused { .. })
     }
 }
 

@@ -10,8 +10,8 @@
 //!
 //! The spool is an embedded log of one partition; to which one of Kafka's an entry belongs is decided when it is passed on.
 
-use super::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
-use super::{Appender, Appending, Headers, Input, LogError, Place, Record, Topic};
+use super::embedded::{EmbeddedLog, EmbeddedOptions, Retention};
+use super::{Appender, Appending, Headers, Input, LogError, Place, Record, Topic, letter, system_clock};
 use crate::state::database::{DatabaseOptions, Engine};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -431,10 +431,11 @@ async fn one_by_one(kafka: &dyn Appender, topic: Topic, inputs: Vec<Input>) -> R
             Err(error @ LogError::TooLarge { .. }) => {
                 tracing::error!(account = entry.account, %error, "Kafka refuses an entry of the spool; it becomes a dead letter");
                 let mut headers = entry.headers;
-                headers.push(("callsieve.cause".into(), error.to_string().into_bytes()));
-                headers.push(("callsieve.source".into(), b"spool".to_vec()));
-                kafka.append_dead_letter(Input { headers, ..entry }).await?;
-                metrics::counter!("callsieve_dead_letters_total", "source" => "spool").increment(1);
+                headers.push(letter::cause_header(&error.to_string()));
+                headers.push((letter::SOURCE.into(), letter::SPOOL.into()));
+                let value = letter::cut(entry.value, &mut headers);
+                kafka.append_dead_letter(Input { account: entry.account, value, headers }).await?;
+                metrics::counter!("callsieve_dead_letters_total", "source" => letter::SPOOL).increment(1);
             }
             answer => drop(answer?),
         }

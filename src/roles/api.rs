@@ -1,6 +1,6 @@
 //! The HTTP interface: what is served where, to whom, and how the state is shown. `deploy/openapi.yaml` describes it.
 
-use super::elsewhere::{self, ListedAccount};
+use super::forward::{self, ListedAccount};
 use super::held::{Holding, Readiness};
 use super::problem::{Problem, as_problems};
 use super::shared::{Shared, blocking, is_secret};
@@ -58,7 +58,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/accounts/{account}/calls/{session}", get(call))
         .route("/accounts/{account}/numbers", get(numbers))
         .route("/accounts/{account}/documents", post(documents::receive).layer(DefaultBodyLimit::max(documents::LIMIT)))
-        .route_layer(middleware::from_fn_with_state(shared.clone(), elsewhere::pass_on));
+        .route_layer(middleware::from_fn_with_state(shared.clone(), forward::pass_on));
     let api = Router::new()
         .route("/accounts", get(accounts))
         .route("/accounts/{account}/verdicts/stream", get(verdicts))
@@ -183,7 +183,7 @@ fn read_cursor<T: DeserializeOwned>(text: Option<&str>) -> Result<Option<T>, Pro
 /// All accounts, those of other instances included; one that was asked by another tells its own.
 async fn accounts(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let (parts, _) = request.into_parts();
-    let is_asked_by_another = elsewhere::is_forwarded(&parts.headers);
+    let is_asked_by_another = forward::is_forwarded(&parts.headers);
     let held = shared.held.up();
     let mut elsewhere: BTreeSet<u32> = (0..shared.partitions).filter(|partition| held.iter().all(|(up, _)| up != partition)).collect();
     if is_asked_by_another
@@ -193,7 +193,7 @@ async fn accounts(State(shared): State<Arc<Shared>>, request: Request) -> Result
         shared.ready()?;
         elsewhere.clear();
     }
-    let others = elsewhere::accounts(&shared, &parts, elsewhere).await?;
+    let others = forward::accounts(&shared, &parts, elsewhere).await?;
     blocking(move || {
         let mut all = others;
         for (_, database) in held {
@@ -589,7 +589,8 @@ fn answer(body: &impl Serialize) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
+    use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention};
+    use crate::log::system_clock;
     use crate::roles::held::Held;
     use crate::roles::rate::Rates;
     use crate::state::database::{DatabaseOptions, Engine};
@@ -653,13 +654,13 @@ mod tests {
         // By murmur2 modulo 4: in partition 0, and in another.
         let (here, there) = (account_in(0, 4), account_in(3, 4));
         let tell = |holding| held.tell(0, 0, holding);
-        let rows: [(&str, &dyn Fn(), _, _, _); 4] = [
-            ("nothing is held yet", &|| (), 503, json!([0, 0]), 503),
-            ("it is brought up", &|| tell(Holding::BringingUp { done: 3, total: 10 }), 503, json!([3, 10]), 503),
-            ("it is up", &|| tell(Holding::Up(log.database(0).unwrap())), 200, json!([null, null]), 421),
-            ("it has stopped", &|| held.stopped(), 503, json!([null, null]), 503),
+        let rows: [(&str, &dyn Fn(), _, _, _, _); 4] = [
+            ("nothing is held yet", &|| (), 503, "no partition yet", json!([0, 0]), 503),
+            ("it is brought up", &|| tell(Holding::BringingUp { done: 3, total: 10 }), 503, "being brought up", json!([3, 10]), 503),
+            ("it is up", &|| tell(Holding::Up(log.database(0).unwrap())), 200, "", json!([null, null]), 421),
+            ("it has stopped", &|| held.stopped(), 503, "stopping", json!([null, null]), 503),
         ];
-        for (at, happens, status, records, elsewhere) in rows {
+        for (at, happens, status, why, records, elsewhere) in rows {
             happens();
             let answer = reqwest::get(format!("{base}/api/v1/accounts/{there}/calls")).await.unwrap();
             assert_eq!(answer.status(), elsewhere, "of a partition that isn't held, when {at}");
@@ -669,6 +670,7 @@ mod tests {
                 assert_eq!(answer.status(), status, "{path}, when {at}");
                 assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), status == 503, "{path}, when {at}");
                 let body: serde_json::Value = answer.json().await.unwrap();
+                assert!(body["detail"].as_str().unwrap_or_default().contains(why), "{path}, when {at}: {body}");
                 assert_eq!(json!([body["records_done"], body["records_total"]]), records, "{path}, when {at}");
                 assert_eq!(body["seconds_left"].is_u64(), at == "it is brought up", "{path}, when {at}: {body}");
             }

@@ -7,10 +7,10 @@ use super::processor::Worker;
 use super::service::{RunArgs, log_dir};
 use super::standby::{Copies, Standby};
 use crate::event::Millis;
-use crate::log::embedded::{Clock, EmbeddedLog, EmbeddedOptions, Retention};
-use crate::log::kafka::{self, Admin, Age, Broker, Kafka, KafkaSettings};
+use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention};
+use crate::log::kafka::{self, Admin, Kafka, KafkaSettings};
 use crate::log::spool::{Spool, SpoolOptions};
-use crate::log::{Appender, Log, LogError, Reader};
+use crate::log::{Appender, Clock, Log, LogError, Reader, now};
 use crate::state::database::{Database, DatabaseError, DatabaseOptions, Engine};
 use anyhow::{Context, bail};
 use std::fs::File;
@@ -116,13 +116,7 @@ impl Backend {
             framing: args.registry.framing(),
             ..KafkaSettings::default()
         };
-        let found = kafka::reach(&settings)?;
-        let admin = Admin::new(&settings)?;
-        // Nor do old ones have the group protocol of KIP-848 as the client speaks it; it would ask for it for ever.
-        let ages = kafka::ages_of(&admin, &found)?;
-        if !are_new(&found, ages, args.allow_old_brokers)? && settings.fall_back_to_classic() {
-            tracing::info!("joining the group by the classic protocol, which old brokers have");
-        }
+        let admin = kafka::enter(&mut settings, args.allow_old_brokers)?;
         let partitions = check_topics(&admin, &settings)?;
         let aside = Aside::dropping(admin)?;
         let kafka = Kafka::with(settings.clone(), partitions)?.announcing(args.advertise.clone());
@@ -214,7 +208,7 @@ impl Backend {
                 while !stop.load(Ordering::Acquire) {
                     match on.kafka.worker(member) {
                         // Brokers that are away come back; one that refuses us goes on to.
-                        Err(error) if error.is_passing() && !matches!(error, LogError::Refused { .. }) => {
+                        Err(error) if error.passes_by_itself() => {
                             tracing::warn!(%error, "joining the group again");
                         }
                         joined => return self.drive(joined?, number, held, turns, stop),
@@ -255,11 +249,6 @@ impl Backend {
             }
         }
     }
-}
-
-fn now() -> Millis {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// When a worker's turn began, if one is under way.
@@ -385,29 +374,6 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 // ---- on Kafka ----
-
-/// Whether none of the brokers is older than Kafka 4.0. One that is is refused, unless that is allowed.
-fn are_new(brokers: &[Broker], ages: Vec<Age>, allow_old: bool) -> anyhow::Result<bool> {
-    let mut are_new = true;
-    for (Broker { id, address }, age) in brokers.iter().zip(ages) {
-        match age {
-            Age::Since4 => {}
-            Age::Before4 { has } if allow_old => {
-                are_new = false;
-                tracing::warn!("broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}), which --allow-old-brokers allows");
-            }
-            Age::Before4 { has } => bail!(
-                "broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}): before 4.0 a fault may tear a transaction or leave one open \
-                 for ever (KIP-890), and verdicts be lost or doubled. Upgrade the brokers, or take that risk with --allow-old-brokers"
-            ),
-            Age::Unknown { why } => tracing::warn!(
-                "broker {id} at {address} doesn't say how old it is ({why}): see to it that it is Kafka 4.0 or newer. (With the right to describe the \
-                 cluster's configs this is looked at.) One that is older needs --kafka group.protocol=classic"
-            ),
-        }
-    }
-    Ok(are_new)
-}
 
 /// Refuses topics that are missing or lose something; tells what else is worth knowing of them. Returns how many partitions they have.
 pub(super) fn check_topics(admin: &Admin, settings: &KafkaSettings) -> anyhow::Result<u32> {
@@ -619,31 +585,6 @@ mod tests {
         }
         set_aside.dedup();
         assert_eq!(set_aside.len(), 3, "the last one is kept");
-    }
-
-    #[test]
-    fn an_old_broker_is_refused_unless_it_is_allowed() {
-        let brokers: Vec<Broker> = (1..=2).map(|id| Broker { id, address: format!("kafka-{id}:9092") }).collect();
-        let old = || Age::Before4 { has: "zookeeper.connect".into() };
-        let unknown = || Age::Unknown { why: "no right".into() };
-        for (ages, allow_old, expected) in [
-            (vec![Age::Since4, Age::Since4], false, Some(true)),
-            (vec![Age::Since4, unknown()], false, Some(true)),
-            (vec![Age::Since4, old()], true, Some(false)),
-            (vec![Age::Since4, old()], false, None),
-        ] {
-            match (are_new(&brokers, ages.clone(), allow_old), expected) {
-                (Ok(found), Some(expected)) => assert_eq!(found, expected, "{ages:?} {allow_old}"),
-                (Err(error), None) => {
-                    let said = error.to_string();
-                    assert!(
-                        ["broker 2 at kafka-2:9092", "zookeeper.connect", "--allow-old-brokers"].iter().all(|words| said.contains(words)),
-                        "{said}"
-                    );
-                }
-                (found, _) => panic!("{ages:?} {allow_old}: {found:?}"),
-            }
-        }
     }
 
     #[test]

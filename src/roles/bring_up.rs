@@ -58,7 +58,7 @@ impl Copy {
         if copy.is_some_and(|copy| copy.next >= position.next) {
             return Ok(true);
         }
-        if copy.is_none() && !self.store.tidy(watch.is_cancelled)? {
+        if copy.is_none() && !self.store.merge_leftovers(watch.is_cancelled)? {
             return Ok(false);
         }
         let start = reader.start(Topic::Events, partition)?;
@@ -77,7 +77,8 @@ impl Copy {
                 partition,
                 low_water = position.low_water,
                 start,
-                "retention has passed the low-water mark: of calls that were under way when the position was committed facts may be missing"
+                "retention has passed the low-water mark: of calls that were under way when the position was committed facts may be missing. The input's retention.ms \
+                 should be longer than calls last and the service is away"
             );
         }
         let total: i64 = parts.iter().map(|(_, from, end)| (end - from).max(0)).sum::<i64>() + (position.next - from).max(0);
@@ -86,10 +87,10 @@ impl Copy {
             let noted = |database: &Database, batch: &mut WriteBatch, next| write_first_output(database, batch, topic, next);
             let is_begun = copy.is_none() && topic == Topic::CallVerdicts;
             if is_begun {
-                self.store.begin()?;
+                self.store.begin_bulk()?;
             }
             let is_read = reading.each(topic, from..end, &mut self.store, |store, record| restore(store, topic, record), noted)?;
-            if !is_read || (is_begun && !self.store.end(watch.is_cancelled)?) {
+            if !is_read || (is_begun && !self.store.end_bulk(watch.is_cancelled)?) {
                 return Ok(false);
             }
         }
@@ -137,11 +138,13 @@ pub fn bring_up(
     };
     // Also where the copy is up to date: what was dropped is missed all the same.
     if committed.position.next < start {
+        metrics::counter!("callsieve_events_dropped_total").increment(start.abs_diff(committed.position.next));
         tracing::error!(
             partition,
             committed = committed.position.next,
             start,
-            "retention has passed the committed position: events were dropped before they were read"
+            "retention has passed the committed position: events were dropped before they were read. Set the input's retention.ms higher, and hand over the call log of \
+             that time, whose verdicts are missing"
         );
     }
     let behind = copy.position.map_or(-1, |copy| copy.next);
@@ -242,7 +245,7 @@ impl Reading<'_> {
             }
             // Rows are written as they come, the position last: a copy that is cut off here is one that is behind, as before.
             store.write_restored(|database, batch| noted(database, batch, next.min(end)))?;
-            if !store.tend(self.watch.is_cancelled)? {
+            if !store.tend_bulk(self.watch.is_cancelled)? {
                 return Ok(false);
             }
         }

@@ -1,61 +1,18 @@
-//! Dead letters: what their headers say, how they are found, and how they are given back to where they came from.
+//! Dead letters: how they are made of records, found, and given back to where they came from. ([`crate::log::letter`] has the names of their headers.)
 //!
 //! A letter stays where it is. That it was given back is said by a record after it, on the same topic, that names its place and has no body.
 
 use super::ingress;
 use crate::event::{AccountId, CodecError, Millis, decode_event};
-use crate::log::{Appender, Headers, Input, LogError, MAX_INPUT_BYTES, Output, Place, Reader, Record, Topic, each_record};
+use crate::log::letter::{
+    ADDED, CAUSE, CUT_FROM, EVENTS, OFFSET, PARTITION, RECEIVED_AT, RETRIED, RETRY_OF, SOURCE, SPOOL, TOPIC, WEBHOOK, cause_header, cut,
+};
+use crate::log::{Appender, Headers, Input, LogError, Output, Place, Reader, Record, Topic, each_record};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// Why it could not be taken in, in words.
-pub const CAUSE: &str = "callsieve.cause";
-/// Where it came in: [`WEBHOOK`], [`EVENTS`] or [`SPOOL`].
-pub const SOURCE: &str = "callsieve.source";
-/// When it came in, in milliseconds since 1970.
-pub const RECEIVED_AT: &str = "callsieve.received_at";
-/// The topic, without the prefix, partition and offset that a record of the log stands at.
-pub const TOPIC: &str = "callsieve.topic";
-/// See [`TOPIC`].
-pub const PARTITION: &str = "callsieve.partition";
-/// See [`TOPIC`].
-pub const OFFSET: &str = "callsieve.offset";
-/// The length in bytes of a body that was too large to be kept whole.
-pub const CUT_FROM: &str = "callsieve.cut_from";
-/// On the record that says so: the place of the letter that was given back.
-pub const RETRIED: &str = "callsieve.retried";
-/// On the log: the place of the letter that an event was given back from.
-pub const RETRY_OF: &str = "callsieve.retry_of";
-
-/// A [`SOURCE`]: a notification, as its body came.
-pub const WEBHOOK: &str = "webhook";
-/// A [`SOURCE`]: a record of the log.
-pub const EVENTS: &str = "events";
-/// A [`SOURCE`]: an event that was to be appended from the spool, and that the topic has no room for any more.
-pub const SPOOL: &str = "spool";
-
-/// Of a body that much is kept: a topic that takes the largest input takes the letter, too.
-pub(super) const MOST_BODY: usize = MAX_INPUT_BYTES - (16 << 10);
-/// The same of the cause, in characters, and of the key and the headers that a record had, in bytes.
-const MOST_CAUSE: usize = 1_000;
+/// Of the key, and of the headers that a record had, so many bytes are kept.
 const MOST_KEPT: usize = 4 << 10;
-
-/// What a letter has beside what it had before it was one.
-const ADDED: [&str; 7] = [CAUSE, SOURCE, RECEIVED_AT, TOPIC, PARTITION, OFFSET, CUT_FROM];
-
-/// The cause as it stands in a letter's headers.
-pub(super) fn cause_header(cause: &str) -> (String, Vec<u8>) {
-    (CAUSE.into(), cause.chars().take(MOST_CAUSE).collect::<String>().into_bytes())
-}
-
-/// As much of a body as a letter has room for; what is cut off is noted.
-pub(super) fn cut(mut body: Vec<u8>, headers: &mut Headers) -> Vec<u8> {
-    if body.len() > MOST_BODY {
-        headers.push((CUT_FROM.into(), body.len().to_string().into_bytes()));
-        body.truncate(MOST_BODY);
-    }
-    body
-}
 
 /// A record of the log that cannot be taken in as a letter, as it came as far as there is room. Whatever stands on the log, it must not stand in the way.
 pub(super) fn of_event(partition: u32, record: &Record, cause: &str) -> Output {
@@ -267,7 +224,9 @@ fn read(place: Place, record: &Record) -> Result<(Vec<Input>, Option<String>), S
 mod tests {
     use super::*;
     use crate::event::{Event, SnapshotCompleted, encode_event};
+    use crate::log::MAX_INPUT_BYTES;
     use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention};
+    use crate::log::letter::MOST_CAUSE;
     use crate::state::database::{DatabaseOptions, Engine};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering};
@@ -324,7 +283,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let time = Arc::new(AtomicI64::new(T0));
         let clock = time.clone();
-        let clock: crate::log::embedded::Clock = Arc::new(move || clock.fetch_add(1_000, Ordering::Relaxed));
+        let clock: crate::log::Clock = Arc::new(move || clock.fetch_add(1_000, Ordering::Relaxed));
         let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock };
         let log = EmbeddedLog::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &options).unwrap();
         let (appender, reader) = (log.appender(), log.reader());

@@ -3,13 +3,13 @@
 //! RingCentral does not send again, and gives an address up that fails for ten minutes (ringcentral.md A). So whatever can't be
 //! read gets its 200 as well, and is kept as a dead letter; only the log's failing, a limit or a wrong token is an error.
 
-use super::dead_letters::{RECEIVED_AT, SOURCE, WEBHOOK, cause_header, cut};
 use super::problem::Problem;
 use super::rate::Rates;
 use super::shared::is_secret;
 use crate::event::{AccountId, encode_event};
 use crate::judge::number::Country;
-use crate::log::embedded::Clock;
+use crate::log::Clock;
+use crate::log::letter::{RECEIVED_AT, SOURCE, WEBHOOK, cause_header, cut};
 use crate::log::{Appender, Headers, Input, LogError};
 use crate::ringcentral::documents::{Asked, read_document};
 use axum::body::{Body, Bytes};
@@ -168,7 +168,7 @@ async fn bury(ingress: &Ingress, account: &AccountId, body: &[u8], received_at: 
     let letter = Input { account: account.to_string(), value, headers };
     ingress.appender.append_dead_letter(letter).await.map_err(|error| failed(&error))?;
     count("dead_letter");
-    metrics::counter!("callsieve_dead_letters_total", "source" => "webhook").increment(1);
+    metrics::counter!("callsieve_dead_letters_total", "source" => WEBHOOK).increment(1);
     tracing::warn!(%account, cause, "a notification could not be read");
     Ok(())
 }

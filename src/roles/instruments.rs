@@ -1,7 +1,7 @@
 //! Metrics: where they are gathered, and what is counted of every request.
 
-use super::dead_letters::{EVENTS, SPOOL, WEBHOOK};
 use super::ingress::RESULTS;
+use crate::log::letter::{EVENTS, SPOOL, WEBHOOK};
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -46,6 +46,7 @@ fn describe() {
     metrics::describe_gauge!("callsieve_partitions", "Partitions that this process has, and whose state is brought up");
     metrics::describe_gauge!("callsieve_bring_up_partitions", "Partitions that this process has, and whose state is being brought up");
     metrics::describe_gauge!("callsieve_bring_up_records", "Records that are left to read until the state is brought up, as far as is known");
+    metrics::describe_counter!("callsieve_events_dropped_total", "Offsets of the input that retention dropped before they were read");
     metrics::describe_counter!("callsieve_corrupt_states_total", "States of partitions that were corrupt on disk, and were set aside");
     metrics::describe_gauge!(
         "callsieve_bring_up_seconds",
@@ -68,6 +69,7 @@ fn begin() {
     for result in RESULTS {
         metrics::counter!("callsieve_notifications_total", "result" => result).increment(0);
     }
+    metrics::counter!("callsieve_events_dropped_total").increment(0);
     metrics::counter!("callsieve_corrupt_states_total").increment(0);
     metrics::counter!("callsieve_schema_registry_failures_total").increment(0);
 }

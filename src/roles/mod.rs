@@ -1,28 +1,33 @@
-//! What runs: each role wires the parts together. Only here (and in `cli`) are threads, tasks and servers started.
+//! What runs: each role wires the parts together. (ARCHITECTURE.md, Invariants, lists what else starts a thread.)
 
-pub mod api;
+// The processor.
 mod backend;
 pub mod bring_up;
 mod bring_ups;
-pub mod dead_letters;
-mod documents;
-mod early;
-mod elsewhere;
 pub mod held;
 mod holders;
+pub mod partition;
+pub mod processor;
+mod standby;
+
+// HTTP.
+pub mod api;
+mod documents;
+mod forward;
 pub mod ingress;
 mod instruments;
-pub mod partition;
 pub mod problem;
-pub mod processor;
-mod progress;
 mod rate;
+mod shared;
+mod startup;
+mod stream;
+
+// What commands run.
+pub mod dead_letters;
+mod progress;
 pub mod repartition;
 pub mod replay;
 pub mod service;
-mod shared;
 mod simulation;
-mod standby;
-mod stream;
 pub mod sync;
 mod terminal;

@@ -5,10 +5,10 @@
 
 use super::bring_up::{OUTPUTS, write_first_output, write_position};
 use super::bring_ups::BringUps;
-use super::dead_letters::EVENTS;
 use super::held::Holding;
 use super::partition::{MOST_PUBLISHED, MOST_PUBLISHED_BYTES, Partition, PartitionError, bytes_of};
 use crate::event::{Event, Millis, Tick, encode_event};
+use crate::log::letter::EVENTS;
 use crate::log::{Commit, Committed, Log, LogError, MAX_READ_BYTES, Record, Topic};
 use crate::state::database::Database;
 use rocksdb::WriteBatch;
@@ -208,6 +208,8 @@ impl<L: Log> Worker<L> {
     fn take_up(&mut self, partition: Partition, committed: Option<Committed>) -> Result<Option<Commit>, PartitionError> {
         let (id, position) = (partition.id, partition.position());
         let (ends, holder) = committed.map(|committed| (committed.ends, committed.holder)).unwrap_or_default();
+        // What came before it was to be fetched may leave a gap before what comes now.
+        self.polled.remove(&id);
         self.log.resume(id, position.next, ends)?;
         let database = partition.store.database().clone();
         let is_announced = self.log.announces().is_none_or(|own| holder.as_deref() == Some(own));

@@ -43,6 +43,8 @@ pub struct Repartition {
     pub to: KafkaSettings,
     /// How many partitions those are to have.
     pub partitions: u32,
+    /// Whether brokers may be older than Kafka 4.0.
+    pub allow_old_brokers: bool,
 }
 
 /// How it ended.
@@ -130,11 +132,7 @@ impl Repartition {
                 tell(told);
             });
             let error = match ended {
-                Err(error)
-                    if error.downcast_ref::<LogError>().is_some_and(|error| error.is_passing() && !matches!(error, LogError::Refused { .. })) =>
-                {
-                    error
-                }
+                Err(error) if error.downcast_ref::<LogError>().is_some_and(LogError::passes_by_itself) => error,
                 ended => return ended,
             };
             if copied || failing.is_none() {
@@ -149,6 +147,7 @@ impl Repartition {
     }
 
     fn attempt(&self, stop: &AtomicBool, once: bool, events: &mut u64, tell: &mut dyn FnMut(Told)) -> anyhow::Result<Ended> {
+        kafka::enter(&mut self.from.clone(), self.allow_old_brokers)?;
         let old = Kafka::connect(self.from.clone())?;
         let new = Kafka::with(self.to.clone(), self.partitions)?;
         let mut copier = Copier::new(&self.from, &self.to, old.partitions())?;

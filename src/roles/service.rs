@@ -2,17 +2,18 @@
 
 use super::api::router;
 use super::backend::{Backend, Workers, open_embedded, open_spool};
-use super::early::Front;
-use super::elsewhere::Others;
+use super::forward::Others;
 use super::held::{Held, Holding, Readiness};
 use super::ingress::Ingress;
 use super::instruments;
 use super::rate::Rates;
 use super::shared::Shared;
 use super::simulation::Simulation;
+use super::startup::Front;
 use crate::event::{AccountId, CallVerdict};
-use crate::log::embedded::{EmbeddedLog, system_clock};
+use crate::log::embedded::EmbeddedLog;
 use crate::log::kafka::KafkaSettings;
+use crate::log::system_clock;
 use crate::log::{Appender, Reader};
 use crate::registry::RegistryArgs;
 use crate::state::tables;

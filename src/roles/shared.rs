@@ -1,11 +1,11 @@
 //! What the handlers of the HTTP interface share.
 
-use super::elsewhere::Others;
+use super::forward::Others;
 use super::held::{Held, Holding, Readiness};
 use super::ingress::Ingress;
 use super::problem::Problem;
 use crate::event::AccountId;
-use crate::log::embedded::Clock;
+use crate::log::Clock;
 use crate::log::{Appender, Reader, Topic, partition_of};
 use crate::state::database::Database;
 use axum::http::StatusCode;
@@ -67,7 +67,11 @@ impl Shared {
     }
 
     fn behind(&self, done: u64, total: u64) -> Problem {
-        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the state is being brought up from the log").retry_after(1);
+        let why = match self.held.bringing_up() {
+            0 => "this instance has no partition yet: it is joining its group, or there are more workers than partitions",
+            _ => "the state is being brought up from the log",
+        };
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(1);
         let problem = problem.with("records_done", json!(done)).with("records_total", json!(total));
         match self.held.seconds_left() {
             Some(seconds) => problem.with("seconds_left", json!(seconds)),

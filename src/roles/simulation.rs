@@ -6,7 +6,7 @@ use super::terminal::Terminal;
 use crate::event::json::rfc3339;
 use crate::event::{AccountId, AccountSettings, Event, Millis};
 use crate::judge::number::Country;
-use crate::log::embedded::system_clock;
+use crate::log::system_clock;
 use crate::log::{Topic, partition_of};
 use crate::ringcentral::client::{Access, Client};
 use crate::simulate::{Clock, Company, CompanyConfig, Server, ServerConfig, serve};

@@ -535,8 +535,8 @@ impl Store {
 
     // ---- bringing a copy up: what the output topics say ----
 
-    /// Where the copy is empty, its verdicts are taken in in bulk from now on, until [`Store::end`].
-    pub fn begin(&mut self) -> Result<(), TableError> {
+    /// Where the copy is empty, its verdicts are taken in in bulk from now on, until [`Store::end_bulk`].
+    pub fn begin_bulk(&mut self) -> Result<(), TableError> {
         let mut is_empty = self.deadlines.is_empty();
         for family in [Family::Judged, Family::Links] {
             let mut rows = self.database.iterate(self.database.family(family), ReadOptions::default());
@@ -554,7 +554,7 @@ impl Store {
 
     /// Nothing is taken in in bulk any more; what was isn't taken in again, and its files are merged. Returns false if that was cut off, as
     /// [`Database::merge`] is.
-    pub fn end(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
+    pub fn end_bulk(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
         let Some(bulk) = self.bulk.take() else { return Ok(true) };
         self.database.flush()?;
         if bulk.has_many_files() && !self.merge(is_cancelled)? {
@@ -565,10 +565,10 @@ impl Store {
     }
 
     /// Merges files before there are too many, and ends what is taken in in bulk before it knows too many keys. Returns false if that was cut off.
-    pub fn tend(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
+    pub fn tend_bulk(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
         let Some(bulk) = &mut self.bulk else { return Ok(true) };
         if bulk.is_full() {
-            return self.end(is_cancelled);
+            return self.end_bulk(is_cancelled);
         }
         if !bulk.is_to_be_merged() {
             return Ok(true);
@@ -578,7 +578,7 @@ impl Store {
     }
 
     /// Merges what somebody has left who was cut off: RocksDB would let the first write wait for that. Returns false if that was cut off, too.
-    pub fn tidy(&self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
+    pub fn merge_leftovers(&self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
         Ok(self.has_few_files()? || self.merge(is_cancelled)?)
     }
 

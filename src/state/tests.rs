@@ -246,7 +246,7 @@ fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
 
         let (mut bulk, mut plain) = (Subject::new(usize::MAX), Subject::new(usize::MAX));
         bulk.store = bulk.store.in_bulk_within(limits);
-        bulk.store.begin().unwrap();
+        bulk.store.begin_bulk().unwrap();
         assert!(bulk.store.is_in_bulk() && !plain.store.is_in_bulk());
         for store in [&mut bulk.store, &mut plain.store] {
             for output in &live.published {
@@ -265,13 +265,13 @@ fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
             restore_verdict(&mut plain.store, output);
             if rng.random_ratio(1, 10) {
                 bulk.store.write_restored(|_, _| {}).unwrap();
-                assert!(bulk.store.tend(&|| false).unwrap());
+                assert!(bulk.store.tend_bulk(&|| false).unwrap());
             }
         }
         assert_eq!(bulk.store.is_in_bulk(), limits.keys > 40, "seed {seed}");
         for store in [&mut bulk.store, &mut plain.store] {
             store.write_restored(|_, _| {}).unwrap();
-            assert!(store.end(&|| false).unwrap());
+            assert!(store.end_bulk(&|| false).unwrap());
         }
         let (bulk_rows, plain_rows) = (rows(&bulk.store), rows(&plain.store));
         assert_eq!(bulk_rows.iter().find(|row| !plain_rows.contains(row)), None, "seed {seed}");
@@ -287,7 +287,7 @@ fn verdicts_that_are_restored_in_bulk_make_the_same_rows_as_one_by_one() {
         database.write(lost).unwrap();
         let mut again = Store::open(database).unwrap();
         assert!(!again.has_due_work());
-        again.begin().unwrap();
+        again.begin_bulk().unwrap();
         assert!(!again.is_in_bulk(), "it isn't empty any more");
         live.published.iter().for_each(|output| restore_verdict(&mut again, output));
         again.write_restored(|_, _| {}).unwrap();
@@ -303,21 +303,21 @@ fn a_merge_can_be_cut_off_and_nothing_is_lost() {
     let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
     let open = || Store::open(Arc::new(Database::open(dir.path(), &engine, &[]).unwrap())).unwrap();
     let mut store = open().in_bulk_within(Limits { few_pieces: 1, ..Limits::default() });
-    store.begin().unwrap();
+    store.begin_bulk().unwrap();
     for output in &lived(&mut ChaCha8Rng::seed_from_u64(1)).published {
         restore_verdict(&mut store, output);
         store.write_restored(|_, _| {}).unwrap();
     }
     let before = rows(&store);
     assert!(before.len() > 100, "{}", before.len());
-    assert!(!store.end(&|| true).unwrap(), "cut off at once");
+    assert!(!store.end_bulk(&|| true).unwrap(), "cut off at once");
     assert!(store.database().unmerged_files().unwrap() > 20, "it was merged all the same");
     drop(store);
     let mut again = open();
-    assert!(again.tidy(&|| false).unwrap());
+    assert!(again.merge_leftovers(&|| false).unwrap());
     assert_eq!(again.database().unmerged_files().unwrap(), 0);
     assert!(rows(&again) == before);
-    again.begin().unwrap();
+    again.begin_bulk().unwrap();
     assert!(!again.is_in_bulk(), "it isn't empty any more");
     let mut state = rocksdb::WriteBatch::default();
     state.put_cf(again.database().family(Family::Meta), b"k", b"v");
@@ -330,14 +330,14 @@ fn files_that_cannot_be_merged_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
     let mut store = Store::open(Arc::new(Database::open(dir.path(), &engine, &[]).unwrap())).unwrap();
-    store.begin().unwrap();
+    store.begin_bulk().unwrap();
     for output in &lived(&mut ChaCha8Rng::seed_from_u64(1)).published {
         restore_verdict(&mut store, output);
         store.write_restored(|_, _| {}).unwrap();
     }
     // As with a full disk, RocksDB merges nothing and says nothing.
     store.database().raw().cancel_all_background_work(false);
-    let error = store.tidy(&|| false).unwrap_err().to_string();
+    let error = store.merge_leftovers(&|| false).unwrap_err().to_string();
     assert!(error.contains("no space left") && error.contains(&dir.path().display().to_string()), "{error}");
 }
 

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use crate::cluster::newest;
+use crate::cluster::{named, newest, shared_brokers};
 use crate::common::{TOKEN, account, apart, append_numbers, calls, company, until};
 use callsieve::event::{CallVerdict, Verdict};
 use callsieve::log::kafka::{Kafka, KafkaReader, KafkaSettings, TopicSettings, create};
@@ -19,9 +19,7 @@ pub fn environment(name: &str) -> String {
 
 /// Topics and a group of a test's own, on the broker that all tests share.
 pub async fn topics() -> KafkaSettings {
-    let name = format!("test-{:016x}", rand::random::<u64>());
-    let brokers = environment("CALLSIEVE_TEST_BROKERS");
-    let settings = KafkaSettings { brokers, topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() };
+    let settings = named(&shared_brokers());
     let made = settings.clone();
     apart(move || create(&made, &TopicSettings { partitions: PARTITIONS, ..TopicSettings::default() }).unwrap()).await;
     settings

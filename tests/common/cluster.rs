@@ -3,11 +3,34 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use callsieve::event::{CallVerdict, decode};
-use callsieve::log::kafka::KafkaReader;
+use callsieve::log::kafka::{KafkaReader, KafkaSettings};
 use callsieve::log::{LogError, Reader, Topic};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// How long is waited for what comes in the end.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The brokers that all tests share.
+pub fn shared_brokers() -> String {
+    std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test")
+}
+
+/// Names of a test's own, on some brokers.
+pub fn named(brokers: &str) -> KafkaSettings {
+    let name = format!("test-{:016x}", rand::random::<u64>());
+    KafkaSettings { brokers: brokers.to_owned(), topic_prefix: format!("{name}."), group: name, ..KafkaSettings::default() }
+}
+
+/// Waits on this thread until something holds.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// Brokers of a test's own, which it may kill.
 pub struct Cluster {
@@ -52,6 +75,11 @@ impl Cluster {
         let mut lines = said.lines();
         let brokers = lines.next().unwrap().to_owned();
         Self { dir, brokers, behind: lines.map(|line| line.split(',').map(str::to_owned).collect()).collect() }
+    }
+
+    /// Where a broker has its partitions.
+    pub fn data(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("node-{number}/data"))
     }
 
     pub fn broker(&self, command: &str, number: usize) {

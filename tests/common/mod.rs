@@ -7,7 +7,8 @@ pub mod copy;
 use callsieve::event::{AccountId, Event, SnapshotCompleted};
 use callsieve::judge::number::Country;
 use callsieve::log::Appender;
-use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention, system_clock};
+use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention};
+use callsieve::log::system_clock;
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::service::log_dir;
 use callsieve::roles::sync;
@@ -22,10 +23,7 @@ use std::time::{Duration, Instant};
 
 pub const TOKEN: &str = "a-secret";
 
-/// Milliseconds since 1970.
-pub fn now() -> i64 {
-    system_clock()()
-}
+pub use callsieve::log::now;
 
 /// A company of which nothing changes, so that its lists say all.
 pub fn company(seed: u64) -> Company {

@@ -22,6 +22,8 @@ const AWAY: Duration = Duration::from_secs(13);
 const BROKER_AWAY: Duration = Duration::from_secs(8);
 /// How long a point is waited for at which a processor is to die.
 const COMES_BY: Duration = Duration::from_secs(25);
+/// How long a service may be without its share after a member has died.
+const MISSED: Duration = Duration::from_secs(20);
 /// How long a write to the state doesn't return.
 const STALL: Duration = Duration::from_secs(8);
 const NO_SPACE: &str = "no space left";
@@ -180,6 +182,11 @@ impl World {
     pub(crate) async fn bring_about(&self, kind: Kind, rng: &mut ChaCha8Rng) -> Came {
         let n = rng.random_range(0..self.services.len());
         let broker = rng.random_range(1..=crate::BROKERS);
+        // Nobody would notice it of one that has nothing to do.
+        let is_noticed = matches!(kind, Kind::Away | Kind::ClockForward | Kind::ClockBack | Kind::Cut | Kind::Silent | Kind::Slow);
+        if is_noticed && self.services[n].lock().await.holds_nothing().await {
+            return Came::ToNothing;
+        }
         match kind {
             Kind::Killed => {
                 let mut service = self.services[n].lock().await;
@@ -329,7 +336,8 @@ impl World {
             tokio::time::sleep(AWAY).await;
             other.signal("-CONT");
         }
-        service.ended(Duration::from_secs(5)).await;
+        // Its share may be given to it only when the group has missed somebody.
+        service.ended(MISSED).await;
         is_met |= service.has_said(NO_SPACE).is_some();
         if service.has_ended() && !is_met {
             until("it says why it has ended", async || service.has_said(NO_SPACE).is_some()).await;

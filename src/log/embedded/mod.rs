@@ -18,8 +18,8 @@ pub use cleaner::{Maintained, Retention};
 
 use super::frame::Frame;
 use super::{
-    Appender, Appending, Batch, Commit, Committed, Input, Log, LogError, MAX_INPUT_BYTES, MAX_READ_BYTES, OutputEnds, Place, Position, Read, Reader,
-    Record, Topic, partition_of,
+    Appender, Appending, Batch, Clock, Commit, Committed, Input, Log, LogError, MAX_INPUT_BYTES, MAX_READ_BYTES, OutputEnds, Place, Position, Read,
+    Reader, Record, Topic, partition_of,
 };
 use crate::state::database::{Database, Engine};
 use partition::{Partition, Signal, locked};
@@ -29,18 +29,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use writer::{Answer, Append, Publish, Request};
-
-/// Tells the time in milliseconds since 1970. May jump; a partition's timestamps never go back.
-pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
-
-/// The machine's clock.
-#[must_use]
-pub fn system_clock() -> Clock {
-    Arc::new(|| {
-        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
-    })
-}
 
 /// What an embedded log is made with.
 #[derive(Clone)]

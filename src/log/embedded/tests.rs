@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::log::contract::{self, Subject, account, append, commit, input, now, output, position, texts};
+use crate::log::system_clock;
 use crate::state::database::{DatabaseError, DatabaseOptions};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

@@ -3,10 +3,9 @@
 //! It takes all that has come in while it wrote, writes the appends among it as one batch, syncs once, answers them all. The slower the disk, the
 //! larger the groups: throughput doesn't hang on the time of a sync, only the answer's latency does.
 
-use super::Clock;
 use super::partition::{POSITION, Partition, locked};
 use crate::log::frame::Frame;
-use crate::log::{LogError, Position, Topic};
+use crate::log::{Clock, LogError, Position, Topic};
 use rocksdb::WriteBatch;
 use std::collections::VecDeque;
 use std::sync::mpsc::SyncSender;

@@ -20,9 +20,9 @@ const REMOVED_IN_4: [&str; 2] = ["inter.broker.protocol.version", "zookeeper.con
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broker {
     /// Its id.
-    pub id: i32,
+    id: i32,
     /// Where it serves clients: `host:port`.
-    pub address: String,
+    address: String,
 }
 
 /// Keeps what the client says about its connections: requests that fail say only that they did.
@@ -92,7 +92,7 @@ pub fn reach(settings: &KafkaSettings) -> Result<Vec<Broker>, LogError> {
 
 /// What a broker lets us know of its age.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Age {
+enum Age {
     /// Older than Kafka 4.0: it has this setting.
     Before4 {
         /// The setting's name.
@@ -107,11 +107,50 @@ pub enum Age {
     },
 }
 
-/// How old brokers are, each by the settings that it has: the client doesn't tell which versions of requests they speak. Waits for the network.
+/// Goes to a cluster to write in transactions: brokers older than Kafka 4.0 are refused, unless that is allowed; then `settings` go over to the group protocol
+/// that those have. Waits for the network.
 ///
 /// # Errors
-/// If nothing can be asked.
-pub fn ages_of(admin: &Admin, brokers: &[Broker]) -> Result<Vec<Age>, LogError> {
+/// As [`reach`], and [`LogError::Refused`] for a broker that is too old.
+pub fn enter(settings: &mut KafkaSettings, allow_old: bool) -> Result<Admin, LogError> {
+    let brokers = reach(settings)?;
+    let admin = Admin::new(settings)?;
+    let ages = ages_of(&admin, &brokers)?;
+    // The client would ask old ones for KIP-848's protocol for ever.
+    if !are_new(&brokers, ages, allow_old)? && settings.fall_back_to_classic() {
+        tracing::info!("joining the group by the classic protocol, which old brokers have");
+    }
+    Ok(admin)
+}
+
+/// Whether none of the brokers is older than Kafka 4.0. One that is is refused, unless that is allowed.
+fn are_new(brokers: &[Broker], ages: Vec<Age>, allow_old: bool) -> Result<bool, LogError> {
+    let mut are_new = true;
+    for (Broker { id, address }, age) in brokers.iter().zip(ages) {
+        match age {
+            Age::Since4 => {}
+            Age::Before4 { has } if allow_old => {
+                are_new = false;
+                tracing::warn!("broker {id} at {address} is older than Kafka 4.0 (it has the setting {has}), which --allow-old-brokers allows");
+            }
+            Age::Before4 { has } => {
+                let why = format!(
+                    "it is older than Kafka 4.0 (it has the setting {has}): before 4.0 a fault may tear a transaction or leave one open for ever (KIP-890), \
+                     and verdicts be lost or doubled. Upgrade the brokers, or take that risk with --allow-old-brokers"
+                );
+                return Err(LogError::Refused { operation: format!("looking at broker {id} at {address}"), why });
+            }
+            Age::Unknown { why } => tracing::warn!(
+                "broker {id} at {address} doesn't say how old it is ({why}): see to it that it is Kafka 4.0 or newer. (With the right to describe the \
+                 cluster's configs this is looked at.) One that is older needs --kafka group.protocol=classic"
+            ),
+        }
+    }
+    Ok(are_new)
+}
+
+/// How old brokers are, each by the settings that it has: the client doesn't tell which versions of requests they speak. Waits for the network.
+fn ages_of(admin: &Admin, brokers: &[Broker]) -> Result<Vec<Age>, LogError> {
     // One that has just died is still among them, and isn't waited for; but some have to answer.
     let ages = ages_within(admin, brokers, AT_ONCE)?;
     let is_silent = ages.iter().all(|age| matches!(age, Age::Unknown { .. }));
@@ -160,6 +199,31 @@ mod tests {
             (&[], Age::Unknown { why: "it shows no settings".into() }),
         ] {
             assert_eq!(age_by(settings.iter().copied()), age, "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn an_old_broker_is_refused_unless_it_is_allowed() {
+        let brokers: Vec<Broker> = (1..=2).map(|id| Broker { id, address: format!("kafka-{id}:9092") }).collect();
+        let old = || Age::Before4 { has: "zookeeper.connect".into() };
+        let unknown = || Age::Unknown { why: "no right".into() };
+        for (ages, allow_old, expected) in [
+            (vec![Age::Since4, Age::Since4], false, Some(true)),
+            (vec![Age::Since4, unknown()], false, Some(true)),
+            (vec![Age::Since4, old()], true, Some(false)),
+            (vec![Age::Since4, old()], false, None),
+        ] {
+            match (are_new(&brokers, ages.clone(), allow_old), expected) {
+                (Ok(found), Some(expected)) => assert_eq!(found, expected, "{ages:?} {allow_old}"),
+                (Err(error), None) => {
+                    let said = error.to_string();
+                    assert!(
+                        ["broker 2 at kafka-2:9092", "zookeeper.connect", "--allow-old-brokers"].iter().all(|words| said.contains(words)),
+                        "{said}"
+                    );
+                }
+                (found, _) => panic!("{ages:?} {allow_old}: {found:?}"),
+            }
         }
     }
 

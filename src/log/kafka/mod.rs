@@ -15,6 +15,7 @@ mod native;
 mod offsets;
 mod points;
 mod reader;
+mod rebalances;
 mod records;
 mod settings;
 mod topics;
@@ -26,7 +27,7 @@ mod tests;
 
 pub use appender::KafkaAppender;
 pub use client::Admin;
-pub use cluster::{Age, Broker, ages_of, reach};
+pub use cluster::{enter, reach};
 pub use copier::{Copied, Copier, Done, has_members};
 pub use framing::{Framed, Framing};
 pub use offsets::remove_group;

@@ -4,7 +4,6 @@
 use crate::log::{Came, Headers, Record};
 use bytes::{Bytes, BytesMut};
 use rdkafka::bindings as sys;
-use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
@@ -19,7 +18,7 @@ fn millis(time: Duration) -> c_int {
 
 /// Lets a producer fail as it does when it can't keep its promise of order any more.
 #[cfg(test)]
-pub(super) fn fail_for_good<C: ClientContext>(client: &rdkafka::client::Client<C>) {
+pub(super) fn fail_for_good<C: rdkafka::client::ClientContext>(client: &rdkafka::client::Client<C>) {
     // SAFETY: the client lives as long as the borrow, and so does its handle; the text ends with 0.
     unsafe {
         let code = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
@@ -80,7 +79,7 @@ pub(super) enum Fetched {
 }
 
 /// A queue of a consumer that gives many records at once, and says at which offset the end of a partition was reached, as the Rust client doesn't.
-pub(super) struct Queue<C: ClientContext + ConsumerContext> {
+pub(super) struct Queue<C: ConsumerContext> {
     queue: *mut sys::rd_kafka_queue_t,
     messages: Vec<*mut sys::rd_kafka_message_t>,
     /// Outlives the queue.
@@ -88,11 +87,9 @@ pub(super) struct Queue<C: ClientContext + ConsumerContext> {
 }
 
 // SAFETY: librdkafka's handles may be used from any thread; `&mut self` sees to it that one thread at a time uses the buffer.
-unsafe impl<C: ClientContext + ConsumerContext> Send for Queue<C> {}
-// SAFETY: what takes `&self` touches no buffer, and librdkafka locks its queues itself.
-unsafe impl<C: ClientContext + ConsumerContext> Sync for Queue<C> {}
+unsafe impl<C: ConsumerContext> Send for Queue<C> {}
 
-impl<C: ClientContext + ConsumerContext> Queue<C> {
+impl<C: ConsumerContext> Queue<C> {
     /// All that comes to a consumer which assigns partitions to itself; `None` if it has no group. (Of a group's member it would swallow the rebalances.)
     pub(super) fn of(consumer: Arc<BaseConsumer<C>>) -> Option<Self> {
         // SAFETY: the handle is the consumer's, which this owns a part of; the reference to the queue is given back in `drop`.
@@ -151,9 +148,9 @@ impl<C: ClientContext + ConsumerContext> Queue<C> {
     }
 }
 
-impl<C: ClientContext + ConsumerContext> Drop for Queue<C> {
+impl<C: ConsumerContext> Drop for Queue<C> {
     fn drop(&mut self) {
-        // SAFETY: the reference was taken in `of`, and is given back once; the consumer still lives.
+        // SAFETY: the queue's reference was taken in `of`, or made in `beside`, and is given back once; the consumer still lives.
         unsafe { sys::rd_kafka_queue_destroy(self.queue) }
     }
 }

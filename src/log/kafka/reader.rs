@@ -27,6 +27,19 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(20);
 
 type Client = BaseConsumer<Told>;
 
+/// What is read of a partition.
+#[derive(Clone, Copy)]
+struct Wanted {
+    topic: Topic,
+    partition: u32,
+    /// Records before this offset, which is there.
+    end: i64,
+    /// So many of them at most.
+    max: usize,
+    /// How long is waited for them, and for a transaction under way.
+    patience: Duration,
+}
+
 /// See [`super::Kafka::reader`].
 #[derive(Clone)]
 pub struct KafkaReader {
@@ -95,11 +108,11 @@ impl KafkaReader {
         Ok((start, end))
     }
 
-    /// As [`Reader::has_record`]; who is asked where the partition ends is given so long.
+    /// As [`Reader::has_record`], for who can do without the answer where a broker doesn't give it soon.
     pub(super) fn has_record_within(&self, topic: Topic, partition: u32, from: i64, wait: Duration) -> Result<bool, LogError> {
         let (_, stable) = self.shared.ends(&self.shared.committed, topic, partition, wait)?;
         // Where the end is further on, it may be by markers alone.
-        Ok(from < stable && !self.read_up_to(topic, partition, from, stable, 1, None)?.records.is_empty())
+        Ok(from < stable && !self.read_up_to(from, Wanted { topic, partition, end: stable, max: 1, patience: wait }, None)?.records.is_empty())
     }
 
     /// Where a partition starts and ends, for who can do without the answer where a broker doesn't give it soon.
@@ -107,22 +120,23 @@ impl KafkaReader {
         self.shared.ends(&self.shared.written, topic, partition, wait)
     }
 
-    /// Committed records from an offset that is there, up to `end`, and at most `max`; by the cursor that stands there, if there is one.
-    fn read_up_to(&self, topic: Topic, partition: u32, from: i64, end: i64, max: usize, mut cursor: Option<Cursor>) -> Result<Read, LogError> {
+    /// Committed records from an offset that is there; by the cursor that stands there, if there is one.
+    fn read_up_to(&self, from: i64, wanted: Wanted, mut cursor: Option<Cursor>) -> Result<Read, LogError> {
+        let Wanted { topic, partition, end, max, patience } = wanted;
         let mut read = Read { records: Vec::new(), next: from };
         if read.next == end || max == 0 {
             return Ok(read);
         }
-        let until = Instant::now() + TRANSACTION;
+        let until = Instant::now() + patience;
         let mut stable = cursor.as_ref().map_or(0, |cursor| cursor.stable);
         while read.records.is_empty() && read.next < end {
             // A fetch from beyond the stable end would wait for it to move on.
             if stable <= read.next {
-                stable = self.shared.ends(&self.shared.committed, topic, partition, REQUEST)?.1;
+                stable = self.shared.ends(&self.shared.committed, topic, partition, patience.min(REQUEST))?.1;
             }
             if stable <= read.next {
                 if Instant::now() >= until {
-                    let why = format!("a transaction that is under way at offset {} has not ended within {} s", read.next, TRANSACTION.as_secs());
+                    let why = format!("a transaction that is under way at offset {} has not ended within {} s", read.next, patience.as_secs());
                     return Err(LogError::Kafka { operation: format!("reading {topic} partition {partition}"), why });
                 }
                 std::thread::sleep(LOOK_EVERY);
@@ -133,7 +147,7 @@ impl KafkaReader {
                 None => self.cursor(topic, partition, read.next)?,
             };
             // A cursor that failed is dropped here, and what it had fetched with it.
-            used.read(&self.shared.settings, topic, partition, stable.min(end), max, &mut read)?;
+            used.read(&self.shared.settings, Wanted { end: stable.min(end), ..wanted }, &mut read)?;
             used.stable = stable;
             cursor = Some(used);
         }
@@ -269,10 +283,10 @@ impl crate::log::Reader for KafkaReader {
         self.check(partition)?;
         // Who reads on doesn't ask the brokers for the ends with every piece.
         if let Some(cursor) = self.standing(topic, partition, from) {
-            return self.read_up_to(topic, partition, from, cursor.stable, max, Some(cursor));
+            return self.read_up_to(from, Wanted { topic, partition, end: cursor.stable, max, patience: TRANSACTION }, Some(cursor));
         }
         let (start, end) = self.check_offset(topic, partition, from)?;
-        self.read_up_to(topic, partition, from.max(start), end, max, None)
+        self.read_up_to(from.max(start), Wanted { topic, partition, end, max, patience: TRANSACTION }, None)
     }
 
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError> {
@@ -339,8 +353,9 @@ impl Cursor {
         Ok(Self { queue: Queue::of(Arc::new(consumer)).ok_or_else(no_queue)?, place: None, stable: 0, known: BTreeSet::new() })
     }
 
-    /// Adds records to `read`, up to `end`, which is committed, and no more than `max`.
-    fn read(&mut self, settings: &KafkaSettings, topic: Topic, partition: u32, end: i64, max: usize, read: &mut Read) -> Result<(), LogError> {
+    /// Adds records to `read`, up to an end that is committed.
+    fn read(&mut self, settings: &KafkaSettings, wanted: Wanted, read: &mut Read) -> Result<(), LogError> {
+        let Wanted { topic, partition, end, max, patience } = wanted;
         let name = settings.topic(topic);
         let operation = || format!("reading {name} partition {partition}");
         if self.place != Some((topic, partition, read.next)) {
@@ -349,17 +364,17 @@ impl Cursor {
             one.add_partition_offset(&name, number(partition), Offset::Offset(read.next)).map_err(failed(operation()))?;
             if self.known.insert(topic) {
                 // By itself a client looks for the leader of a topic that is new to it once a second.
-                self.queue.consumer().fetch_metadata(Some(&name), REQUEST).map_err(failed(operation()))?;
+                self.queue.consumer().fetch_metadata(Some(&name), patience.min(REQUEST)).map_err(failed(operation()))?;
             }
             self.queue.consumer().assign(&one).map_err(failed(operation()))?;
         }
-        let until = Instant::now() + TRANSACTION;
+        let until = Instant::now() + patience;
         let mut bytes = 0;
         while read.next < end && read.records.len() < max && bytes < MAX_READ_BYTES {
             let mut fetched = self.queue.take(&name, Some(number(partition)), max - read.records.len(), FULL);
             if fetched.is_empty() && Instant::now() >= until {
                 self.place = None;
-                return Err(LogError::Kafka { operation: operation(), why: format!("nothing came within {} s", TRANSACTION.as_secs()) });
+                return Err(LogError::Kafka { operation: operation(), why: format!("nothing came within {} s", patience.as_secs()) });
             }
             for (_, fetched) in fetched.drain(..) {
                 match fetched {

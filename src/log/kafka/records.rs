@@ -2,8 +2,9 @@
 //! tenth of a worker's time otherwise.
 
 use super::native::{Fetched, Queue};
+use super::rebalances::Rebalances;
 use crate::log::{LogError, MAX_READ_BYTES};
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::BaseConsumer;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,30 +12,30 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// See the module.
-pub(super) struct Records<C: ConsumerContext + 'static> {
-    shared: Arc<Shared<C>>,
+pub(super) struct Records {
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Shared<C: ConsumerContext + 'static> {
+struct Shared {
     topic: String,
-    coming: Mutex<Coming<C>>,
+    coming: Mutex<Coming>,
     /// How many records the thread may take yet. It is set to 0 before the lock is asked for, so nobody waits for longer than one turn of the thread.
     room: AtomicUsize,
     is_over: AtomicBool,
 }
 
-struct Coming<C: ConsumerContext + 'static> {
-    queue: Queue<C>,
+struct Coming {
+    queue: Queue<Rebalances>,
     /// What the thread has taken, with its partition, in the order in which it came.
     taken: VecDeque<(i32, Fetched)>,
     /// Of what it has taken since it was let go ahead.
     bytes: usize,
 }
 
-impl<C: ConsumerContext + 'static> Records<C> {
+impl Records {
     /// Those of a topic that come to a member, beside what concerns the group.
-    pub(super) fn of(consumer: Arc<BaseConsumer<C>>, topic: &str) -> Result<Self, LogError> {
+    pub(super) fn of(consumer: Arc<BaseConsumer<Rebalances>>, topic: &str) -> Result<Self, LogError> {
         let coming = Mutex::new(Coming { queue: Queue::beside(consumer), taken: VecDeque::new(), bytes: 0 });
         let shared = Arc::new(Shared { topic: topic.to_owned(), coming, room: AtomicUsize::new(0), is_over: AtomicBool::new(false) });
         let its_own = shared.clone();
@@ -81,13 +82,13 @@ impl<C: ConsumerContext + 'static> Records<C> {
     }
 }
 
-impl<C: ConsumerContext + 'static> Coming<C> {
+impl Coming {
     fn drop_of(&mut self, partition: i32) {
         self.taken.retain(|(of, _)| *of != partition);
     }
 }
 
-impl<C: ConsumerContext + 'static> Drop for Records<C> {
+impl Drop for Records {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::Release);
         self.shared.room.store(0, Ordering::Release);
@@ -99,12 +100,12 @@ impl<C: ConsumerContext + 'static> Drop for Records<C> {
     }
 }
 
-impl<C: ConsumerContext + 'static> Shared<C> {
+impl Shared {
     /// The lock, with the thread at rest.
     ///
     /// # Panics
     /// If the thread has: records may be lost that it had taken, and nothing may be read beyond a gap.
-    fn own(&self) -> MutexGuard<'_, Coming<C>> {
+    fn own(&self) -> MutexGuard<'_, Coming> {
         self.room.store(0, Ordering::Release);
         self.coming.lock().expect("the thread that takes records panicked")
     }

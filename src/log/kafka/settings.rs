@@ -37,7 +37,7 @@ impl Default for KafkaSettings {
 }
 
 /// Settings of librdkafka that are not the operator's: exactly-once, the order of records, or the way of reading rests on them.
-pub const FIXED: [&str; 15] = [
+pub const FIXED: [&str; 16] = [
     "bootstrap.servers",
     // librdkafka's other name for it, as of acks below.
     "metadata.broker.list",
@@ -55,6 +55,8 @@ pub const FIXED: [&str; 15] = [
     "enable.partition.eof",
     // By its reports of delivery the producer tells where its outputs end.
     "delivery.report.only.error",
+    // Nobody would take its statistics, and they would gather.
+    "statistics.interval.ms",
 ];
 
 /// Both names of a setting.

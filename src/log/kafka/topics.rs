@@ -150,6 +150,8 @@ fn served(settings: &KafkaSettings, partitions: u32, topics: &[Topic]) -> Result
 /// # Errors
 /// If the cluster can't be reached.
 pub fn names(settings: &KafkaSettings, prefix: &str) -> Result<Vec<String>, LogError> {
+    // What is wrong with the way to it is known there alone.
+    super::reach(settings)?;
     names_by(&Admin::new(settings)?, prefix)
 }
 
@@ -289,7 +291,14 @@ fn findings_of(topic: &Described, partitions: usize) -> Vec<Finding> {
     let setting = |name: &str| topic.settings.get(name).map_or("", String::as_str);
     let number = |name: &str| setting(name).parse::<i64>().ok();
     if topic.partitions != partitions {
-        found(true, format!("it has {} partitions, and the input {partitions}; all topics must have as many", topic.partitions));
+        found(
+            true,
+            format!(
+                "it has {} partitions, and the input {partitions}; all topics must have as many. If it is empty, delete it, and make it with `callsieve topics create \
+                 --partitions {partitions}`; `callsieve topics repartition` moves to another number",
+                topic.partitions
+            ),
+        );
     }
     let policy = if topic.topic.is_compacted() { "compact" } else { "delete" };
     if setting("cleanup.policy") != policy {

@@ -25,6 +25,7 @@ use rocksdb::WriteBatch;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -50,6 +51,8 @@ struct Sending {
     framing: Framed,
     /// After the last record of the transaction under way, by topic and partition.
     ends: Mutex<BTreeMap<(Topic, u32), i64>>,
+    /// An output of it was delivered, but nobody knows where.
+    is_lost: AtomicBool,
 }
 
 impl ClientContext for Sending {
@@ -67,6 +70,7 @@ impl ProducerContext for Sending {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         match result {
+            Ok(message) if message.offset() < 0 => self.is_lost.store(true, Ordering::Release),
             Ok(message) => {
                 let topic = Topic::ALL.into_iter().find(|topic| self.names[topic.index()] == message.topic());
                 if let (Some(topic), Ok(partition)) = (topic, u32::try_from(message.partition())) {
@@ -178,7 +182,12 @@ fn produce(
     states: &Mutex<Option<States>>,
     answers: &SyncSender<Result<Ends, Failure>>,
 ) {
-    let context = Sending { names: Topic::ALL.map(|topic| settings.topic(topic)), framing: settings.framing.clone(), ends: Mutex::default() };
+    let context = Sending {
+        names: Topic::ALL.map(|topic| settings.topic(topic)),
+        framing: settings.framing.clone(),
+        ends: Mutex::default(),
+        is_lost: AtomicBool::new(false),
+    };
     let made: Result<BaseProducer<Sending>, KafkaError> = settings.transactional(id).create_with_context(context);
     let ready = made.and_then(|producer| let_in(&producer).map(|()| producer));
     let (producer, mut answer) = match ready {
@@ -196,10 +205,12 @@ fn produce(
             Transaction::Commit(publications) => publish(producer, &publications, holder, &group),
             Transaction::Copy(copies, done) => copy(producer, &copies, &done, &group).map(|()| Ends::new()),
         };
-        if let Err(Failure::Abort(_)) = answer
-            && let Err(error) = abort(producer)
-        {
-            answer = Err(Failure::GiveUp(format!("a transaction could not be aborted: {}", words(&error))));
+        if let Err(Failure::Abort(why)) = answer {
+            // What it sent may still be on its way, and the brokers would take it for a part of this producer's next transaction: its successor has another epoch.
+            answer = Err(Failure::GiveUp(match abort(producer) {
+                Ok(()) => why,
+                Err(error) => format!("{why}, and it could not be aborted: {}", words(&error)),
+            }));
         }
     }
 }
@@ -231,7 +242,7 @@ fn write(states: States) -> Result<(), Failure> {
 
 /// How a transaction failed, before it is known what became of it.
 enum Failure {
-    /// It can be aborted, and must be.
+    /// It can be aborted, and must be; then its producer is of no use any more, either.
     Abort(String),
     /// Its producer is of no use any more.
     GiveUp(String),
@@ -323,7 +334,7 @@ fn publish(
     holder: Option<&str>,
     group: &ConsumerGroupMetadata,
 ) -> Result<Ends, Failure> {
-    let Sending { names, framing, ends: delivered } = &**producer.context();
+    let Sending { names, framing, ends: delivered, is_lost } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let mut unasked = TopicPartitionList::with_capacity(1);
     unasked.add_partition_offset(&names[Topic::DeadLetters.index()], 0, Offset::Offset(0)).map_err(|error| Failure::of(&error))?;
@@ -337,6 +348,9 @@ fn publish(
     }
     // Where they came to stand is part of what is committed.
     deliver(producer)?;
+    if is_lost.load(Ordering::Acquire) {
+        return Err(Failure::Abort("an output was delivered, and the broker doesn't say where".into()));
+    }
     reached("produced");
     let mut moved = Ends::new();
     let mut positions = TopicPartitionList::with_capacity(publications.len());

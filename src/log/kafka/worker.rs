@@ -5,31 +5,29 @@
 //! is given it, and bring up what it has got, before anything is read from it.
 
 use super::appender::KafkaAppender;
-use super::client::{AT_ONCE, REQUEST, Told, failed, number, words};
+use super::client::{AT_ONCE, REQUEST, failed, number, words};
 use super::native::Fetched;
 use super::points::{batch, reached};
 use super::reader::KafkaReader;
+use super::rebalances::{Change, Rebalances};
 use super::records::Records;
 use super::settings::KafkaSettings;
 use super::transaction::{Publication, Transactions};
 use crate::log::{Batch, Commit, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Reader, Record, Topic};
-use rdkafka::bindings::rd_kafka_resp_err_t;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
 const REFUSALS: u32 = 3;
-/// Of two with one static id each fences the other whenever it joins, every few seconds, so one is fenced so often within that time, and ends. But a coordinator that was
-/// away may fence a member that is alone, too: by an answer that it gave before, and that the member never got.
-const RIVAL: (usize, Duration) = (3, Duration::from_secs(60));
+/// Of two with one static id each fences the other whenever it joins, every few seconds; so one is fenced so often within a minute, and ends. But a coordinator that was
+/// away may fence a member that is alone, too, by an answer that it gave before, and that the member never got: twice within a minute was seen.
+const RIVAL_FENCES: usize = 3;
+const RIVAL_WITHIN: Duration = Duration::from_secs(60);
 /// Records of a commit: what a transaction costs the broker besides its records is shared by so many.
 const BATCH: usize = 20_000;
 /// How long after a commit a batch goes on filling: a transaction costs the broker more than its records do.
@@ -42,63 +40,10 @@ const WAITING: Duration = Duration::from_millis(100);
 const TAKEN_UP: Duration = Duration::from_secs(1);
 /// How late it is noticed at most, while nothing comes, that the group has something to say.
 const LISTEN_EVERY: Duration = Duration::from_millis(10);
+/// How often it is said that records can't be got.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// How long a partition gives nothing before it is looked whether there is something. Longer than leaders take to change, and clients to find them.
 const STALL: Duration = Duration::from_secs(15);
-
-/// A change of what is assigned, not yet answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Change {
-    Assigned(Vec<u32>),
-    Revoked(Vec<u32>),
-}
-
-/// Notes the rebalances.
-#[derive(Default)]
-struct Rebalances {
-    changes: Mutex<VecDeque<Change>>,
-    /// When the consumer is closed, nobody answers later.
-    closing: AtomicBool,
-}
-
-impl Rebalances {
-    fn first(&self) -> Option<Change> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner).front().cloned()
-    }
-
-    fn answered(&self) {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    }
-
-    fn count(&self) -> usize {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-}
-
-impl ClientContext for Rebalances {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Told.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        Told.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Rebalances {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: rd_kafka_resp_err_t, partitions: &mut TopicPartitionList) {
-        let is_assigned = kind == rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::Acquire) {
-            let answer = if is_assigned { consumer.incremental_assign(partitions) } else { consumer.incremental_unassign(partitions) };
-            if let Err(error) = answer {
-                tracing::debug!("leaving the group: {error}");
-            }
-            return;
-        }
-        let numbers = partitions.elements().iter().filter_map(|element| u32::try_from(element.partition()).ok()).collect();
-        let change = if is_assigned { Change::Assigned(numbers) } else { Change::Revoked(numbers) };
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
-    }
-}
 
 /// See [`super::Kafka::worker`].
 pub struct KafkaLog {
@@ -111,22 +56,27 @@ pub struct KafkaLog {
     /// What concerns the group comes to it.
     consumer: Arc<BaseConsumer<Rebalances>>,
     /// Those of the partitions that it is assigned.
-    records: Records<Rebalances>,
+    records: Records,
     transactions: Transactions,
     /// A commit was handed over, and isn't concluded.
     is_committing: bool,
     reader: KafkaReader,
     appender: KafkaAppender,
+    /// The partitions that it has.
     owned: BTreeSet<u32>,
     /// Commits in a row that came to nothing.
     refused: u32,
+    /// Why it is to join anew, if it couldn't yet.
+    rejoins: Option<String>,
     /// When another of its static id took its place lately.
     fenced: Vec<Instant>,
+    /// When it was said last that a partition's records couldn't be got.
+    said_failed: Option<Instant>,
     /// Before that a batch that isn't full goes on filling.
     gathers_until: Instant,
     /// When the last poll ended.
     polled_at: Instant,
-    /// Of those, the ones that aren't to be fetched.
+    /// Owned partitions that aren't to be fetched.
     paused: BTreeSet<u32>,
     /// Of partitions that are fetched: the offset of the next record, and since when none has come.
     fetched: BTreeMap<u32, (i64, Instant)>,
@@ -170,7 +120,9 @@ impl KafkaLog {
             appender,
             owned: BTreeSet::new(),
             refused: 0,
+            rejoins: None,
             fenced: Vec::new(),
+            said_failed: None,
             gathers_until: Instant::now(),
             polled_at: Instant::now(),
             paused: BTreeSet::new(),
@@ -260,8 +212,7 @@ impl KafkaLog {
 
     /// Takes notice of the rebalances that have come; drops what was polled of partitions that are gone.
     fn note(&mut self, polled: &mut BTreeMap<u32, Vec<Record>>) -> bool {
-        let rebalances = self.consumer.context();
-        let changes: Vec<Change> = rebalances.changes.lock().unwrap_or_else(PoisonError::into_inner).iter().skip(self.noted).cloned().collect();
+        let changes = self.consumer.context().after(self.noted);
         for change in &changes {
             tracing::info!(member = self.member, ?change, "rebalance");
             match change {
@@ -292,53 +243,48 @@ impl KafkaLog {
         }
     }
 
-    /// Takes an error for what it means.
+    /// Does what a consumer's error asks for, which is nothing where it passes: connections come and go.
+    ///
+    /// # Errors
+    /// With what the caller passes on, also where the member has joined anew.
     fn heed(&mut self, error: &KafkaError) -> Result<(), LogError> {
-        let Some(meaning) = self.meaning(error) else {
-            tracing::debug!("polling: {error}");
-            return Ok(());
-        };
-        Err(meaning)
-    }
-
-    /// What a consumer's error means to a worker; `None` if it means nothing: connections come and go.
-    fn meaning(&mut self, error: &KafkaError) -> Option<LogError> {
-        let passing = |operation: &str| Some(LogError::Kafka { operation: operation.to_owned(), why: words(error) });
+        let passing = |operation: &str| Err(LogError::Kafka { operation: operation.to_owned(), why: words(error) });
         match error {
             KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => {
-                let (times, lately) = RIVAL;
-                self.fenced.retain(|before| before.elapsed() < lately);
+                self.fenced.retain(|before| before.elapsed() < RIVAL_WITHIN);
                 self.fenced.push(Instant::now());
-                if self.fenced.len() >= times {
-                    return Some(LogError::Fenced { member: self.member.clone(), why: words(error) });
+                if self.fenced.len() >= RIVAL_FENCES {
+                    return Err(LogError::Fenced { member: self.member.clone(), why: words(error) });
                 }
-                Some(self.rejoin(words(error)))
+                Err(self.rejoin(words(error)))
             }
             // The group protocol of KIP-848 is asked for first, and only this answer tells for sure that the brokers don't have it, or have it switched off.
             KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature)
                 if self.settings.fall_back_to_classic() =>
             {
                 tracing::info!(member = self.member, "the brokers don't have the group protocol of KIP-848: joining by the classic one");
-                Some(self.rejoin(words(error)))
+                Err(self.rejoin(words(error)))
             }
             // Also where another holds this one's static id: its predecessor, until the group has found out that it died.
-            KafkaError::MessageConsumptionFatal(_) => Some(self.rejoin(words(error))),
-            KafkaError::MessageConsumption(code) => match code {
-                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-                    passing("reading on: retention has passed the position, or it is beyond the end")
-                }
+            KafkaError::MessageConsumptionFatal(_) => Err(self.rejoin(words(error))),
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                passing("reading on: retention has passed the position, or it is beyond the end")
+            }
+            KafkaError::MessageConsumption(
                 RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed => passing("reading the input"),
-                _ => None,
-            },
-            _ => None,
+                | RDKafkaErrorCode::GroupAuthorizationFailed,
+            ) => passing("reading the input"),
+            _ => {
+                tracing::debug!("polling: {error}");
+                Ok(())
+            }
         }
     }
 
     /// Becomes a member anew, with another consumer. One that the group has dropped while it had a rebalance to answer is of no use any more: the
-    /// group takes no member that comes with partitions.
+    /// group takes no member that comes with partitions. Returns what the caller passes on, also where that came to something.
     fn rejoin(&mut self, cause: String) -> LogError {
         let operation = format!("rejoining the group {}", self.settings.group);
         // In this order: the group takes the place of who is there from who subscribes.
@@ -354,14 +300,18 @@ impl KafkaLog {
                 (self.consumer, self.records) = joined;
                 LogError::Kafka { operation, why: cause }
             }
-            Err(error) => error,
+            Err(error) => {
+                // The consumer that is left may have said for the last time that it is of no use.
+                self.rejoins = Some(cause);
+                error
+            }
         }
     }
 
     /// Answers what the group waits for, also from a member that leaves, and owns nothing from now on. The consumer says goodbye when it is dropped.
     fn leave(&mut self) {
         let rebalances = self.consumer.context().clone();
-        rebalances.closing.store(true, Ordering::Release);
+        rebalances.close();
         while let Some(change) = rebalances.first() {
             let (Change::Assigned(partitions) | Change::Revoked(partitions)) = &change;
             let list = self.list(partitions.iter().map(|partition| (*partition, Offset::End)));
@@ -401,15 +351,24 @@ impl KafkaLog {
         }
     }
 
-    /// Whether a partition is assigned, but the group has no answer to that yet.
-    fn is_unanswered(&self, partition: u32) -> bool {
-        let changes = self.consumer.context().changes.lock().unwrap_or_else(PoisonError::into_inner);
-        changes.iter().any(|change| matches!(change, Change::Assigned(partitions) if partitions.contains(&partition)))
+    /// The record that a failure of a partition is about: the client takes it for read with that, and would pass over it at the next rebalance.
+    fn failed_at(&self, partition: i32, polled: &BTreeMap<u32, Vec<Record>>) -> Option<(u32, i64)> {
+        let partition = u32::try_from(partition).ok()?;
+        let (next, _) = self.fetched.get(&partition)?;
+        let last = polled.get(&partition).and_then(|records| records.last());
+        Some((partition, last.map_or(*next, |last| last.offset + 1)))
+    }
+
+    fn say_failed(&mut self, partition: u32, offset: i64, code: RDKafkaErrorCode) {
+        if self.said_failed.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+            tracing::warn!(partition, offset, "the input can't be read here now, and is asked for again: {code}");
+            self.said_failed = Some(Instant::now());
+        }
     }
 
     /// Lets the next poll begin at `next`.
     fn go_on(&mut self, partition: u32, next: i64) -> Result<(), LogError> {
-        if self.is_unanswered(partition) {
+        if self.consumer.context().is_unanswered(partition) {
             self.starts.insert(partition, next);
             return Ok(());
         }
@@ -456,11 +415,14 @@ impl Log for KafkaLog {
             let now = Instant::now();
             self.fetched.values_mut().for_each(|(_, since)| *since = now);
         }
+        if let Some(cause) = self.rejoins.take() {
+            return Err(self.rejoin(cause));
+        }
         self.answer()?;
         self.starts.clear();
         let until = Instant::now() + wait.min(Duration::from_secs(86_400));
         let mut polled: BTreeMap<u32, Vec<Record>> = BTreeMap::new();
-        // Partitions with a record that can't be read now, and where it is.
+        // Partitions that are to be fetched again: from a record that can't be read now, or one that the client couldn't get.
         let mut waiting: BTreeMap<u32, i64> = BTreeMap::new();
         let (mut left, mut left_bytes) = (max_records.max(1), MAX_READ_BYTES);
         // Nothing more is there at the moment.
@@ -491,6 +453,10 @@ impl Log for KafkaLog {
                     Fetched::End(_) => continue,
                     Fetched::Failed(code) => {
                         self.heed(&KafkaError::MessageConsumption(code))?;
+                        if let Some((partition, next)) = self.failed_at(partition, &polled) {
+                            self.say_failed(partition, next, code);
+                            waiting.entry(partition).or_insert(next);
+                        }
                         continue;
                     }
                 };
@@ -606,7 +572,7 @@ impl Log for KafkaLog {
         self.paused.insert(partition);
         self.fetched.remove(&partition);
         self.records.drop_of(number(partition));
-        if self.is_unanswered(partition) {
+        if self.consumer.context().is_unanswered(partition) {
             return Ok(());
         }
         let list = self.list([(partition, Offset::Invalid)])?;
@@ -619,7 +585,7 @@ impl Log for KafkaLog {
         self.ends.insert(partition, ends);
         // First, since it is answered: resuming does nothing where the pause hasn't been carried out yet.
         self.go_on(partition, next)?;
-        if self.is_unanswered(partition) {
+        if self.consumer.context().is_unanswered(partition) {
             return Ok(());
         }
         let list = self.list([(partition, Offset::Invalid)])?;

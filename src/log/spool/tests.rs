@@ -1,6 +1,7 @@
 //! The spool before a log that fails when it is told to.
 
 use super::*;
+use crate::log::MAX_INPUT_BYTES;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,8 +34,11 @@ impl Fake {
     async fn take(&self, topic: Topic, inputs: Vec<Input>) -> Result<Vec<Place>, LogError> {
         tokio::time::sleep(Duration::from_millis(1)).await;
         let most = self.most_bytes.load(Ordering::SeqCst);
-        if let Some(large) = inputs.iter().find(|input| input.value.len() > most && topic == Topic::Events) {
-            return Err(LogError::TooLarge { topic, bytes: large.value.len(), most });
+        let with_headers = |input: &Input| input.value.len() + input.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let bytes = |input: &Input| if topic == Topic::Events { input.value.len() } else { with_headers(input) };
+        let most = if topic == Topic::Events { most } else { MAX_INPUT_BYTES };
+        if let Some(large) = inputs.iter().find(|input| bytes(input) > most) {
+            return Err(LogError::TooLarge { topic, bytes: bytes(large), most });
         }
         let is = *self.is.borrow();
         let places = vec![Place { partition: 0, offset: 0 }; inputs.len()];
@@ -309,14 +313,18 @@ async fn a_caller_that_goes_away_leaves_nothing_uncounted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_kafka_finds_too_large_does_not_stand_in_the_way() {
     let subject = Subject::new(Kafka::Refuses, u64::MAX);
-    for value in ["a", "too large", "b"] {
+    // The last is so large that as a letter, with a cause beside it, it would be too large whole.
+    let largest = "x".repeat(MAX_INPUT_BYTES - 100);
+    for value in ["a", "too large", "b", &largest] {
         subject.append("1", value).await.unwrap();
     }
     subject.fake.most_bytes.store(2, Ordering::SeqCst);
     subject.is(Kafka::Up);
     subject.is_direct().await;
     assert_eq!(subject.fake.values(Topic::Events), ["a", "b"]);
-    assert_eq!(subject.fake.values(Topic::DeadLetters), ["too large"]);
+    let letters = subject.fake.values(Topic::DeadLetters);
+    assert_eq!((letters[0].as_str(), letters.len()), ("too large", 2));
+    assert_eq!(letters[1], largest[..letter::MOST_BODY]);
     // Where it is the caller's to know, it is told.
     assert!(matches!(subject.append("1", "too large").await, Err(LogError::TooLarge { .. })));
 }

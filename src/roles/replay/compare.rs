@@ -1,11 +1,10 @@
 //! What a replay says otherwise than the live processor: its verdicts against the newest live ones, by what a revision is published for.
 
-use super::{Begun, Part, Replay, newest};
-use crate::event::{AccountId, AccountSettings, AccountState, CallVerdict, Decoded, Media, Millis, OpenCall, SessionId, Verdict, decode};
+use super::{Begun, Part, Replay, newest, read};
+use crate::event::{AccountId, AccountSettings, AccountState, CallVerdict, Media, Millis, OpenCall, SessionId, Verdict};
 use crate::judge::{Differ, difference};
 use crate::log::Topic;
 use crate::log::kafka::{Kafka, KafkaReader};
-use anyhow::Context;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -126,10 +125,6 @@ pub(super) fn compare(
         }
     }
     Ok(compared)
-}
-
-fn read<T: Decoded>(topic: Topic, key: &[u8], value: &[u8]) -> anyhow::Result<T> {
-    decode(value).with_context(|| format!("reading {} on {topic}", String::from_utf8_lossy(key)))
 }
 
 fn note_rules(newest: &mut Option<(Millis, String)>, live: Option<&CallVerdict>) {

@@ -15,7 +15,7 @@ pub use promote::Promoted;
 pub(super) use run::until_interrupted;
 pub use run::{Ended, StartArgs};
 
-use crate::event::Millis;
+use crate::event::{Decoded, Millis, decode};
 use crate::log::kafka::{self, Kafka, KafkaReader, KafkaSettings};
 use crate::log::{LogError, Position, Reader, Topic, each_record};
 use anyhow::{Context, bail};
@@ -122,7 +122,7 @@ impl Replay {
     /// If the cluster can't be reached.
     pub fn all(live: &KafkaSettings) -> anyhow::Result<Vec<Self>> {
         let prefix = format!("{}{PREFIX}", live.topic_prefix);
-        let names = kafka::names(live, &prefix).with_context(|| format!("reaching Kafka at {}", live.brokers))?;
+        let names = kafka::names(live, &prefix)?;
         let of = |name: &str| {
             let (name, topic) = name.strip_prefix(&prefix)?.split_once('.')?;
             Topic::ALL.iter().any(|known| known.name() == topic).then(|| name.to_owned())
@@ -164,7 +164,7 @@ impl Replay {
     /// How many of its topics there are.
     fn topics(&self) -> anyhow::Result<usize> {
         let own = self.own();
-        let there = kafka::names(&self.live, &own.topic_prefix).with_context(|| format!("reaching Kafka at {}", self.live.brokers))?;
+        let there = kafka::names(&self.live, &own.topic_prefix)?;
         Ok(Topic::ALL.iter().filter(|topic| there.contains(&own.topic(**topic))).count())
     }
 
@@ -263,6 +263,11 @@ fn told(own: &KafkaReader) -> anyhow::Result<Option<(Begun, BTreeSet<u32>)>> {
     let begun = serde_json::from_slice(begun).context("reading how the replay was begun")?;
     let done = told.keys().filter_map(|key| std::str::from_utf8(key).ok()?.strip_prefix(DONE)?.parse().ok()).collect();
     Ok(Some((begun, done)))
+}
+
+/// A row of a compacted topic.
+fn read<T: Decoded>(topic: Topic, key: &[u8], value: &[u8]) -> anyhow::Result<T> {
+    decode(value).with_context(|| format!("reading {} on {topic}", String::from_utf8_lossy(key)))
 }
 
 /// The newest value of each key, as it stands; keys that are gone are left out. Holds them in memory: of verdicts about a kilobyte each.

@@ -6,8 +6,7 @@
 
 use super::Part;
 use crate::event::{Event, Record as Written, Tick, encode_event, record_of};
-use crate::log::embedded::system_clock;
-use crate::log::{Batch, Came, Commit, Committed, Log, LogError, OutputEnds, Read, Reader, Record, Topic};
+use crate::log::{Batch, Came, Commit, Committed, Log, LogError, OutputEnds, Read, Reader, Record, Topic, now};
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -168,7 +167,7 @@ impl<L: Log> Log for Past<L> {
 
     fn append(&mut self, partition: u32, key: &[u8], _: &[u8]) -> Result<i64, LogError> {
         // Only ticks are appended, and the live processor gets them too: with the time that it is.
-        self.log.append(partition, key, &encode_event(&Event::Tick(Tick { at: system_clock()() })))
+        self.log.append(partition, key, &encode_event(&Event::Tick(Tick { at: now() })))
     }
 }
 
@@ -213,6 +212,7 @@ mod tests {
     use super::*;
     use crate::event::{AccountId, AccountRemoved, AccountSettings, CallLegs, decode_event};
     use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Retention};
+    use crate::log::system_clock;
     use crate::log::{Appender, Input};
     use crate::state::database::{DatabaseOptions, Engine};
 

@@ -5,8 +5,8 @@ use super::seed::{removed, seed};
 use super::{BEGUN, Begun, DONE, Part, Progress, Replay};
 use crate::event::Millis;
 use crate::judge::RULES;
-use crate::log::embedded::system_clock;
-use crate::log::kafka::{self, Admin, Kafka, KafkaAppender, KafkaLog, TopicSettings};
+use crate::log::kafka::{self, Kafka, KafkaAppender, KafkaLog, TopicSettings};
+use crate::log::now;
 use crate::log::{Log, LogError, Reader, Topic};
 use crate::roles::backend::{States, check_topics};
 use crate::roles::processor::Worker;
@@ -35,6 +35,9 @@ pub struct StartArgs {
     /// Records per second, at most, of the log and of what it is seeded with before [default: as many as there are]
     #[arg(long)]
     pub rate: Option<NonZeroU32>,
+    /// Take part although brokers are older than Kafka 4.0, as `callsieve run` does by that
+    #[arg(long, env = "CALLSIEVE_ALLOW_OLD_BROKERS")]
+    pub allow_old_brokers: bool,
     /// Where its state is kept, below replay/NAME
     #[arg(long, env = "CALLSIEVE_DATA_DIR", default_value = "./callsieve-data")]
     pub data_dir: PathBuf,
@@ -59,11 +62,12 @@ impl Replay {
     ///
     /// # Errors
     /// If it was begun with other rules or can't be begun, if another process runs it from the same data directory, and whatever stops its worker.
-    pub fn run(&self, args: &StartArgs) -> anyhow::Result<Ended> {
+    pub fn run(&mut self, args: &StartArgs) -> anyhow::Result<Ended> {
         let bar = Bar::new();
         write_diagnostics(args.log_format, if bar.shown.is_some() { "warn" } else { "info" });
         let stop = until_interrupted()?;
-        let live = Kafka::with(self.live.clone(), check_topics(&Admin::new(&self.live)?, &self.live)?)?;
+        let admin = kafka::enter(&mut self.live, args.allow_old_brokers)?;
+        let live = Kafka::with(self.live.clone(), check_topics(&admin, &self.live)?)?;
         let (own, begun, done) = self.begun(&live)?;
         if done.len() == begun.parts.len() {
             return Ok(Ended::FinishedBefore);
@@ -170,7 +174,7 @@ impl Replay {
             let (end, time) = position.map_or((start, Millis::MIN), |position| (position.next.max(start), position.partition_time));
             parts.push(Part { start, end, time });
         }
-        let started_at = system_clock()();
+        let started_at = now();
         let id = format!("{}-{started_at}", self.name);
         Ok(Begun { id, rules: RULES.to_owned(), started_at, parts, group: Some(self.live.group.clone()) })
     }
@@ -179,14 +183,14 @@ impl Replay {
 /// A clock behind the time of every partition: a deadline that lies beyond a replay's end is none of its business, and work that is due is due without one.
 fn behind() -> Millis {
     const LONG_AGO: Millis = 1 << 50;
-    system_clock()() - LONG_AGO
+    now() - LONG_AGO
 }
 
-/// Joins the group; brokers that are away come back.
+/// Joins the group; brokers that are away come back, one that refuses us goes on to.
 fn join(work: &Kafka, stop: &AtomicBool) -> anyhow::Result<KafkaLog> {
     loop {
         match work.worker(Some(MEMBER)) {
-            Err(error) if error.is_passing() && !stop.load(Ordering::Acquire) => tracing::warn!(%error, "joining the group again"),
+            Err(error) if error.passes_by_itself() && !stop.load(Ordering::Acquire) => tracing::warn!(%error, "joining the group again"),
             joined => return Ok(joined?),
         }
         std::thread::sleep(Duration::from_secs(1));

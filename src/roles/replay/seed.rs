@@ -5,12 +5,11 @@
 //! whole with its conversation, also when the log has nothing of it any more. Positions are reset: the replay counts its own.
 
 use super::past::Pace;
-use super::{CHUNK, Part, newest};
-use crate::event::{AccountState, CallVerdict, CompanyNumber, Decoded, OpenCall, decode, encode};
+use super::{CHUNK, Part, newest, read};
+use crate::event::{AccountState, CallVerdict, CompanyNumber, OpenCall, encode};
 use crate::judge::LONGEST_WAIT;
 use crate::log::kafka::{Kafka, KafkaReader};
 use crate::log::{Position, Topic};
-use anyhow::Context;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,10 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const BEFORE: i64 = -1;
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
-
-fn read<T: Decoded>(topic: Topic, key: &[u8], value: &[u8]) -> anyhow::Result<T> {
-    decode(value).with_context(|| format!("reading {} on {topic}", String::from_utf8_lossy(key)))
-}
 
 /// The account of a key.
 fn account_of(key: &[u8]) -> &[u8] {

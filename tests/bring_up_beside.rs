@@ -6,7 +6,8 @@ mod common;
 
 use callsieve::event::{AccountId, AccountSettings, Event, encode_event};
 use callsieve::judge::number::Country;
-use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, EmbeddedWorker, Retention, system_clock};
+use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, EmbeddedWorker, Retention};
+use callsieve::log::system_clock;
 use callsieve::log::{Appender, Batch, Commit, Committed, Input, Log, LogError, OutputEnds, Read, Reader, Topic, partition_of};
 use callsieve::ringcentral::documents::{Asked, read_document};
 use callsieve::roles::held::Holding;

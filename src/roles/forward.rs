@@ -26,7 +26,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// How long its answer may take; below what a whole request may.
 const ANSWER: Duration = Duration::from_secs(15);
 /// Headers that are passed on with a request.
-const PASSED: [HeaderName; 4] = [header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT, HeaderName::from_static("traceparent")];
+const PASSED: [HeaderName; 3] = [header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT];
 
 /// The other instances.
 pub(super) struct Others {
