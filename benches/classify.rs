@@ -1,7 +1,7 @@
 //! `callsieve classify` over a simulated company's notifications, in MB/s of JSON Lines on one core; the limit is 150.
 //!
-//! Times are the judging thread's own on the processor, as Linux counts them (elsewhere those of the clock): the limit is about one core, and not about
-//! what else the machine does. The clock's are printed beside them. RocksDB's threads, which write its buffers out, are not in them.
+//! Times are the judging thread's own on the processor, as Linux counts them (elsewhere those of the clock): the limit is about one core, and not
+//! about what else the machine does. The clock's are printed beside them. RocksDB's threads, which write its buffers out, are not in them.
 //!
 //! `cargo bench --bench classify`; with a file of your own: `cargo bench --bench classify -- FILE`.
 

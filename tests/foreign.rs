@@ -1,5 +1,5 @@
-//! Readers and writers that nobody here wrote agree with callsieve: Confluent's Python client with its Avro deserializer (the examples of README.md, as they
-//! stand there), kcat, and the partitioner of Kafka's Java client. `make kafka-test` starts a broker and a registry, and gets them.
+//! Readers and writers that nobody here wrote agree with callsieve: Confluent's Python client with its Avro deserializer (the examples of README.md,
+//! as they stand there), kcat, and the partitioner of Kafka's Java client. `make kafka-test` starts a broker and a registry, and gets them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 #[path = "common/calls.rs"]

@@ -56,8 +56,8 @@ struct Watched {
 }
 
 impl Watched {
-    /// A company of which nothing changes, so that its lists say all. Its notifications come twice and out of order, but all come; and none so late that
-    /// the workers' own clocks would have ended its call for want of news, after which the end of a leg is none.
+    /// A company of which nothing changes, so that its lists say all. Its notifications come twice and out of order, but all come; and none so late
+    /// that the workers' own clocks would have ended its call for want of news, after which the end of a leg is none.
     fn new(seed: u64) -> Self {
         let begins = (now() - 8 * HOUR).div_euclid(HOUR) * HOUR;
         let config = CompanyConfig { users: 12, start: begins - HOUR, changes_per_week: 0, ..CompanyConfig::default() };

@@ -1,5 +1,5 @@
-//! `callsieve topics repartition` on a real Kafka: to another number of partitions while notifications keep coming; nothing that was acknowledged is lost, and
-//! revisions go on where they were. `make kafka-test` starts the broker.
+//! `callsieve topics repartition` on a real Kafka: to another number of partitions while notifications keep coming; nothing that was acknowledged is
+//! lost, and revisions go on where they were. `make kafka-test` starts the broker.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 #[path = "common/cluster.rs"]

@@ -1,5 +1,5 @@
-//! `callsieve run --brokers` as processes on a real Kafka: whatever happens to them, what they acknowledged is judged, and each verdict is there once.
-//! `make kafka-test` starts the broker.
+//! `callsieve run --brokers` as processes on a real Kafka: whatever happens to them, what they acknowledged is judged, and each verdict is there
+//! once. `make kafka-test` starts the broker.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 #[path = "common/cluster.rs"]
@@ -495,7 +495,8 @@ fn led_by(brokers: &str, topic: &str, broker: i32) -> BTreeSet<u32> {
     partitions.map(|partition| u32::try_from(partition.id()).unwrap()).collect()
 }
 
-/// A broker dies that alone has some partitions, and the service starts while it is away: the other partitions are stepped meanwhile, those when it is back.
+/// A broker dies that alone has some partitions, and the service starts while it is away: the other partitions are stepped meanwhile, those when it
+/// is back.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts three brokers: make kafka-test"]
 async fn kafka_partitions_without_a_leader_hold_up_no_others() {
@@ -626,8 +627,8 @@ fn give_rights(settings: &KafkaSettings) {
     }
 }
 
-/// TLS, a password by SCRAM, and no rights but those that docs/operations.md lists: for `topics`, `replay` and `dead-letters` as for the service; what refuses them
-/// ends it.
+/// TLS, a password by SCRAM, and no rights but those that docs/operations.md lists: for `topics`, `replay` and `dead-letters` as for the service;
+/// what refuses them ends it.
 #[tokio::test]
 #[ignore = "needs a broker: make kafka-test"]
 async fn kafka_a_service_goes_by_tls_and_password_with_the_rights_that_are_documented() {

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 /// Records of a transaction, as the processor polls them.
 const BATCH: usize = 20_000;
 
-/// Kafka's client was seen to stand still, with two of them on one broker: for some seconds, or for good. A run in which nothing goes on for so long is none.
+/// Kafka's client was seen to stand still, with two of them on one broker: for some seconds, or for good. A run in which nothing goes on for so long
+/// is none.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// So many runs may be none.
 const RUNS: u32 = 5;

@@ -1,9 +1,9 @@
-//! The whole on a real Kafka, as a user runs it: `make bench-kafka`. One broker on the same machine, 12 partitions, Avro in and out, exactly once. Prints
-//! a line per figure, beside the ceiling of the same run and beside what the same job on Kafka Streams 4.3.1 did on such a machine.
+//! The whole on a real Kafka, as a user runs it: `make bench-kafka`. One broker on the same machine, 12 partitions, Avro in and out, exactly once.
+//! Prints a line per figure, beside the ceiling of the same run and beside what the same job on Kafka Streams 4.3.1 did on such a machine.
 //!
-//! The parts, of which `CALLSIEVE_BENCH` names some (all): `throughput`, `latency`, `restore`. `CALLSIEVE_BENCH_ROUNDS` (8) are the rounds of 368,280 legs for
-//! the throughput, `CALLSIEVE_BENCH_RATE` the legs a second that the latencies are shares of (measured), `CALLSIEVE_BENCH_CALLS` (400,000 and 4,000,000)
-//! the judged calls that are restored.
+//! The parts, of which `CALLSIEVE_BENCH` names some (all): `throughput`, `latency`, `restore`. `CALLSIEVE_BENCH_ROUNDS` (8) are the rounds of 368,280
+//! legs for the throughput, `CALLSIEVE_BENCH_RATE` the legs a second that the latencies are shares of (measured), `CALLSIEVE_BENCH_CALLS` (400,000
+//! and 4,000,000) the judged calls that are restored.
 
 #[path = "ceiling.rs"]
 mod ceiling;
@@ -85,8 +85,8 @@ fn fill(settings: &KafkaSettings, prepared: &Prepared, rounds: u32) -> anyhow::R
     Ok(records)
 }
 
-/// Lets the broker work until its compiler rests: one that has just started takes a quarter of a core for compiling itself, and goes on with that for minutes. That is
-/// neither ours nor the ceiling's.
+/// Lets the broker work until its compiler rests: one that has just started takes a quarter of a core for compiling itself, and goes on with that for
+/// minutes. That is neither ours nor the ceiling's.
 fn warm_up(brokers: &str, prepared: &Prepared) -> anyhow::Result<()> {
     const AT_REST: f64 = 0.03;
     const MOST_ROUNDS: u32 = 16;
@@ -266,8 +266,8 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
     service.kill()
 }
 
-/// The numbers of the accounts that so many legs are of; returns how many records. All at the beginning of their time: a partition's time doesn't go back, and would stand still until the
-/// legs have reached it.
+/// The numbers of the accounts that so many legs are of; returns how many records. All at the beginning of their time: a partition's time doesn't go
+/// back, and would stand still until the legs have reached it.
 fn send_numbers(ingress: &Ingress, prepared: &Prepared, legs: usize) -> anyhow::Result<i64> {
     let mut sent = 0;
     for round in 0..u32::try_from(legs / prepared.legs() + 1)? {

@@ -353,8 +353,8 @@ impl Judge {
         self.step_one(event, time)
     }
 
-    /// An account's settings hold, and its gate is open, before anything else is known of it. Time passes with that, for other accounts too: returns what that
-    /// brings about.
+    /// An account's settings hold, and its gate is open, before anything else is known of it. Time passes with that, for other accounts too: returns
+    /// what that brings about.
     fn introduce(&mut self, account: &AccountId, time: Millis) -> anyhow::Result<Vec<Output>> {
         let settings = AccountSettings { account_id: account.clone(), updated_at: time, ..self.settings.clone() };
         let (mut outputs, _) = self.step_one(&Event::AccountSettings(settings), time)?;

@@ -16,7 +16,8 @@ pub struct SchemasArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Say which field is not compatible with what the schemas said before; exits with 1 if one isn't. Every version must read every other (FULL_TRANSITIVE)
+    /// Say which field is not compatible with what the schemas said before; exits with 1 if one isn't. Every version must read every other
+    /// (FULL_TRANSITIVE)
     Check(CheckArgs),
     /// Register every schema for its topic, with the compatibility FULL_TRANSITIVE
     Register(PlaceArgs),

@@ -67,7 +67,8 @@ enum Action {
     Check(KafkaArgs),
     /// Show the topics as they are
     Describe(KafkaArgs),
-    /// Copy everything to new topics with another number of partitions, also what still comes in, until interrupted; interrupted, start it again and it goes on
+    /// Copy everything to new topics with another number of partitions, also what still comes in, until interrupted; interrupted, start it again and
+    /// it goes on
     Repartition(RepartitionArgs),
 }
 

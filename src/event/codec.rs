@@ -231,11 +231,17 @@ fn broken(record: Record, reason: &dyn std::error::Error) -> CodecError {
 }
 
 /// Which record these bytes are, by their header alone.
+///
+/// # Errors
+/// If they don't begin with the header of a schema that this version knows.
 pub fn record_of(bytes: &[u8]) -> Result<Record, CodecError> {
     open(bytes).map(|(written, _)| written.record)
 }
 
 /// Reads a record of type `T`.
+///
+/// # Errors
+/// If the bytes are no record that this version knows, or another one, or broken.
 pub fn decode<T: Decoded>(bytes: &[u8]) -> Result<T, CodecError> {
     let (written, datum) = open(bytes)?;
     if written.record != T::RECORD {
@@ -245,6 +251,9 @@ pub fn decode<T: Decoded>(bytes: &[u8]) -> Result<T, CodecError> {
 }
 
 /// Reads what the indices need of a [`CallVerdict`], in less than half the time that the whole takes.
+///
+/// # Errors
+/// As [`decode`], as far as it looks.
 pub fn decode_gist(bytes: &[u8]) -> Result<VerdictGist, CodecError> {
     match open(bytes)? {
         (Written { record: Record::CallVerdict, by_name: None, .. }, datum) => read_gist(datum).map_err(|e| broken(Record::CallVerdict, &e)),
@@ -268,6 +277,9 @@ pub fn encode_onto<T: Decoded>(value: &T, bytes: &mut Vec<u8>) {
 }
 
 /// Reads an event of the input log.
+///
+/// # Errors
+/// If the bytes are no record of the input log that this version knows, or broken.
 pub fn decode_event(bytes: &[u8]) -> Result<Event, CodecError> {
     let (written, datum) = open(bytes)?;
     Ok(match written.record {

@@ -38,8 +38,14 @@ pub enum DatumError {
 /// A value as Avro writes it. What it is read from may be where its texts stay.
 pub trait Datum<'a>: Sized {
     /// Takes it from the front of `bytes`.
+    ///
+    /// # Errors
+    /// If they don't begin with one.
     fn read(bytes: &mut &'a [u8]) -> Result<Self, DatumError>;
     /// Takes it from the front of `bytes`, and makes nothing of it. Texts are not looked into.
+    ///
+    /// # Errors
+    /// As [`Datum::read`], except for what is wrong within a text.
     fn skip(bytes: &mut &'a [u8]) -> Result<(), DatumError> {
         Self::read(bytes).map(drop)
     }
@@ -48,6 +54,9 @@ pub trait Datum<'a>: Sized {
 }
 
 /// The one value that these bytes are.
+///
+/// # Errors
+/// If they are none, or more follows it.
 pub fn read_whole<'a, T: Datum<'a>>(mut bytes: &'a [u8]) -> Result<T, DatumError> {
     let value = T::read(&mut bytes)?;
     if bytes.is_empty() { Ok(value) } else { Err(DatumError::Surplus(bytes.len())) }

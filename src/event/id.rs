@@ -67,6 +67,9 @@ macro_rules! text_id {
 
         impl $name {
             /// Checks a text, and copies nothing.
+            ///
+            /// # Errors
+            /// If it is none; says why.
             pub fn check(text: &str) -> Result<IdRef<'_, Self>, IdError> {
                 let check: fn(&str) -> Result<(), &'static str> = $check;
                 match check(text) {
@@ -76,6 +79,9 @@ macro_rules! text_id {
             }
 
             /// Parses it; the error says what is wrong with the text.
+            ///
+            /// # Errors
+            /// As [`Self::check`].
             pub fn parse(text: &str) -> Result<Self, IdError> {
                 Self::check(text).map(|id| id.to_id())
             }
@@ -216,6 +222,9 @@ pub const LEGACY: &str = "legacy:";
 
 impl SessionId {
     /// The session that a legacy id stands for while no other is known.
+    ///
+    /// # Errors
+    /// If it is too long, or holds a control character.
     pub fn legacy(legacy_session_id: &str) -> Result<Self, IdError> {
         Self::parse(&format!("{LEGACY}{legacy_session_id}"))
     }

@@ -332,9 +332,9 @@ fn is_promoted(reader: &Type, writer: &Type) -> bool {
     )
 }
 
-/// What schemas have lost of a first contract, which has a line for each field and each enum as [`Schema::lines`] gives them, in the form `name: said`, and
-/// comments after `#`. Nothing goes or changes; symbols are added at the end only, so that their numbers stay, and to enums with a default; a new field has
-/// a default.
+/// What schemas have lost of a first contract, which has a line for each field and each enum as [`Schema::lines`] gives them, in the form
+/// `name: said`, and comments after `#`. Nothing goes or changes; symbols are added at the end only, so that their numbers stay, and to enums with a
+/// default; a new field has a default.
 #[must_use]
 pub fn lost_of(contract: &str, schemas: &[Schema]) -> Vec<Finding> {
     let now: BTreeMap<String, String> = schemas.iter().flat_map(Schema::lines).collect();

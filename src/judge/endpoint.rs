@@ -151,7 +151,8 @@ impl Collected {
 
     fn add(&mut self, identity: Identity, extension_id: Option<&CompactString>, is_extension_number: bool, place: &Place<'_>) -> usize {
         let Place { session, ended_at, leg, is_from } = *place;
-        // A caller's party turns answered as soon as the call is handled, before anybody picks up (ringcentral.md B5): the callee's own party says that.
+        // A caller's party turns answered as soon as the call is handled, before anybody picks up (ringcentral.md B5): the callee's own party says
+        // that.
         let is_callers = leg.direction == Direction::Outbound && leg.last_webhook_at.is_some();
         let answered = leg.answered && (is_from || !is_callers);
         let left_at = leg.left_at.or(ended_at);

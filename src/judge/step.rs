@@ -50,7 +50,8 @@ pub const MOST_VISITS: usize = 64 * MOST_SESSIONS;
 /// So many sessions are found by looking at each; nearly all steps touch one or two.
 const FEW_SESSIONS: usize = 8;
 const MOST_PREVIOUS_EXTENSIONS: usize = 10;
-/// Records that taking in facts about a call publishes at most: a fax takes back a verdict; tombstones of a session from before the account's removal, and of its stand-in.
+/// Records that taking in facts about a call publishes at most: a fax takes back a verdict; tombstones of a session from before the account's
+/// removal, and of its stand-in.
 const MOST_OF_FACTS: usize = 8;
 /// A number's row is refreshed no more often.
 const REFRESH: Millis = DAY;
@@ -77,11 +78,17 @@ pub struct Stepped {
 ///
 /// Its three parts are each a pure function of the state as the part before left it: time passes, the record is taken in, and
 /// work that is left goes on. What time brings about contains the records before this one, and none of this one's facts.
+///
+/// # Errors
+/// If the state can't be read; then it is of no more use.
 pub fn step<S: State>(state: &mut S, at: At, event: &Event) -> Result<Stepped, ViewError> {
     step_by(state, at, most_published(event), |step| step.take_in(event))
 }
 
 /// The same for what an event says about a call, which stays where it stands.
+///
+/// # Errors
+/// As [`step`].
 pub fn step_facts<S: State>(state: &mut S, at: At, facts: &Facts<'_>) -> Result<Stepped, ViewError> {
     step_by(state, at, MOST_OF_FACTS, |step| step.call_legs(facts, false))
 }
@@ -117,6 +124,9 @@ fn most_published(event: &Event) -> usize {
 }
 
 /// Takes in the facts of a record that was stepped before, while a copy is brought up: nothing else happens, nothing is published.
+///
+/// # Errors
+/// As [`step`].
 pub fn recall<S: State>(state: &mut S, at: At, facts: &Facts<'_>) -> Result<(), ViewError> {
     let at = At { time: at.time.clamp(-LATEST, LATEST), ..at };
     part(state, at, MOST_OUTPUTS, |step| step.call_legs(facts, true))?;
@@ -397,8 +407,8 @@ impl<'v, V: View> Step<'v, V> {
         Ok(None)
     }
 
-    /// What was a fax while only its legacy id named it is one under its real name too. (Once that name is known by the id, nothing more comes under the
-    /// id alone.)
+    /// What was a fax while only its legacy id named it is one under its real name too. (Once that name is known by the id, nothing more comes under
+    /// the id alone.)
     fn is_known_as_fax(&mut self, state: &AccountState, place: usize, facts: &Facts<'_>) -> Result<bool, ViewError> {
         let SessionChange { session_id, after, .. } = &self.sessions[place];
         let Some(legacy_id) = facts.legacy_session_id.filter(|_| session_id.as_legacy().is_none()) else { return Ok(false) };
@@ -686,8 +696,8 @@ impl<'v, V: View> Step<'v, V> {
         Ok(Closing::Waits(at + LONGEST_WAIT))
     }
 
-    /// Judges these sessions together, and publishes those (or the one) of which something published would differ. A revision's cause is the replay, where it is
-    /// for one.
+    /// Judges these sessions together, and publishes those (or the one) of which something published would differ. A revision's cause is the replay,
+    /// where it is for one.
     fn publish(
         &mut self,
         state: &AccountState,

@@ -79,7 +79,8 @@ pub struct Judgement<'a> {
     pub position: i64,
 }
 
-/// Design R1, R9: external unless every endpoint is the company's, at least one is judged at all, and no session has lost legs or values to the bounds.
+/// Design R1, R9: external unless every endpoint is the company's, at least one is judged at all, and no session has lost legs or values to the
+/// bounds.
 #[must_use]
 pub fn judge(endpoints: &[JudgedEndpoint], is_incomplete: bool) -> Verdict {
     let mut judged = endpoints.iter().filter(|endpoint| endpoint.standing != Standing::Neutral).peekable();
@@ -88,8 +89,8 @@ pub fn judge(endpoints: &[JudgedEndpoint], is_incomplete: bool) -> Verdict {
 }
 
 impl Judgement<'_> {
-    /// The revision of one session that follows `previous`; `None` when nothing published would differ. `endpoints` are those of the conversation, each once, in
-    /// order of appearance.
+    /// The revision of one session that follows `previous`; `None` when nothing published would differ. `endpoints` are those of the conversation,
+    /// each once, in order of appearance.
     #[must_use]
     pub fn revise(
         &self,
@@ -164,8 +165,8 @@ fn history(previous: &CallVerdict) -> Vec<Revision> {
 /// By what a revision may differ from the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Differ {
-    /// No facts have come, and the same sessions are judged together: by the snapshot. That settings have changed since is no reason: a copy from nothing, which
-    /// looks at some calls once more, would otherwise publish what was not published before.
+    /// No facts have come, and the same sessions are judged together: by the snapshot. That settings have changed since is no reason: a copy from
+    /// nothing, which looks at some calls once more, would otherwise publish what was not published before.
     WithoutNews,
     /// By everything.
     ByNews,

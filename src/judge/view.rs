@@ -114,33 +114,69 @@ pub trait View {
         RETENTION
     }
     /// The account's row.
+    ///
+    /// # Errors
+    /// If it can't be read.
     fn account(&self, account: &AccountId) -> Result<Option<Arc<AccountState>>, ViewError>;
     /// A number of the snapshot.
+    ///
+    /// # Errors
+    /// If it can't be read.
     fn number(&self, account: &AccountId, number: &str) -> Result<Option<Arc<CompanyNumber>>, ViewError>;
     /// A session's rows.
+    ///
+    /// # Errors
+    /// If they can't be read.
     fn session(&self, account: &AccountId, session: &SessionId) -> Result<Session, ViewError>;
     /// The same, for who will change them whatever comes: the state keeps no copy, so that they can change in place. It shows them no more until a
     /// change gives them back. With its id, of which the state has one already.
+    ///
+    /// # Errors
+    /// As [`View::session`].
     fn take_session(&self, account: &AccountId, session: IdRef<'_, SessionId>) -> Result<(SessionId, Session), ViewError> {
         let session = session.to_id();
         let rows = self.session(account, &session)?;
         Ok((session, rows))
     }
     /// Sessions that name this one as their link.
+    ///
+    /// # Errors
+    /// If they can't be read.
     fn linking_to(&self, account: &AccountId, session: &SessionId) -> Result<SessionIds, ViewError>;
     /// Sessions known by this legacy id.
+    ///
+    /// # Errors
+    /// If they can't be read.
     fn with_legacy_id(&self, account: &AccountId, legacy_id: &str) -> Result<SessionIds, ViewError>;
     /// Sessions whose [`OpenRow::deadline`] is at or before `until`, earliest first.
+    ///
+    /// # Errors
+    /// If they can't be read.
     fn due_sessions(&self, until: Millis, limit: usize) -> Result<Vec<(AccountId, SessionId)>, ViewError>;
     /// Judged sessions that ended at or before `until`, earliest first, with the time they stand under.
+    ///
+    /// # Errors
+    /// If they can't be read.
     fn ended_sessions(&self, until: Millis, limit: usize) -> Result<Vec<(Millis, AccountId, SessionId)>, ViewError>;
     /// Judged sessions whose verdict has this number as external.
+    ///
+    /// # Errors
+    /// If they can't be read.
     fn waiting_for(&self, account: &AccountId, number: &str, limit: usize) -> Result<Vec<SessionId>, ViewError>;
     /// Sessions that wait for the account's snapshot, or were judged without it.
+    ///
+    /// # Errors
+    /// If they can't be read.
     fn gated(&self, account: &AccountId, limit: usize) -> Result<Vec<SessionId>, ViewError>;
     /// What is left of the account from events up to `position`.
+    ///
+    /// # Errors
+    /// If it can't be read.
     fn remnants(&self, account: &AccountId, position: i64, limit: usize) -> Result<Vec<Remnant>, ViewError>;
     /// Work that earlier records left.
+    ///
+    /// # Errors
+    /// If it can't be read.
     fn due_work(&self, limit: usize) -> Result<Vec<DueWork>, ViewError>;
 }
 

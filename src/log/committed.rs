@@ -23,9 +23,9 @@ impl OutputEnds {
     }
 }
 
-/// A position, where the outputs end that belong to it, and who committed it. Its text is the position's, a space, and the ends by [`Topic::index`] with
-/// commas between them, `-` for one that isn't known; where the holder says where it answers, a space and that address. The position alone, as earlier
-/// versions wrote it, knows neither.
+/// A position, where the outputs end that belong to it, and who committed it. Its text is the position's, a space, and the ends by [`Topic::index`]
+/// with commas between them, `-` for one that isn't known; where the holder says where it answers, a space and that address. The position alone, as
+/// earlier versions wrote it, knows neither.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
     /// How far the partition is.

@@ -88,7 +88,8 @@ impl std::fmt::Display for Topic {
     }
 }
 
-/// Names and values beside a record's value: the causes of dead letters, where a copied event came from, what others added. In order; a name may come twice.
+/// Names and values beside a record's value: the causes of dead letters, where a copied event came from, what others added. In order; a name may come
+/// twice.
 pub type Headers = Vec<(String, Vec<u8>)>;
 
 /// A record as it stands on a topic. What was read with it may share its memory: who keeps a key or a value for long copies it.
@@ -395,25 +396,43 @@ impl LogError {
 /// the network: an async task calls them where blocking is allowed.
 pub trait Reader: Send + Sync {
     /// The first offset that is kept.
+    ///
+    /// # Errors
+    /// If there is no such partition, or Kafka gives no answer.
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
 
     /// The offset after the last record that readers see: the high watermark.
+    ///
+    /// # Errors
+    /// As [`Reader::start`].
     fn end(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
 
     /// Records from `from` up to the end, at most `max` of them and about [`MAX_READ_BYTES`]. Doesn't wait for new ones; where all that is there
     /// belongs to a transaction under way, it waits until that has ended. On a topic that isn't compacted, an offset that retention has passed is
     /// [`LogError::OutOfRange`]: nothing is left out silently. On any topic, so is one beyond the end.
+    ///
+    /// # Errors
+    /// If there is no such partition or no such offset, what is there can't be read, or a transaction doesn't end in time.
     fn read(&self, topic: Topic, partition: u32, from: i64, max: usize) -> Result<Read, LogError>;
 
     /// Whether a record is there, at this offset or behind it. Doesn't wait for transactions under way.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
     fn has_record(&self, topic: Topic, partition: u32, from: i64) -> Result<bool, LogError> {
         Ok(from < self.end(topic, partition)? && !self.read(topic, partition, from, 1)?.records.is_empty())
     }
 
     /// The end as it grows, for who waits for new records. What it shows can be read.
+    ///
+    /// # Errors
+    /// As [`Reader::start`], and if the system gives no thread.
     fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<watch::Receiver<i64>, LogError>;
 
     /// What was committed last of a partition; `None` if nothing ever was. Where a commit is under way, its outcome is waited for.
+    ///
+    /// # Errors
+    /// If there is no such partition, Kafka gives no answer in time, or what is committed is no position.
     fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError>;
 }
 
@@ -447,6 +466,9 @@ pub trait Log: Send {
 
     /// The next input: at most `max_records` over all partitions, in order within each. Blocks until there is some, at most for `wait`; then the
     /// answer is empty. A partition starts at its committed position (without one, at the start of what is kept).
+    ///
+    /// # Errors
+    /// If the input can't be read, partitions can't be taken up or given back, or the worker has lost its place in the group.
     fn poll(&mut self, max_records: usize, wait: Duration) -> Result<Vec<Batch>, LogError>;
 
     /// Of how many records a commit is at most: what bounds the memory that it takes, and how long others wait for it.
@@ -456,23 +478,35 @@ pub trait Log: Send {
     ///
     /// With several partitions, Kafka does all of them or none, the embedded log each for itself (they have nothing in common). So after an error
     /// the worker drops what it has in memory, calls [`Log::settle`], asks for [`Reader::committed`] and goes on from there.
+    ///
+    /// # Errors
+    /// As [`Log::hand_over`] and [`Log::conclude`].
     fn commit(&mut self, commits: Vec<Commit>) -> Result<(), LogError> {
         self.hand_over(commits)?;
         self.conclude()
     }
 
-    /// Begins [`Log::commit`], which goes on by itself; what was handed over before is concluded first. Until it is concluded, too, each of these partitions'
-    /// states may be as before or as after it; nothing of them is stepped, and they aren't handed over again.
+    /// Begins [`Log::commit`], which goes on by itself; what was handed over before is concluded first. Until it is concluded, too, each of these
+    /// partitions' states may be as before or as after it; nothing of them is stepped, and they aren't handed over again.
+    ///
+    /// # Errors
+    /// If a partition isn't this worker's, or a commit doesn't fit the log, can't be written or came to nothing, also the one before.
     fn hand_over(&mut self, commits: Vec<Commit>) -> Result<(), LogError>;
 
     /// Waits until what was handed over is committed, if anything was, and its state written.
+    ///
+    /// # Errors
+    /// If it came to nothing, or may have, or it is committed and its state can't be written.
     fn conclude(&mut self) -> Result<(), LogError>;
 
     /// Decides what an earlier commit of this worker left undecided; afterwards what [`Reader::committed`] says of its partitions is definite.
+    ///
+    /// # Errors
+    /// As [`Log::conclude`], and if Kafka doesn't let the worker's next producer in.
     fn settle(&mut self) -> Result<(), LogError>;
 
-    /// The address by which this worker's commits say who holds their partitions, if they do. A partition that is taken up is then committed once as it
-    /// stands.
+    /// The address by which this worker's commits say who holds their partitions, if they do. A partition that is taken up is then committed once as
+    /// it stands.
     fn announces(&self) -> Option<&str> {
         None
     }
@@ -482,18 +516,34 @@ pub trait Log: Send {
 
     /// Where to read an output topic up to, to have everything that was published with the position that the partition was taken up at, or with the
     /// last commit after it. Never further back; it may be further on.
+    ///
+    /// # Errors
+    /// If there is no such partition; on Kafka also if it isn't this worker's, or no answer comes.
     fn published(&self, topic: Topic, partition: u32) -> Result<i64, LogError>;
 
     /// Where a partition's input ends. Asked by who polls all the others too, so it isn't waited for long.
+    ///
+    /// # Errors
+    /// As [`Reader::end`].
     fn end(&self, partition: u32) -> Result<i64, LogError>;
 
     /// Leaves a partition out of all further polls, until it is resumed or isn't assigned any more.
+    ///
+    /// # Errors
+    /// If the partition isn't this worker's, or Kafka's client refuses.
     fn pause(&mut self, partition: u32) -> Result<(), LogError>;
 
-    /// Takes a paused partition up: the next poll begins at `next`, between the start of what is kept and the end, and `ends` is where the outputs end that are committed.
+    /// Takes a paused partition up: the next poll begins at `next`, between the start of what is kept and the end, and `ends` is where the outputs
+    /// end that are committed.
+    ///
+    /// # Errors
+    /// If the partition isn't this worker's, or can't go on from there.
     fn resume(&mut self, partition: u32, next: i64, ends: OutputEnds) -> Result<(), LogError>;
 
     /// Appends to the input of an assigned partition, outside any commit (a `Tick`), and returns its offset when it is durable.
+    ///
+    /// # Errors
+    /// If the partition isn't this worker's, the record is too large, or it could not be appended, though it may be there.
     fn append(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<i64, LogError>;
 }
 

@@ -1,4 +1,5 @@
-//! Whether the schemas of this version are compatible with what they said before, in both directions: with every version in a registry, or with files.
+//! Whether the schemas of this version are compatible with what they said before, in both directions: with every version in a registry, or with
+//! files.
 
 use super::{COMPATIBILITY, Registry, RegistryError, placed, subject};
 use crate::event::schema::{Schema, lost_of};

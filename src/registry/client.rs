@@ -1,5 +1,5 @@
-//! Asking the registry. Every question waits on its thread, which is none of an async runtime's: there are a few at the start, and one for each schema
-//! that was never seen before.
+//! Asking the registry. Every question waits on its thread, which is none of an async runtime's: there are a few at the start, and one for each
+//! schema that was never seen before.
 
 use super::COMPATIBILITY;
 use reqwest::{Method, StatusCode, Url};
@@ -102,6 +102,9 @@ impl Registry {
     }
 
     /// The JSON of the schema with an id.
+    ///
+    /// # Errors
+    /// If the registry is away or refuses, or has none with that id.
     pub fn schema(&self, id: u32) -> Result<String, RegistryError> {
         let answer = self.ask_with(Method::GET, &["schemas", "ids", &id.to_string()], None, None, SHORT_PATIENCE)?;
         // Avro is what it is where nothing else is said.
@@ -113,16 +116,25 @@ impl Registry {
     }
 
     /// A schema's id under a subject, where it stands there already.
+    ///
+    /// # Errors
+    /// [`RegistryError::Missing`] where it doesn't; any other if the registry is away or refuses.
     pub fn find(&self, subject: &str, schema: &str) -> Result<Registered, RegistryError> {
         read(self.ask(Method::POST, &["subjects", subject], Some(&json!({ "schema": schema })))?)
     }
 
     /// Adds a schema to a subject, and gives its id.
+    ///
+    /// # Errors
+    /// If the registry is away, or refuses it.
     pub fn register(&self, subject: &str, schema: &str) -> Result<Registered, RegistryError> {
         read(self.ask(Method::POST, &["subjects", subject, "versions"], Some(&json!({ "schema": schema })))?)
     }
 
     /// Every version of a subject, the oldest first; none where there is no such subject.
+    ///
+    /// # Errors
+    /// If the registry is away or refuses, or a version goes meanwhile.
     pub fn versions(&self, subject: &str) -> Result<Vec<Registered>, RegistryError> {
         let numbers: Vec<u32> = match self.ask(Method::GET, &["subjects", subject, "versions"], None) {
             Err(RegistryError::Missing(_)) => Vec::new(),
@@ -132,6 +144,9 @@ impl Registry {
     }
 
     /// Whether the registry would take a schema, by the compatibility that the subject has there; if not, its words.
+    ///
+    /// # Errors
+    /// If the registry is away, or refuses to tell.
     pub fn would_refuse(&self, subject: &str, schema: &str) -> Result<Option<Vec<String>>, RegistryError> {
         let path = ["compatibility", "subjects", subject, "versions"];
         let answer = match self.ask_with(Method::POST, &path, Some("verbose=true"), Some(&json!({ "schema": schema })), PATIENCE) {
@@ -149,6 +164,9 @@ impl Registry {
     }
 
     /// The compatibility that a subject has for itself.
+    ///
+    /// # Errors
+    /// If the registry is away, or refuses to tell.
     pub fn compatibility(&self, subject: &str) -> Result<Option<String>, RegistryError> {
         match self.ask(Method::GET, &["config", subject], None) {
             Ok(answer) => Ok(answer["compatibilityLevel"].as_str().map(str::to_owned)),
@@ -158,15 +176,23 @@ impl Registry {
     }
 
     /// Gives a subject the compatibility that ours have.
+    ///
+    /// # Errors
+    /// If the registry is away or refuses, or knows no such subject.
     pub fn set_compatibility(&self, subject: &str) -> Result<(), RegistryError> {
         self.ask(Method::PUT, &["config", subject], Some(&json!({ "compatibility": COMPATIBILITY }))).map(|_| ())
     }
 
-    /// Sees to it that a subject has the schema and the compatibility, and gives the schema's id. What is there already takes no right to change anything.
+    /// Sees to it that a subject has the schema and the compatibility, and gives the schema's id. What is there already takes no right to change
+    /// anything.
+    ///
+    /// # Errors
+    /// If the registry is away, or refuses anything but to set the compatibility.
     pub fn ensure(&self, subject: &str, schema: &str) -> Result<Registered, RegistryError> {
         let registered = match self.find(subject, schema) {
             Err(RegistryError::Missing(_)) => {
-                // Before the first schema, so that it holds for that; some registries know no settings of a subject that has none yet, and get them below.
+                // Before the first schema, so that it holds for that; some registries know no settings of a subject that has none yet, and get them
+                // below.
                 let _ = self.set_compatibility(subject);
                 self.register(subject, schema)?
             }

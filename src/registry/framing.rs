@@ -1,7 +1,7 @@
 //! The registry's wire format: 0, four bytes of the schema's id, the datum.
 //!
-//! Inside, values have Avro's single-object encoding. Of a schema that this version knows, only the header is exchanged; what was written with another is
-//! read by that schema, and given on as this version writes it.
+//! Inside, values have Avro's single-object encoding. Of a schema that this version knows, only the header is exchanged; what was written with
+//! another is read by that schema, and given on as this version writes it.
 
 use super::{Registry, RegistryError, placed, subject};
 use crate::event::{HEADER, Writer, header_of};
@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Bytes before the datum.
 const FRONT: usize = 5;
-/// How long a registry that gave no answer isn't asked again: so long, or so many times as long as that took. Meanwhile the worker has its other partitions.
+/// How long a registry that gave no answer isn't asked again: so long, or so many times as long as that took. Meanwhile the worker has its other
+/// partitions.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_TIMES: u32 = 10;
 /// How long a schema must have been unknown to count as that: a registry of several nodes may learn of a new one late.

@@ -148,12 +148,18 @@ impl Client {
     }
 
     /// One document.
+    ///
+    /// # Errors
+    /// If RingCentral gives no answer after several tries, refuses, or doesn't let us sign in.
     pub async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Bytes, ClientError> {
         let url = format!("{}{path}", self.access.base);
         self.signed_in(path, || self.http.request(Method::GET, &url).query(query)).await
     }
 
     /// The pages of a list, one after another, each given to `take` as it comes.
+    ///
+    /// # Errors
+    /// As [`Client::get`], also if a page is no list, and what `take` says.
     pub async fn pages<E: From<ClientError>>(
         &self,
         path: &str,
@@ -177,17 +183,26 @@ impl Client {
     }
 
     /// The id that a document has.
+    ///
+    /// # Errors
+    /// If it is no JSON with an id that is a number or a text.
     pub fn id_of(path: &str, document: &[u8]) -> Result<String, ClientError> {
         let id = read::<WithId>(path, document)?.text();
         id.ok_or_else(|| ClientError::Unreadable { path: path.to_owned(), reason: "its id is neither a number nor a text".to_owned() })
     }
 
     /// The ids of a list's records.
+    ///
+    /// # Errors
+    /// If it is no list whose records have ids.
     pub fn ids_in(path: &str, list: &[u8]) -> Result<Vec<String>, ClientError> {
         Ok(read::<WithIds>(path, list)?.records.iter().filter_map(WithId::text).collect())
     }
 
     /// Subscribes an address to notifications about an account's calls and directory.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
     pub async fn subscribe(&self, address: &str, verification_token: &str) -> Result<(), ClientError> {
         let account = "/restapi/v1.0/account/~";
         let wish = json!({

@@ -165,6 +165,9 @@ impl Backend {
     }
 
     /// Tidies up: a bounded piece of work. Returns whether there is more. (Kafka does that itself.)
+    ///
+    /// # Errors
+    /// As [`EmbeddedLog::maintain`].
     pub fn maintain(&self, now: Millis) -> Result<bool, LogError> {
         match &self.kept {
             Kept::Embedded(log) => log.maintain(now).map(|done| done.more),
@@ -281,6 +284,9 @@ pub(super) struct Workers {
 
 impl Workers {
     /// Starts the threads that own the partitions. The end of one, before it was told to, is a failure of the service.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
     pub fn start(backend: &Arc<Backend>, held: &Arc<Held>) -> anyhow::Result<Self> {
         let (sender, failures) = mpsc::unbounded_channel();
         let mut workers = Self { threads: Vec::new(), turns: Vec::new(), stop: Arc::default(), failures, _failing: sender.clone() };
@@ -319,8 +325,8 @@ impl Workers {
 
     /// Waits for one to fail, and says why. Cancelled, it has changed nothing.
     ///
-    /// Kafka's client has calls that may never return, or wait by a clock that was set back. Nothing can end a thread that is in one, or take from it what it
-    /// has open; so then the process ends, as by a crash, and begins anew where somebody starts it again.
+    /// Kafka's client has calls that may never return, or wait by a clock that was set back. Nothing can end a thread that is in one, or take from it
+    /// what it has open; so then the process ends, as by a crash, and begins anew where somebody starts it again.
     pub async fn failure(&mut self) -> String {
         let mut before: Vec<Option<Instant>> = Vec::new();
         loop {
@@ -396,6 +402,9 @@ pub(super) fn check_topics(admin: &Admin, settings: &KafkaSettings) -> anyhow::R
 
 impl States {
     /// Takes a folder for this process alone, and for one log alone, which `of` names.
+    ///
+    /// # Errors
+    /// If it can't be made, read or written, another process uses it, or it is another log's.
     pub fn open(dir: PathBuf, of: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         let path = dir.join("lock");
@@ -419,8 +428,11 @@ impl States {
         Ok(Self { dir, engine, _lock: lock })
     }
 
-    /// Opens a partition's state. The worker that had it before closes it before the group gives the partition on, but a reader may still be at it, and a worker
-    /// that was away too long doesn't know yet that it has lost it. One that is corrupt is set aside, and is built anew from the topics.
+    /// Opens a partition's state. The worker that had it before closes it before the group gives the partition on, but a reader may still be at it,
+    /// and a worker that was away too long doesn't know yet that it has lost it. One that is corrupt is set aside, and is built anew from the topics.
+    ///
+    /// # Errors
+    /// If it is still open elsewhere after a while, can't be opened for another reason, or can't be set aside.
     pub fn database(&self, partition: u32) -> Result<Arc<Database>, PartitionError> {
         let until = Instant::now() + CLOSING;
         let path = self.dir.join(partition.to_string());

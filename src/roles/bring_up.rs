@@ -25,7 +25,8 @@ const CHUNK: usize = 1_000;
 const BULK_BYTES: usize = 16 << 20;
 const POSITION: &[u8] = b"position";
 
-/// The output topics that a copy is brought up from. The order matters: with accounts and numbers known, a verdict that the snapshot has overtaken shows as due.
+/// The output topics that a copy is brought up from. The order matters: with accounts and numbers known, a verdict that the snapshot has overtaken
+/// shows as due.
 pub(super) const OUTPUTS: [Topic; 4] = [Topic::AccountStates, Topic::CompanyNumbers, Topic::CallVerdicts, Topic::OpenCalls];
 
 /// Who brings a copy up: what is told how far that is, and what cuts it off.
@@ -47,12 +48,18 @@ pub struct Copy {
 
 impl Copy {
     /// Opens what is there.
+    ///
+    /// # Errors
+    /// If the disk can't be read, or a row isn't what it should be.
     pub fn open(partition: u32, database: Arc<Database>) -> Result<Self, PartitionError> {
         Ok(Self { partition, position: stored_position(&database)?, store: Store::open(database)? })
     }
 
-    /// Goes on to what is committed, where the copy is behind that. Returns whether it got there. Cut off, or after an error, it is of no use until it is
-    /// opened again: then it is a copy that is behind, as before, and what it has read of the output topics isn't read again.
+    /// Goes on to what is committed, where the copy is behind that. Returns whether it got there. Cut off, or after an error, it is of no use until
+    /// it is opened again: then it is a copy that is behind, as before, and what it has read of the output topics isn't read again.
+    ///
+    /// # Errors
+    /// If the topics can't be read, a record of theirs can't be restored, or the disk can't be read or written.
     pub fn bring_up(&mut self, reader: &dyn Reader, committed: &Committed, watch: &Watch<'_>) -> Result<bool, PartitionError> {
         let (partition, copy, position) = (self.partition, self.position, committed.position);
         if copy.is_some_and(|copy| copy.next >= position.next) {
@@ -122,7 +129,11 @@ impl Copy {
     }
 }
 
-/// Opens a partition's state, and brings it up to the committed position where it is behind. Returns it with what is committed; `None` if it was cut off.
+/// Opens a partition's state, and brings it up to the committed position where it is behind. Returns it with what is committed; `None` if it was cut
+/// off.
+///
+/// # Errors
+/// As [`Copy::open`] and [`Copy::bring_up`], and if what is committed contradicts what is published or what the copy contains.
 pub fn bring_up(
     reader: &dyn Reader,
     partition: u32,
@@ -158,8 +169,9 @@ pub fn bring_up(
     Ok(Some((Partition::new(partition, copy.store, position), Some(committed))))
 }
 
-/// What is committed, asked for again while it can't be the last that was: a coordinator that was away may not know yet that another has taken its place, and what is
-/// published after its position would be published again. `None` if it was cut off. Where nothing was committed nothing can have been published.
+/// What is committed, asked for again while it can't be the last that was: a coordinator that was away may not know yet that another has taken its
+/// place, and what is published after its position would be published again. `None` if it was cut off. Where nothing was committed nothing can have
+/// been published.
 fn last_committed(reader: &dyn Reader, partition: u32, copy: &Copy, watch: &Watch<'_>) -> Result<Option<Option<Committed>>, PartitionError> {
     let until = Instant::now() + OUTDATED;
     while !(watch.is_cancelled)() {

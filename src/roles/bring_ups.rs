@@ -73,8 +73,8 @@ impl BringUps {
             let Some(UnderWay { thread, pause, .. }) = self.under_way.remove(&partition) else { continue };
             match thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
                 Ok(brought) => up.extend(brought),
-                // Also where retention has gone on meanwhile: the next time it begins where the log does then. And where another worker of this process, which
-                // doesn't know yet that it has lost the partition, still has its state.
+                // Also where retention has gone on meanwhile: the next time it begins where the log does then. And where another worker of this
+                // process, which doesn't know yet that it has lost the partition, still has its state.
                 Err(PartitionError::Log(error))
                     if error.is_passing() || matches!(error, LogError::OutOfRange { .. } | LogError::Database(DatabaseError::Locked { .. })) =>
                 {

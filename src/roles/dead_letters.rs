@@ -1,4 +1,5 @@
-//! Dead letters: how they are made of records, found, and given back to where they came from. ([`crate::log::letter`] has the names of their headers.)
+//! Dead letters: how they are made of records, found, and given back to where they came from. ([`crate::log::letter`] has the names of their
+//! headers.)
 //!
 //! A letter stays where it is. That it was given back is said by a record after it, on the same topic, that names its place and has no body.
 
@@ -14,7 +15,8 @@ use std::collections::BTreeMap;
 /// Of the key, and of the headers that a record had, so many bytes are kept.
 const MOST_KEPT: usize = 4 << 10;
 
-/// A record of the log that cannot be taken in as a letter, as it came as far as there is room. Whatever stands on the log, it must not stand in the way.
+/// A record of the log that cannot be taken in as a letter, as it came as far as there is room. Whatever stands on the log, it must not stand in the
+/// way.
 pub(super) fn of_event(partition: u32, record: &Record, cause: &str) -> Output {
     let mut headers = headers_of_event(partition, record, cause);
     let key = record.key[..record.key.len().min(MOST_KEPT)].to_vec();
@@ -165,8 +167,8 @@ pub enum Retried {
     Stays(String),
 }
 
-/// Gives a letter back: a notification is read anew, and its events appended to the log; a record of the log is appended again, as it was, if it can be read
-/// now. It is durable, and said beside the letter, when this returns.
+/// Gives a letter back: a notification is read anew, and its events appended to the log; a record of the log is appended again, as it was, if it can
+/// be read now. It is durable, and said beside the letter, when this returns.
 ///
 /// # Errors
 /// If the log fails; the letter may have been given back, and another time does no harm.

@@ -40,11 +40,17 @@ impl Others {
     }
 
     /// How far each partition is committed, by partition. Asks Kafka, so it is for where blocking is allowed.
+    ///
+    /// # Errors
+    /// As [`Holders::committed`].
     pub fn committed(&self) -> Result<Vec<Option<Committed>>, LogError> {
         self.holders.committed()
     }
 
     /// What they are asked with. It reads the system's certificates, which takes a while.
+    ///
+    /// # Errors
+    /// If the system's TLS can't be set up.
     pub fn client() -> reqwest::Result<reqwest::Client> {
         // Addresses are the operator's, so a proxy of the environment has no business here.
         reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).timeout(ANSWER).redirect(reqwest::redirect::Policy::none()).build()

@@ -102,8 +102,8 @@ impl Held {
         }
     }
 
-    /// How many seconds bringing up will take still, at the speed that it has had so far; `None` as long as nothing was read. Partitions that wait for their turn
-    /// are taken to be as large as those that are being read.
+    /// How many seconds bringing up will take still, at the speed that it has had so far; `None` as long as nothing was read. Partitions that wait
+    /// for their turn are taken to be as large as those that are being read.
     #[must_use]
     pub fn seconds_left(&self) -> Option<u64> {
         let told = self.locked();
@@ -163,7 +163,8 @@ impl Held {
     }
 }
 
-/// What the workers have told, by partition and worker. A worker that was away too long tells of partitions that another one of this process has by now.
+/// What the workers have told, by partition and worker. A worker that was away too long tells of partitions that another one of this process has by
+/// now.
 type Told = BTreeMap<(u32, usize), Holding>;
 
 /// How far each partition is. One that a worker brings up isn't up, though another says so still: what that one has may be from before.

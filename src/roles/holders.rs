@@ -29,6 +29,9 @@ impl Holders {
 
     /// The address of the one that holds each partition, by partition; `None` where none has announced itself. Asks Kafka where what is known isn't
     /// fresh, so it is for where blocking is allowed.
+    ///
+    /// # Errors
+    /// If Kafka gives no answer, or what is committed is no position.
     pub fn all(&self) -> Result<Arc<[Option<String>]>, LogError> {
         if let Some(known) = &*self.known.lock().unwrap_or_else(PoisonError::into_inner)
             && known.at.elapsed() < FRESH
@@ -43,6 +46,9 @@ impl Holders {
     }
 
     /// What is committed of each partition at this moment, by whom.
+    ///
+    /// # Errors
+    /// As [`Holders::all`].
     pub fn committed(&self) -> Result<Vec<Option<Committed>>, LogError> {
         self.reader.committed_so_far()
     }

@@ -88,6 +88,9 @@ impl Partition {
 
     /// Steps records; what is to be published is added to `published`, what changes stays in the store for its next batch. Returns
     /// how many it stepped: fewer when they publish more than one commit should carry.
+    ///
+    /// # Errors
+    /// If the state can't be read; then it is of no more use.
     pub fn step<'r>(&mut self, records: impl IntoIterator<Item = &'r Record>, published: &mut Vec<Published>) -> Result<usize, PartitionError> {
         let mut stepped = 0;
         let mut bytes = 0;

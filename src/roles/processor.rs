@@ -25,7 +25,8 @@ const WAIT: Duration = Duration::from_millis(100);
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 /// Deadlines bring at most one tick in so much time.
 const TICK_EVERY: Millis = 1_000;
-/// A partition whose broker didn't answer gets no tick for so many times as long as that took, within bounds: a worker has little of its time for that.
+/// A partition whose broker didn't answer gets no tick for so many times as long as that took, within bounds: a worker has little of its time for
+/// that.
 const REST: u32 = 10;
 const SHORTEST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(10);
@@ -103,6 +104,9 @@ impl<L: Log> Worker<L> {
     }
 
     /// The same, with the partitions up that the log has assigned by now. For who drives the worker by hand.
+    ///
+    /// # Errors
+    /// If the log fails, or a partition can't be brought up.
     pub fn open(
         log: L,
         clock: fn() -> Millis,
@@ -127,11 +131,17 @@ impl<L: Log> Worker<L> {
 
     /// Works until `stop`. What is stepped is committed before it returns. What of the log passes by itself (a transaction that came to nothing, a
     /// broker that is away) is waited for; then it goes on from what is committed.
+    ///
+    /// # Errors
+    /// If the log fails in a way that doesn't pass, or a partition's state can't be read, written or brought up.
     pub fn run(&mut self, stop: &AtomicBool) -> Result<(), PartitionError> {
         self.run_while(|_| !stop.load(Ordering::Acquire))
     }
 
     /// The same, as long as `goes_on`, which is asked before each turn.
+    ///
+    /// # Errors
+    /// As [`Worker::run`].
     pub fn run_while(&mut self, mut goes_on: impl FnMut(&mut Self) -> bool) -> Result<(), PartitionError> {
         let mut pause = PAUSE;
         loop {
@@ -224,6 +234,9 @@ impl<L: Log> Worker<L> {
     }
 
     /// One turn of the loop. Returns how many records it stepped.
+    ///
+    /// # Errors
+    /// As [`Worker::run`], and also for what of the log passes.
     pub fn turn(&mut self, wait: Duration) -> Result<usize, PartitionError> {
         self.follow()?;
         let assigned = self.log.assigned();
@@ -255,8 +268,8 @@ impl<L: Log> Worker<L> {
         Ok(stepped)
     }
 
-    /// Polls until a batch can be stepped, which is of other partitions than those whose commit is under way, or nothing more is there, or as much is held as
-    /// may be. Waits only where nothing else is to be done. Says whether there may be more.
+    /// Polls until a batch can be stepped, which is of other partitions than those whose commit is under way, or nothing more is there, or as much is
+    /// held as may be. Waits only where nothing else is to be done. Says whether there may be more.
     fn poll(&mut self, wait: Duration) -> Result<bool, PartitionError> {
         let assigned = self.log.assigned();
         let goes_on = |(id, partition): (&u32, &Partition)| partition.has_due_work() && !self.rests(*id);
@@ -335,8 +348,8 @@ impl<L: Log> Worker<L> {
         Ok(())
     }
 
-    /// Lets time pass where nothing else does: a partition with due work, or with a deadline that the clock has passed. `stepped` are those that this turn
-    /// had records of.
+    /// Lets time pass where nothing else does: a partition with due work, or with a deadline that the clock has passed. `stepped` are those that this
+    /// turn had records of.
     fn tick(&mut self, stepped: &BTreeSet<u32>) -> Result<(), PartitionError> {
         let now = (self.clock)();
         // Those last that gave no answer: they must not keep the others from theirs.
@@ -428,7 +441,8 @@ fn has_passed(now: Millis, since: Millis, time: Millis) -> bool {
     now < since || now >= since.saturating_add(time)
 }
 
-/// Before which offsets of the output topics everything is that was published so far; `None` while the log doesn't answer: those noted before still hold.
+/// Before which offsets of the output topics everything is that was published so far; `None` while the log doesn't answer: those noted before still
+/// hold.
 fn published<L: Log>(log: &L, partition: u32) -> Result<Option<Vec<(Topic, i64)>>, LogError> {
     passing(OUTPUTS.into_iter().map(|topic| Ok((topic, log.published(topic, partition)?))).collect())
 }

@@ -28,6 +28,9 @@ impl Rates {
     }
 
     /// Takes a token, or says how long until there is one.
+    ///
+    /// # Errors
+    /// If there is none; with that time.
     pub fn take(&self, account: &AccountId, now: Instant) -> Result<(), Duration> {
         // Each change below is complete in itself, so a panic elsewhere leaves the buckets usable.
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);

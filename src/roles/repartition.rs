@@ -2,13 +2,16 @@
 //!
 //! The old group's processor has stopped, so its positions are final, and so is what it published; the ingress goes on. In this order:
 //!
-//! 1. The compacted topics are copied. Revisions stay; `position`, an offset in the old log, becomes one before the new log begins, in the same order.
+//! 1. The compacted topics are copied. Revisions stay; `position`, an offset in the old log, becomes one before the new log begins, in the same
+//!    order.
 //! 2. From each old partition's low-water mark up to its position the facts (`CallLegs`) are copied: the beginning of the new log.
-//! 3. The new group gets its first positions: the new log is stepped from the end of those facts on. So a new instance is brought up from nothing as any other.
+//! 3. The new group gets its first positions: the new log is stepped from the end of those facts on. So a new instance is brought up from nothing as
+//!    any other.
 //! 4. Everything but Ticks from the old positions on is copied, also what still comes.
 //!
-//! How far it is stands in the offsets of a group that nobody joins, and on each copied event where it comes from: interrupted, it goes on from there, and nothing
-//! is there twice. The new dead letters' topic is made after step 3, as the last: without it no service starts on the new topics, so none starts too early.
+//! How far it is stands in the offsets of a group that nobody joins, and on each copied event where it comes from: interrupted, it goes on from
+//! there, and nothing is there twice. The new dead letters' topic is made after step 3, as the last: without it no service starts on the new topics,
+//! so none starts too early.
 
 use super::bring_up::OUTPUTS;
 use super::partition::partition_time;
@@ -117,7 +120,8 @@ impl Repartition {
     /// Copies until it is interrupted, or with `once` until all is copied that is there.
     ///
     /// # Errors
-    /// If the old group has members or went on before the copy was ready, if there is something on the new topics that isn't from here, and if the cluster refuses or stays away.
+    /// If the old group has members or went on before the copy was ready, if there is something on the new topics that isn't from here, and if the
+    /// cluster refuses or stays away.
     pub fn run(&self, once: bool, tell: &mut dyn FnMut(Told)) -> anyhow::Result<Ended> {
         let stop = until_interrupted()?;
         if self.from.topic_prefix == self.to.topic_prefix || self.from.group == self.to.group {

@@ -423,8 +423,8 @@ impl Service {
         }
     }
 
-    /// Finishes the batch under way and open requests, and closes the data directory. Notifications are taken in up to the end: who sends them is told
-    /// late, if at all, that this instance goes.
+    /// Finishes the batch under way and open requests, and closes the data directory. Notifications are taken in up to the end: who sends them is
+    /// told late, if at all, that this instance goes.
     ///
     /// # Errors
     /// If the processor failed meanwhile.

@@ -79,8 +79,8 @@ impl Shared {
         }
     }
 
-    /// Tells how many records of the input no commit contains yet, of each partition of which the log answers that, as it answers; 0 of those that another
-    /// process has. While somebody is being told, nobody else is: a log that is away keeps one thread waiting.
+    /// Tells how many records of the input no commit contains yet, of each partition of which the log answers that, as it answers; 0 of those that
+    /// another process has. While somebody is being told, nobody else is: a log that is away keeps one thread waiting.
     pub(super) fn tell_lag(&self, tell: impl Fn(u32, i64)) {
         let Ok(_alone) = self.telling_lag.try_lock() else { return };
         let mut committed = None;

@@ -30,6 +30,9 @@ pub(super) struct Simulation {
 
 impl Simulation {
     /// Starts the company and its RingCentral, subscribes to it, synchronises it, and lets its calls come.
+    ///
+    /// # Errors
+    /// If the service's state or log fails, or the simulated RingCentral can't be started, subscribed to or synchronised.
     pub async fn attach(service: &Service, seed: u64, speed: f64, verification_token: &str) -> anyhow::Result<Self> {
         let clock = system_clock();
         // The same company at every start, so that its calls are the same, too: what an earlier run has taken in comes again as it was.

@@ -154,8 +154,8 @@ impl Standby<'_> {
     }
 }
 
-/// Whether an instance is among the first `count` for a partition, its holder left aside: rendezvous hashing, by which few copies move when an instance
-/// comes or goes.
+/// Whether an instance is among the first `count` for a partition, its holder left aside: rendezvous hashing, by which few copies move when an
+/// instance comes or goes.
 fn is_standby(partition: u32, own: &str, holder: Option<&str>, instances: &BTreeSet<&str>, count: usize) -> bool {
     if holder == Some(own) {
         return false;

@@ -47,6 +47,9 @@ pub struct Synchronised {
 }
 
 /// Asks for the account that the client's user belongs to.
+///
+/// # Errors
+/// If RingCentral gives no answer or refuses, or its answer has no id that an account can have.
 pub async fn own_account(client: &Client) -> Result<AccountId, SyncError> {
     let path = "/restapi/v1.0/account/~";
     let document = client.get(path, &[]).await?;
@@ -65,6 +68,9 @@ struct Pass<'a> {
 }
 
 /// Reads everything once (design R3, R4), appends it, and then `SnapshotCompleted`.
+///
+/// # Errors
+/// If RingCentral gives no answer or refuses, a page can't be read, or the log doesn't take its events.
 pub async fn first_pass(
     client: &Client,
     appender: &dyn Appender,
@@ -102,6 +108,9 @@ pub async fn first_pass(
 }
 
 /// Appends events of one account, in their order.
+///
+/// # Errors
+/// If the log doesn't take them; some may be there.
 pub async fn append(appender: &dyn Appender, account: &AccountId, events: impl IntoIterator<Item = &Event>) -> Result<(), SyncError> {
     let input = |event| Input { account: account.to_string(), value: encode_event(event), headers: Headers::new() };
     appender.append_all(events.into_iter().map(input).collect()).await?;

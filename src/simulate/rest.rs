@@ -371,6 +371,9 @@ impl Parameters {
     }
 
     /// `page` and `perPage`; more per page than the most is the most (ringcentral.md C).
+    ///
+    /// # Errors
+    /// If one isn't what it may be; with the answer that says so.
     pub fn page(&self, default: usize, most: usize) -> Result<Page, Reply> {
         let number = |name: &str, default: usize| match self.get(name) {
             None => Ok(default),
@@ -380,6 +383,10 @@ impl Parameters {
         Ok(Page { page: number("page", 1)?, per_page: number("perPage", default)?.min(most) })
     }
 
+    /// A time; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it is no time; with the answer that says so.
     pub fn time(&self, name: &str) -> Result<Option<Millis>, Reply> {
         self.get(name).map(|text| time::parse(text).ok_or_else(|| Reply::bad_parameter(name, text))).transpose()
     }

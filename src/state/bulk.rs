@@ -1,4 +1,5 @@
-//! Rows of a copy that began empty, on their way to files of its database: in key order, past the write buffers, and without a look for what can't be there.
+//! Rows of a copy that began empty, on their way to files of its database: in key order, past the write buffers, and without a look for what can't be
+//! there.
 
 use super::database::Family;
 use foldhash::fast::FixedState;

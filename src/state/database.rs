@@ -297,8 +297,8 @@ impl Engine {
         options.set_arena_block_size(128 << 10);
         options.set_level_compaction_dynamic_level_bytes(true);
         if access == Access::Points {
-            // Every call begins with reads of keys that aren't there: a filter answers them without a walk through the buffer. It is made with each buffer, and
-            // counts against the budget: 64 KiB are 10 bits a key for 50,000, as many verdicts as a full buffer has.
+            // Every call begins with reads of keys that aren't there: a filter answers them without a walk through the buffer. It is made with each
+            // buffer, and counts against the budget: 64 KiB are 10 bits a key for 50,000, as many verdicts as a full buffer has.
             options.set_memtable_prefix_bloom_ratio(0.002);
             options.set_memtable_whole_key_filtering(true);
         }
@@ -332,6 +332,9 @@ impl std::fmt::Debug for Database {
 
 impl Database {
     /// Opens the database in `path`, making the directory and the column families that it lacks.
+    ///
+    /// # Errors
+    /// If the directory can't be made or read, is in use, is corrupt, or has column families that aren't named here.
     pub fn open(path: &Path, engine: &Engine, extra: &[Extra]) -> Result<Self, DatabaseError> {
         std::fs::create_dir_all(path).map_err(|e| DatabaseError::Directory { path: path.to_path_buf(), why: e.to_string() })?;
         let known: Vec<(&str, Access)> = [("default", Access::Ranges)]
@@ -376,6 +379,9 @@ impl Database {
     }
 
     /// The value of a key.
+    ///
+    /// # Errors
+    /// If the disk can't be read, or what is on it is corrupt.
     pub fn get(&self, family: &ColumnFamily, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, DatabaseError> {
         self.db.get_pinned_cf_opt(family, key, &self.reads).map_err(|e| self.error("reading", e))
     }
@@ -387,11 +393,17 @@ impl Database {
     }
 
     /// An iterator that isn't valid any more has come to its end, or failed: this tells which.
+    ///
+    /// # Errors
+    /// If it failed, as [`Database::get`] does.
     pub fn finished(&self, iterator: &DBRawIterator<'_>) -> Result<(), DatabaseError> {
         iterator.status().map_err(|e| self.error("reading", e))
     }
 
     /// Writes a batch, whole or not at all. It survives the end of the process (where there is a write-ahead log), not a power cut.
+    ///
+    /// # Errors
+    /// If the disk is full, or can't be written.
     pub fn write(&self, batch: WriteBatch) -> Result<(), DatabaseError> {
         let mut options = WriteOptions::default();
         options.disable_wal(!self.engine.write_ahead_log);
@@ -400,6 +412,9 @@ impl Database {
 
     /// Writes a batch, and returns when it, and all written before it, survives a power cut too. Without a write-ahead log
     /// there is nothing to sync, and it is like [`Database::write`].
+    ///
+    /// # Errors
+    /// As [`Database::write`].
     pub fn write_synced(&self, batch: WriteBatch) -> Result<(), DatabaseError> {
         let mut options = WriteOptions::default();
         options.set_sync(self.engine.write_ahead_log);
@@ -410,6 +425,9 @@ impl Database {
     /// Adds rows as a file of their own, past the write buffers: whole or not at all, and durable at once. They come in key order, each key once. For
     /// many rows at once, of which few have been written by [`Database::write`] since the last time: those would have to go to a file before. They
     /// aren't compressed, since merging does that.
+    ///
+    /// # Errors
+    /// If the disk is full or can't be written, or the rows aren't in key order.
     pub fn ingest<'a>(&self, family: Family, rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<(), DatabaseError> {
         let mut rows = rows.peekable();
         if rows.peek().is_none() {
@@ -432,8 +450,8 @@ impl Database {
         self.db.ingest_external_file_cf_opts(self.family(family), &options, vec![path]).map_err(failed)
     }
 
-    /// Merges all files into larger ones, and waits for that. Whether it came to something, [`Database::unmerged_files`] tells. Returns false if it was cut off: then nothing is
-    /// merged or written out any more until the database is opened again.
+    /// Merges all files into larger ones, and waits for that. Whether it came to something, [`Database::unmerged_files`] tells. Returns false if it
+    /// was cut off: then nothing is merged or written out any more until the database is opened again.
     pub fn merge(&self, is_cancelled: &dyn Fn() -> bool) -> bool {
         // One database at a time: one that waits for RocksDB's threads couldn't be cut off.
         let _merging = loop {
@@ -467,6 +485,9 @@ impl Database {
     }
 
     /// How many files a family has at most that aren't merged yet.
+    ///
+    /// # Errors
+    /// If RocksDB doesn't say.
     pub fn unmerged_files(&self) -> Result<u64, DatabaseError> {
         let mut most = 0;
         for family in Family::ALL {
@@ -477,6 +498,9 @@ impl Database {
     }
 
     /// Whether files are merged into larger ones as they come.
+    ///
+    /// # Errors
+    /// If RocksDB doesn't take the setting.
     pub fn set_merging(&self, is_on: bool) -> Result<(), DatabaseError> {
         for family in Family::ALL {
             let setting = [("disable_auto_compactions", if is_on { "false" } else { "true" })];
@@ -486,6 +510,9 @@ impl Database {
     }
 
     /// Writes out what is in the write buffers, all families together.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
     pub fn flush(&self) -> Result<(), DatabaseError> {
         self.db
             .flush_cfs_opt(&Family::ALL.map(|family| self.family(family)).each_ref(), &FlushOptions::default())

@@ -202,6 +202,9 @@ pub struct Store {
 
 impl Store {
     /// Reads what is kept in memory: the deadlines of the open calls, and due work.
+    ///
+    /// # Errors
+    /// If the disk can't be read, or an open row isn't what it should be.
     pub fn open(database: Arc<Database>) -> Result<Self, TableError> {
         let mut deadlines = BTreeSet::new();
         let mut rows = database.iterate(database.family(Family::Open), ReadOptions::default());
@@ -425,8 +428,8 @@ impl Store {
         }
     }
 
-    /// Everything that has changed since the last call, for one atomic write, before which nothing more may be stepped: what is judged, and lists of links, may be
-    /// forgotten here.
+    /// Everything that has changed since the last call, for one atomic write, before which nothing more may be stepped: what is judged, and lists of
+    /// links, may be forgotten here.
     ///
     /// # Errors
     /// If something could not be read that a change had to know: then the store is of no more use.
@@ -536,6 +539,9 @@ impl Store {
     // ---- bringing a copy up: what the output topics say ----
 
     /// Where the copy is empty, its verdicts are taken in in bulk from now on, until [`Store::end_bulk`].
+    ///
+    /// # Errors
+    /// If the disk can't be read, or RocksDB doesn't take its setting.
     pub fn begin_bulk(&mut self) -> Result<(), TableError> {
         let mut is_empty = self.deadlines.is_empty();
         for family in [Family::Judged, Family::Links] {
@@ -554,6 +560,9 @@ impl Store {
 
     /// Nothing is taken in in bulk any more; what was isn't taken in again, and its files are merged. Returns false if that was cut off, as
     /// [`Database::merge`] is.
+    ///
+    /// # Errors
+    /// If the disk can't be written, or the files can't be merged: most likely it is full.
     pub fn end_bulk(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
         let Some(bulk) = self.bulk.take() else { return Ok(true) };
         self.database.flush()?;
@@ -565,6 +574,9 @@ impl Store {
     }
 
     /// Merges files before there are too many, and ends what is taken in in bulk before it knows too many keys. Returns false if that was cut off.
+    ///
+    /// # Errors
+    /// As [`Store::end_bulk`].
     pub fn tend_bulk(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
         let Some(bulk) = &mut self.bulk else { return Ok(true) };
         if bulk.is_full() {
@@ -578,6 +590,9 @@ impl Store {
     }
 
     /// Merges what somebody has left who was cut off: RocksDB would let the first write wait for that. Returns false if that was cut off, too.
+    ///
+    /// # Errors
+    /// If they can't be merged: most likely the disk is full.
     pub fn merge_leftovers(&self, is_cancelled: &dyn Fn() -> bool) -> Result<bool, TableError> {
         Ok(self.has_few_files()? || self.merge(is_cancelled)?)
     }
@@ -601,6 +616,9 @@ impl Store {
     }
 
     /// Writes everything that was taken in, and forgets what is in memory of clean rows. `noted` adds what is to be written no sooner.
+    ///
+    /// # Errors
+    /// As [`Store::take_batch`], and if the disk can't be written.
     pub fn write_restored(&mut self, noted: impl FnOnce(&Database, &mut WriteBatch)) -> Result<(), TableError> {
         let is_durable = self.write_bulk()?;
         let mut batch = self.take_batch()?;
@@ -635,6 +653,9 @@ impl Store {
     }
 
     /// What `account-states` says.
+    ///
+    /// # Errors
+    /// If the account's row can't be read.
     pub fn restore_account(&mut self, mut state: AccountState) -> Result<(), ViewError> {
         let account = state.account_id.clone();
         let known = self.account(&account)?;
@@ -651,6 +672,9 @@ impl Store {
     }
 
     /// What `company-numbers` says.
+    ///
+    /// # Errors
+    /// If the state can't be read.
     pub fn restore_number(&mut self, account: &AccountId, number: &str, row: Option<CompanyNumber>) -> Result<(), ViewError> {
         let key = (account.clone(), CompactString::new(number));
         let state = self.account(account)?;
@@ -673,8 +697,11 @@ impl Store {
         Ok(())
     }
 
-    /// What `call-verdicts` says: a verdict with its bytes, or that there is none. Accounts and numbers are restored before, so that what the snapshot has
-    /// overtaken shows as due.
+    /// What `call-verdicts` says: a verdict with its bytes, or that there is none. Accounts and numbers are restored before, so that what the
+    /// snapshot has overtaken shows as due.
+    ///
+    /// # Errors
+    /// If the state can't be read, or what is taken in in bulk can't be written.
     pub fn restore_verdict(&mut self, account: &AccountId, session: &SessionId, verdict: Option<(CallVerdict, &[u8])>) -> Result<(), ViewError> {
         if self.bulk.as_ref().is_some_and(|bulk| bulk.is_waiting(&keys::in_account(account, session.as_str().as_bytes()))) {
             self.write_bulk()?;
@@ -714,6 +741,9 @@ impl Store {
     }
 
     /// As [`Store::restore_verdict`], of a session that is new.
+    ///
+    /// # Errors
+    /// If the state can't be read.
     pub fn restore_new(&mut self, account: &AccountId, session: &SessionId, gist: VerdictGist, verdict: &[u8]) -> Result<(), ViewError> {
         let waits_for = || gist.numbers.iter().filter(|(_, reason)| is_waiting(*reason)).map(|(number, _)| number);
         self.restore_due(account, waits_for(), gist.snapshot_complete)?;
@@ -754,6 +784,9 @@ impl Store {
     }
 
     /// What `open-calls` says.
+    ///
+    /// # Errors
+    /// If the session's rows can't be read.
     pub fn restore_open(&mut self, account: &AccountId, session: &SessionId, record: Option<OpenCall>) -> Result<(), ViewError> {
         let before = self.session(account, session)?;
         let mut after = before.clone();

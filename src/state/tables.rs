@@ -72,11 +72,17 @@ pub(super) fn upto(prefix: &[u8]) -> ReadOptions {
 }
 
 /// The account's row.
+///
+/// # Errors
+/// If the disk can't be read, or a row isn't what it should be.
 pub fn account(database: &Database, account: &AccountId) -> Result<Option<AccountState>, TableError> {
     row(database, Family::Accounts, account.as_str().as_bytes())
 }
 
 /// All accounts.
+///
+/// # Errors
+/// As [`account`].
 pub fn accounts(database: &Database) -> Result<Vec<AccountState>, TableError> {
     let mut rows = database.iterate(database.family(Family::Accounts), ReadOptions::default());
     rows.seek_to_first();
@@ -90,11 +96,17 @@ pub fn accounts(database: &Database) -> Result<Vec<AccountState>, TableError> {
 }
 
 /// A number of the snapshot.
+///
+/// # Errors
+/// As [`account`].
 pub fn number(database: &Database, account: &AccountId, number: &str) -> Result<Option<CompanyNumber>, TableError> {
     row(database, Family::Numbers, &keys::in_account(account, number.as_bytes()))
 }
 
 /// Numbers of the snapshot after `after`, at most `limit`.
+///
+/// # Errors
+/// As [`account`].
 pub fn numbers(database: &Database, account: &AccountId, after: Option<&str>, limit: usize) -> Result<Vec<CompanyNumber>, TableError> {
     let mut found = Vec::new();
     if limit > 0 {
@@ -107,6 +119,9 @@ pub fn numbers(database: &Database, account: &AccountId, after: Option<&str>, li
 }
 
 /// The newest verdict on a session.
+///
+/// # Errors
+/// As [`account`].
 pub fn verdict(database: &Database, account: &AccountId, session: &SessionId) -> Result<Option<CallVerdict>, TableError> {
     row(database, Family::Judged, &keys::in_account(account, session.as_str().as_bytes()))
 }
@@ -115,6 +130,9 @@ pub fn verdict(database: &Database, account: &AccountId, session: &SessionId) ->
 ///
 /// The index is shared by the accounts of a partition; those of others are passed over. When `most_passed` were, the walk ends early, and
 /// returns the time that calls which it hasn't come to ended at, or earlier.
+///
+/// # Errors
+/// As [`account`].
 pub fn verdicts_by_end(
     database: &Database,
     account: &AccountId,
@@ -168,6 +186,9 @@ pub fn verdicts_by_end(
 }
 
 /// The newest verdict of every judged session, by the end of its call, then by session id.
+///
+/// # Errors
+/// As [`account`], and what `take` says.
 pub fn each_verdict<E: From<TableError>>(database: &Database, mut take: impl FnMut(CallVerdict) -> Result<(), E>) -> Result<(), E> {
     let mut ends = database.iterate(database.family(Family::Retention), ReadOptions::default());
     ends.seek_to_first();
@@ -194,6 +215,9 @@ pub fn each_verdict<E: From<TableError>>(database: &Database, mut take: impl FnM
 }
 
 /// What is known of a session that has facts which no verdict contains.
+///
+/// # Errors
+/// As [`account`].
 pub fn open_call(database: &Database, account: &AccountId, session: &SessionId) -> Result<Option<OpenRow>, TableError> {
     let key = keys::in_account(account, session.as_str().as_bytes());
     let Some(bytes) = database.get(database.family(Family::Open), &key)? else { return Ok(None) };

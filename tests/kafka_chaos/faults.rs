@@ -459,8 +459,8 @@ impl World {
         if is_refused || has_ended { Came::About } else { Came::ToNothing }
     }
 
-    /// Transactions are made slow between their outputs and their commit, so that most of the time one is under way; then a broker that its markers must
-    /// reach falls silent, and the processor dies once it has committed or is about to.
+    /// Transactions are made slow between their outputs and their commit, so that most of the time one is under way; then a broker that its markers
+    /// must reach falls silent, and the processor dies once it has committed or is about to.
     async fn markers_pending(&self, n: usize, rng: &mut ChaCha8Rng) {
         let mut service = self.services[n].lock().await;
         service.kill();

@@ -123,8 +123,8 @@ impl World {
         })
     }
 
-    /// Waits until the brokers are in sync, and both services run and have what they hold up to date. Returns how many the group left without partitions,
-    /// while all that there is to do is done by the others.
+    /// Waits until the brokers are in sync, and both services run and have what they hold up to date. Returns how many the group left without
+    /// partitions, while all that there is to do is done by the others.
     async fn settle(&self, after: &str) -> usize {
         let mut idle = 0;
         until(&format!("after {after}: brokers are in sync"), async || self.is_in_sync().await).await;
@@ -239,7 +239,8 @@ fn deck(count: usize, rng: &mut ChaCha8Rng) -> Vec<Kind> {
     deck
 }
 
-/// Ends with the deck, or when `enough` faults have come about, of every kind that was tried one; some come to nothing. `twice` says how often a broker's fault comes with a processor's.
+/// Ends with the deck, or when `enough` faults have come about, of every kind that was tried one; some come to nothing. `twice` says how often a
+/// broker's fault comes with a processor's.
 async fn run(seed: u64, deck: &[Kind], enough: usize, twice: f64) -> Report {
     let begun = Instant::now();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

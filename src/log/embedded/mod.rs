@@ -63,6 +63,9 @@ impl Shared {
 impl EmbeddedLog {
     /// Opens the log in `dir`, one directory (`0`, `1`, …) per partition, and starts its threads. An `engine`
     /// without a write-ahead log is refused.
+    ///
+    /// # Errors
+    /// If a partition's directory can't be used, holds another one or is corrupt, and if the system gives no thread.
     pub fn open(dir: &Path, engine: &Engine, options: &EmbeddedOptions) -> Result<Self, LogError> {
         let count = options.partitions.max(1);
         let partitions = open_all(dir, engine, count)?;
@@ -81,11 +84,17 @@ impl EmbeddedLog {
     }
 
     /// The database of a partition, for its state.
+    ///
+    /// # Errors
+    /// If there is no such partition.
     pub fn database(&self, partition: u32) -> Result<Arc<Database>, LogError> {
         Ok(self.shared.partition(partition)?.database.clone())
     }
 
     /// A worker for these partitions. A partition has one worker at a time; it is free again when that one is dropped.
+    ///
+    /// # Errors
+    /// If there is no such partition, or it has another worker.
     pub fn worker(&self, partitions: &[u32]) -> Result<EmbeddedWorker, LogError> {
         let signal = Arc::new(Signal::default());
         let mut worker = EmbeddedWorker { shared: self.shared.clone(), signal, owned: Vec::new(), turn: 0 };
@@ -117,6 +126,9 @@ impl EmbeddedLog {
 
     /// Drops what the [`Retention`] doesn't keep: a bounded piece of work per call, to be called every minute or so, and again at once while
     /// [`Maintained::more`] says so. `now` is the time in milliseconds. A second call during one does nothing.
+    ///
+    /// # Errors
+    /// If the disk can't be read or written, or what is on it is corrupt.
     pub fn maintain(&self, now: i64) -> Result<Maintained, LogError> {
         let mut done = Maintained::default();
         for partition in &self.shared.partitions {
@@ -127,6 +139,9 @@ impl EmbeddedLog {
 
     /// Drops the records before `kept` of a topic that isn't compacted, whatever their age: lastingly, once this returns. For who passes records on
     /// elsewhere; not for a log with workers.
+    ///
+    /// # Errors
+    /// If there is no such partition, `kept` isn't between the topic's start and its end, or the disk can't be written.
     pub fn drop_before(&self, topic: Topic, partition: u32, kept: i64) -> Result<(), LogError> {
         let partition = self.shared.partition(partition)?;
         partition.check(topic, kept)?;

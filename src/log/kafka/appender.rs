@@ -108,8 +108,8 @@ impl KafkaAppender {
         }
     }
 
-    /// Appends to a partition of a topic what belongs there, in this order (without a value, that the key is gone), and returns where it ends when all of it is
-    /// durable; `None` for nothing. Waits on this thread, which is none of an async runtime's.
+    /// Appends to a partition of a topic what belongs there, in this order (without a value, that the key is gone), and returns where it ends when
+    /// all of it is durable; `None` for nothing. Waits on this thread, which is none of an async runtime's.
     ///
     /// # Errors
     /// If it could not be appended; some may be there.

@@ -107,8 +107,8 @@ enum Age {
     },
 }
 
-/// Goes to a cluster to write in transactions: brokers older than Kafka 4.0 are refused, unless that is allowed; then `settings` go over to the group protocol
-/// that those have. Waits for the network.
+/// Goes to a cluster to write in transactions: brokers older than Kafka 4.0 are refused, unless that is allowed; then `settings` go over to the group
+/// protocol that those have. Waits for the network.
 ///
 /// # Errors
 /// As [`reach`], and [`LogError::Refused`] for a broker that is too old.

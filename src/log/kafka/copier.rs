@@ -1,5 +1,6 @@
-//! Copying to topics of another prefix, and how far that is. Outputs are copied exactly once: a transaction holds the copies, and how far the originals are copied
-//! by then. Input is not written in transactions: their markers take offsets, and who reads the log would take those for records still to come.
+//! Copying to topics of another prefix, and how far that is. Outputs are copied exactly once: a transaction holds the copies, and how far the
+//! originals are copied by then. Input is not written in transactions: their markers take offsets, and who reads the log would take those for records
+//! still to come.
 
 use super::appender::with;
 use super::client::{REQUEST, Told, failed, number, words};
@@ -90,7 +91,8 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// Waits for the network, and ends what a copier of the same target was about: that one can copy nothing from now on. `partitions` are those of the originals.
+    /// Waits for the network, and ends what a copier of the same target was about: that one can copy nothing from now on. `partitions` are those of
+    /// the originals.
     ///
     /// # Errors
     /// If the cluster can't be reached, or refuses.
@@ -225,8 +227,9 @@ fn known(group: &BaseConsumer<Told>, from: &KafkaSettings, partitions: u32) -> R
     }
 }
 
-/// Whether the group of `settings` has members, dead ones included that the brokers have not missed yet. It is asked by an offset that means nothing, of the
-/// first partition of the topic: none but members may set one while there are any. (What clients can be told of a group's members depends on its protocol.)
+/// Whether the group of `settings` has members, dead ones included that the brokers have not missed yet. It is asked by an offset that means nothing,
+/// of the first partition of the topic: none but members may set one while there are any. (What clients can be told of a group's members depends on
+/// its protocol.)
 ///
 /// # Errors
 /// If the cluster can't be reached.

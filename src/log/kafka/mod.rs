@@ -55,7 +55,8 @@ impl Kafka {
     /// Connects, and looks how many partitions there are. Waits for the network: not for threads of an async runtime.
     ///
     /// # Errors
-    /// For settings that can't be, a cluster or a framing's registry that can't be reached, and topics that are missing or differ in their number of partitions.
+    /// For settings that can't be, a cluster or a framing's registry that can't be reached, and topics that are missing or differ in their number of
+    /// partitions.
     pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
         // What is wrong with the way to it is known there alone.
         cluster::reach(&settings)?;

@@ -26,9 +26,9 @@ pub(super) fn fail_for_good<C: rdkafka::client::ClientContext>(client: &rdkafka:
     }
 }
 
-/// Hands records of one partition to a producer, all of them before the first may be sent: in a transaction they go in one request then. (One by one, those that
-/// come after the first request wait for its answer, and the client's thread spins meanwhile.) A record is its key, if it isn't empty, and its value. Returns those that
-/// it didn't take, by their places, and why not; where its queue is full, all that come after.
+/// Hands records of one partition to a producer, all of them before the first may be sent: in a transaction they go in one request then. (One by one,
+/// those that come after the first request wait for its answer, and the client's thread spins meanwhile.) A record is its key, if it isn't empty, and
+/// its value. Returns those that it didn't take, by their places, and why not; where its queue is full, all that come after.
 pub(super) fn produce<C>(
     producer: &BaseProducer<C>,
     topic: &CStr,
@@ -52,8 +52,8 @@ where
     };
     let mut messages: Vec<sys::rd_kafka_message_t> = records.iter().map(message).collect();
     let count = c_int::try_from(messages.len()).unwrap_or(c_int::MAX);
-    // SAFETY: the producer lives as long as the borrow, and so does its handle; the topic's name ends with 0, and its reference is given back once. The messages
-    // are as many as is said, keys and values are copied, and the reports of a context without opaque values expect none.
+    // SAFETY: the producer lives as long as the borrow, and so does its handle; the topic's name ends with 0, and its reference is given back once.
+    // The messages are as many as is said, keys and values are copied, and the reports of a context without opaque values expect none.
     unsafe {
         let topic = sys::rd_kafka_topic_new(producer.client().native_ptr(), topic.as_ptr(), ptr::null_mut());
         if topic.is_null() {
@@ -90,15 +90,16 @@ pub(super) struct Queue<C: ConsumerContext> {
 unsafe impl<C: ConsumerContext> Send for Queue<C> {}
 
 impl<C: ConsumerContext> Queue<C> {
-    /// All that comes to a consumer which assigns partitions to itself; `None` if it has no group. (Of a group's member it would swallow the rebalances.)
+    /// All that comes to a consumer which assigns partitions to itself; `None` if it has no group. (Of a group's member it would swallow the
+    /// rebalances.)
     pub(super) fn of(consumer: Arc<BaseConsumer<C>>) -> Option<Self> {
         // SAFETY: the handle is the consumer's, which this owns a part of; the reference to the queue is given back in `drop`.
         let queue = unsafe { sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
         (!queue.is_null()).then(|| Self::around(queue, consumer))
     }
 
-    /// What comes of those partitions of a group's member that are [led here](Queue::lead_here). What concerns the group comes to the member itself, which has to
-    /// be polled as well.
+    /// What comes of those partitions of a group's member that are [led here](Queue::lead_here). What concerns the group comes to the member itself,
+    /// which has to be polled as well.
     pub(super) fn beside(consumer: Arc<BaseConsumer<C>>) -> Self {
         // SAFETY: the handle is the consumer's, which this owns a part of; the queue is destroyed in `drop`.
         let queue = unsafe { sys::rd_kafka_queue_new(consumer.client().native_ptr()) };
@@ -127,8 +128,8 @@ impl<C: ConsumerContext> Queue<C> {
         }
     }
 
-    /// At most `max` of what there is of a topic, with its partition, or of one of its partitions; waits for `wait` until there are as many. What is left of others,
-    /// from before they were given up, is dropped.
+    /// At most `max` of what there is of a topic, with its partition, or of one of its partitions; waits for `wait` until there are as many. What is
+    /// left of others, from before they were given up, is dropped.
     pub(super) fn take(&mut self, topic: &str, partition: Option<i32>, max: usize, wait: Duration) -> Vec<(i32, Fetched)> {
         let room = max.clamp(1, self.messages.len());
         // SAFETY: the buffer has room for that many pointers, and is used by nobody else meanwhile.

@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Kafka {
-    /// The positions that the group has committed, by partition; `None` where there is none. Waits for the network, and for a transaction under way that would
-    /// move one.
+    /// The positions that the group has committed, by partition; `None` where there is none. Waits for the network, and for a transaction under way
+    /// that would move one.
     ///
     /// # Errors
     /// If the cluster can't be reached, or what is committed is no position.

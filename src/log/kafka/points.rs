@@ -1,6 +1,6 @@
 //! Where a test may stop the processor: before and after each thing that a commit does. Only in a build with the feature `failpoints`, which nothing
-//! that is released has; there the variable `FAILPOINTS` says what happens where, in the words of the crate `fail`, and `CALLSIEVE_TEST_BATCH` how many records
-//! a commit has at most.
+//! that is released has; there the variable `FAILPOINTS` says what happens where, in the words of the crate `fail`, and `CALLSIEVE_TEST_BATCH` how
+//! many records a commit has at most.
 
 /// A commit has come so far.
 #[inline]

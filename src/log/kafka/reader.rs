@@ -160,8 +160,8 @@ impl KafkaReader {
         Ok(read)
     }
 
-    /// Keeps a cursor for further reads, and drops one where there are too many: one at rest, else the one that was given back first, which may have been
-    /// left where it stands.
+    /// Keeps a cursor for further reads, and drops one where there are too many: one at rest, else the one that was given back first, which may have
+    /// been left where it stands.
     fn give_back(&self, cursor: Cursor) {
         let mut idle = locked(&self.shared.idle);
         let one_too_many = idle.len() >= (self.shared.partitions as usize).clamp(CURSORS, MOST_CURSORS);

@@ -1,5 +1,5 @@
-//! The records that come to a member of the group. While its worker steps a full batch, a thread beside it takes what comes next out of the client, which is a
-//! tenth of a worker's time otherwise.
+//! The records that come to a member of the group. While its worker steps a full batch, a thread beside it takes what comes next out of the client,
+//! which is a tenth of a worker's time otherwise.
 
 use super::native::{Fetched, Queue};
 use super::rebalances::Rebalances;

@@ -16,8 +16,8 @@ pub struct KafkaSettings {
     pub output_prefix: Option<String>,
     /// The consumer group of the processor's workers.
     pub group: String,
-    /// Any of librdkafka's settings by its own name (`security.protocol`, `sasl.username`, …). They are given to every client that has such a setting, over what
-    /// is set here; what exactly-once rests on can't be changed.
+    /// Any of librdkafka's settings by its own name (`security.protocol`, `sasl.username`, …). They are given to every client that has such a
+    /// setting, over what is set here; what exactly-once rests on can't be changed.
     pub passed: BTreeMap<String, String>,
     /// How values stand on the topics.
     pub framing: Framed,
@@ -128,8 +128,8 @@ impl KafkaSettings {
     fn over(&self, mut config: ClientConfig) -> ClientConfig {
         config
             .set("client.id", "callsieve")
-            // A broker that went away is looked for again at once, and then at most once a second. (A client's connections after its first one wait for half of
-            // the first pause, and a start makes many.)
+            // A broker that went away is looked for again at once, and then at most once a second. (A client's connections after its first one wait
+            // for half of the first pause, and a start makes many.)
             .set("reconnect.backoff.ms", "20")
             .set("reconnect.backoff.max.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", "60000")
@@ -182,12 +182,13 @@ impl KafkaSettings {
             .set("group.protocol", "consumer")
             // Its default of a second is how long a full queue would stand still after it was drained.
             .set("fetch.queue.backoff.ms", "10")
-            // A partition that is taken up is fetched after the fetch that is under way, which waits for so long where the others give nothing. (An idle member
-            // asks each broker so often.)
+            // A partition that is taken up is fetched after the fetch that is under way, which waits for so long where the others give nothing. (An
+            // idle member asks each broker so often.)
             .set("fetch.wait.max.ms", "100");
         let mut config = self.over(config);
         if FETCHED_AT_ONCE.iter().all(|name| !self.passed.contains_key(*name)) {
-            // Of each partition as much is unpacked at once: half of the default takes less memory, and more of it is still in the core's caches when it is stepped.
+            // Of each partition as much is unpacked at once: half of the default takes less memory, and more of it is still in the core's caches when
+            // it is stepped.
             config.set(FETCHED_AT_ONCE[0], "524288");
         }
         if config.get("group.protocol") != Some("consumer") && config.get("partition.assignment.strategy").is_none() {
@@ -209,8 +210,8 @@ impl KafkaSettings {
     pub(super) fn transactional(&self, id: &str) -> ClientConfig {
         let mut config = self.producer();
         config.set("transactional.id", id).set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string());
-        // All outputs of a commit are there before the first is sent. What is asked for while the markers of the transaction before are being written is asked
-        // for again: soon, then less and less often.
+        // All outputs of a commit are there before the first is sent. What is asked for while the markers of the transaction before are being written
+        // is asked for again: soon, then less and less often.
         for (name, value) in [("linger.ms", "0"), ("retry.backoff.ms", "2")] {
             if !self.passed.contains_key(name) {
                 config.set(name, value);

@@ -63,8 +63,8 @@ impl TopicSettings {
     }
 }
 
-/// Makes the topics that aren't there, and waits until all are served: a producer that sends sooner may have its second message accepted where its first
-/// was refused. Returns how many were made. Not for threads of an async runtime.
+/// Makes the topics that aren't there, and waits until all are served: a producer that sends sooner may have its second message accepted where its
+/// first was refused. Returns how many were made. Not for threads of an async runtime.
 ///
 /// # Errors
 /// If Kafka refuses a topic, or doesn't serve it in time.

@@ -1,9 +1,9 @@
-//! A worker's producer: one transaction at a time, with outputs and input positions, and a definite answer at the end of each. What a commit changes in the state is
-//! written here too, while the worker steps what comes next.
+//! A worker's producer: one transaction at a time, with outputs and input positions, and a definite answer at the end of each. What a commit changes
+//! in the state is written here too, while the worker steps what comes next.
 //!
-//! It has a thread of its own, since a call of librdkafka's may never return: where a coordinator that it knew is gone, sending offsets waits for it beyond
-//! its time limit (librdkafka issues 5456 and 5511). Who waits for an answer gives the thread up then, with its producer, and the next producer with
-//! the same transactional id ends what it had begun.
+//! It has a thread of its own, since a call of librdkafka's may never return: where a coordinator that it knew is gone, sending offsets waits for it
+//! beyond its time limit (librdkafka issues 5456 and 5511). Who waits for an answer gives the thread up then, with its producer, and the next
+//! producer with the same transactional id ends what it had begun.
 
 use super::appender::with;
 use super::client::{REQUEST, Told, is_refusal, number, words};
@@ -31,14 +31,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long an answer that Kafka doesn't give is asked for. Then the producer is given up; its successor finds out what became of the transaction, which
-/// its coordinator ends after [`super::settings::TRANSACTION_TIMEOUT_MS`].
+/// How long an answer that Kafka doesn't give is asked for. Then the producer is given up; its successor finds out what became of the transaction,
+/// which its coordinator ends after [`super::settings::TRANSACTION_TIMEOUT_MS`].
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the producer's thread is waited for until it writes the states, where its calls keep to their limits far longer than it takes.
 const ANSWER: Duration = Duration::from_secs(45);
 
-/// How long a producer waits to be let in, at first and at most, before it is called again. Where its predecessor's transaction has to end first, it asks again
-/// after half a second by itself, but at once when it is called.
+/// How long a producer waits to be let in, at first and at most, before it is called again. Where its predecessor's transaction has to end first, it
+/// asks again after half a second by itself, but at once when it is called.
 const AGAIN: Duration = Duration::from_millis(20);
 const LONGEST_AGAIN: Duration = Duration::from_secs(1);
 /// How often delivery reports are taken.
@@ -124,8 +124,8 @@ struct Producing {
     transactions: Option<SyncSender<(Transaction, Arc<ConsumerGroupMetadata>)>>,
     /// First that it is ready, then one for each transaction.
     answers: Mutex<Receiver<Result<Ends, Failure>>>,
-    /// What is written if the answer that is waited for is good. Who takes it decides: the thread, which then writes it and answers, or who gives the thread up, after
-    /// which it writes nothing.
+    /// What is written if the answer that is waited for is good. Who takes it decides: the thread, which then writes it and answers, or who gives the
+    /// thread up, after which it writes nothing.
     states: Arc<Mutex<Option<States>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -206,7 +206,8 @@ fn produce(
             Transaction::Copy(copies, done) => copy(producer, &copies, &done, &group).map(|()| Ends::new()),
         };
         if let Err(Failure::Abort(why)) = answer {
-            // What it sent may still be on its way, and the brokers would take it for a part of this producer's next transaction: its successor has another epoch.
+            // What it sent may still be on its way, and the brokers would take it for a part of this producer's next transaction: its successor has
+            // another epoch.
             answer = Err(Failure::GiveUp(match abort(producer) {
                 Ok(()) => why,
                 Err(error) => format!("{why}, and it could not be aborted: {}", words(&error)),
@@ -297,7 +298,8 @@ impl Transactions {
         self.hand_over(Transaction::Commit(publications), states, group)
     }
 
-    /// Appends copies, and says how far the group has copied, or nothing. After an error, what is committed says which, as for [`Transactions::commit`].
+    /// Appends copies, and says how far the group has copied, or nothing. After an error, what is committed says which, as for
+    /// [`Transactions::commit`].
     pub(super) fn copy(&mut self, copies: Vec<Copied>, done: TopicPartitionList, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
         self.hand_over(Transaction::Copy(copies, done), States::new(), group)?;
         self.concluded().map(|_| ())
@@ -312,8 +314,8 @@ impl Transactions {
         Err(LogError::Aborted { why: "its producer is gone".into() })
     }
 
-    /// Waits until the transaction that was begun last has ended, and its states are written; returns where the outputs end now. After an error the worker begins
-    /// again from what is committed, which is definite once [`Transactions::ready`] has returned.
+    /// Waits until the transaction that was begun last has ended, and its states are written; returns where the outputs end now. After an error the
+    /// worker begins again from what is committed, which is definite once [`Transactions::ready`] has returned.
     pub(super) fn concluded(&mut self) -> Result<Ends, LogError> {
         let Some(producing) = &mut self.producing else { return Err(LogError::Closed) };
         producing.answer(ANSWER).map_err(|failure| {
@@ -404,9 +406,9 @@ fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartiti
     end(producer, done, group)
 }
 
-/// Begins a transaction with offsets: while the markers of the one before are being written, the client asks for those again after 2 ms, then a little later
-/// each time, but for a partition to write to only after 20. A worker's are such as nobody asks for, since nothing is known of them until the transaction ends,
-/// whatever becomes of who began it.
+/// Begins a transaction with offsets: while the markers of the one before are being written, the client asks for those again after 2 ms, then a
+/// little later each time, but for a partition to write to only after 20. A worker's are such as nobody asks for, since nothing is known of them
+/// until the transaction ends, whatever becomes of who began it.
 fn begin(producer: &BaseProducer<Sending>, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
     send_offsets(producer, offsets, group)
@@ -453,8 +455,8 @@ fn abort(producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
     })
 }
 
-/// Takes the delivery reports that have come, and waits a little for others. (The client's own poll lasts for all of the time that it is given, also when the
-/// last report has come, and spins in the last millisecond.)
+/// Takes the delivery reports that have come, and waits a little for others. (The client's own poll lasts for all of the time that it is given, also
+/// when the last report has come, and spins in the last millisecond.)
 fn take_reports(producer: &BaseProducer<Sending>) {
     std::thread::sleep(REPORTS);
     producer.poll(Duration::ZERO);

@@ -1,8 +1,8 @@
 //! A worker on Kafka: a member of the consumer group, with a transactional producer.
 //!
 //! Rebalances arrive while the consumer is polled, and are only noted then. A poll that learns of one ends at once and says so by
-//! [`Log::assigned`]; the group is answered at the beginning of the next poll. So between the two the worker can close what it has lost, before another worker
-//! is given it, and bring up what it has got, before anything is read from it.
+//! [`Log::assigned`]; the group is answered at the beginning of the next poll. So between the two the worker can close what it has lost, before
+//! another worker is given it, and bring up what it has got, before anything is read from it.
 
 use super::appender::KafkaAppender;
 use super::client::{AT_ONCE, REQUEST, failed, number, words};
@@ -24,8 +24,9 @@ use std::time::{Duration, Instant};
 
 /// After so many commits in a row that came to nothing a worker joins anew: who lost its place to another of its name may not be told.
 const REFUSALS: u32 = 3;
-/// Of two with one static id each fences the other whenever it joins, every few seconds; so one is fenced so often within a minute, and ends. But a coordinator that was
-/// away may fence a member that is alone, too, by an answer that it gave before, and that the member never got: twice within a minute was seen.
+/// Of two with one static id each fences the other whenever it joins, every few seconds; so one is fenced so often within a minute, and ends. But a
+/// coordinator that was away may fence a member that is alone, too, by an answer that it gave before, and that the member never got: twice within a
+/// minute was seen.
 const RIVAL_FENCES: usize = 3;
 const RIVAL_WITHIN: Duration = Duration::from_secs(60);
 /// Records of a commit: what a transaction costs the broker besides its records is shared by so many.
@@ -167,8 +168,8 @@ impl KafkaLog {
                     let mut places: Vec<(u32, Offset)> = from.iter().map(|(partition, next)| (*partition, Offset::Offset(*next))).collect();
                     let mut patience = AT_ONCE;
                     for partition in &paused {
-                        // Where it will begin isn't known yet; it is told when it is resumed. No logical offset: the look-up might end after that. Those that
-                        // nobody answers for must not keep the group from having its answer.
+                        // Where it will begin isn't known yet; it is told when it is resumed. No logical offset: the look-up might end after that.
+                        // Those that nobody answers for must not keep the group from having its answer.
                         let start = match self.reader.ends_within(Topic::Events, *partition, patience) {
                             Err(error) if error.is_passing() => {
                                 tracing::debug!("{error}");
@@ -258,7 +259,8 @@ impl KafkaLog {
                 }
                 Err(self.rejoin(words(error)))
             }
-            // The group protocol of KIP-848 is asked for first, and only this answer tells for sure that the brokers don't have it, or have it switched off.
+            // The group protocol of KIP-848 is asked for first, and only this answer tells for sure that the brokers don't have it, or have it
+            // switched off.
             KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature)
                 if self.settings.fall_back_to_classic() =>
             {
@@ -333,8 +335,8 @@ impl KafkaLog {
         self.group = None;
     }
 
-    /// What the client doesn't fetch though it is there, in words. Seen after leaders had changed several times: it has lost the partition's leader, and
-    /// asks nobody until it is made anew.
+    /// What the client doesn't fetch though it is there, in words. Seen after leaders had changed several times: it has lost the partition's leader,
+    /// and asks nobody until it is made anew.
     fn stalled(&mut self) -> Option<String> {
         let now = Instant::now();
         let (partition, (next, since)) = self.fetched.iter_mut().find(|(_, (_, since))| now.duration_since(*since) >= STALL)?;
@@ -398,7 +400,8 @@ impl KafkaLog {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             }
-            // One whose offset was out of range isn't fetched any more, and who gave it up and took it again would have to know when the client has done the first.
+            // One whose offset was out of range isn't fetched any more, and who gave it up and took it again would have to know when the client has
+            // done the first.
             return Err(self.rejoin(format!("partition {partition} isn't fetched any more")));
         }
     }

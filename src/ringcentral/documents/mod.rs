@@ -173,6 +173,9 @@ const UNDATED: Millis = 0;
 ///
 /// A wrapper `{"received_at": RFC 3339, "document": {...}}` says when the document arrived, and is believed. The elements of an
 /// array are documents of their own, joined here to one; one without time arrives with the one before it.
+///
+/// # Errors
+/// If it can't be read as a whole; for parts of an array, or of a list with others that can be, see [`Document::unreadable`].
 pub fn read_document(json: &[u8], asked: &Asked) -> Result<Document, DocumentError> {
     let mut whole: Option<Document> = None;
     read_each(json, asked, &mut |document| match &mut whole {
@@ -184,6 +187,9 @@ pub fn read_document(json: &[u8], asked: &Asked) -> Result<Document, DocumentErr
 
 /// Reads one document as [`read_document`] does, and gives the elements of an array one by one, each with its own arrival. One that is
 /// unreadable is given as a document that says so; an error is one of the whole text.
+///
+/// # Errors
+/// As [`read_document`].
 pub fn read_each(json: &[u8], asked: &Asked, take: &mut dyn FnMut(Document)) -> Result<(), DocumentError> {
     let text = std::str::from_utf8(json).map_err(|e| {
         let (line, column) = place(json, e.valid_up_to());

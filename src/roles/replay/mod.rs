@@ -1,8 +1,8 @@
 //! Replays: the past of the log judged anew, beside the live processor, by the present rules, settings and numbers (design §4).
 //!
 //! A replay is a group of its own that steps the live log's input into topics of its own; everything that makes the live processor exactly once and
-//! restartable is the same. What is its own: how it is begun (`seed.rs`), how it sees the log (`past.rs`), and what is made of its verdicts (`compare.rs`,
-//! `promote.rs`). It writes nothing to the live topics but `Tick`s, and `Rejudge`s once it is promoted.
+//! restartable is the same. What is its own: how it is begun (`seed.rs`), how it sees the log (`past.rs`), and what is made of its verdicts
+//! (`compare.rs`, `promote.rs`). It writes nothing to the live topics but `Tick`s, and `Rejudge`s once it is promoted.
 
 mod compare;
 mod past;
@@ -186,7 +186,8 @@ impl Replay {
         Ok(Some(Progress { begun, positions, done }))
     }
 
-    /// Its topics, how it was begun, and which partitions are done; `None` if it isn't begun, also where that was cut off. Another live group's is refused.
+    /// Its topics, how it was begun, and which partitions are done; `None` if it isn't begun, also where that was cut off. Another live group's is
+    /// refused.
     fn opened(&self) -> anyhow::Result<Option<(Kafka, Begun, BTreeSet<u32>)>> {
         let found = self.found()?;
         if let Some((_, begun, _)) = &found {
@@ -230,8 +231,8 @@ impl Replay {
     /// # Errors
     /// If it is running, if it was begun for another group, or the cluster can't be reached.
     pub fn drop_all(&self, data_dir: &Path) -> anyhow::Result<()> {
-        // Who runs it is refused here, before anything is gone. One that has finished isn't run, but the brokers keep the place of a member with a name for a while.
-        // (One that can't be read can be dropped all the same.)
+        // Who runs it is refused here, before anything is gone. One that has finished isn't run, but the brokers keep the place of a member with a
+        // name for a while. (One that can't be read can be dropped all the same.)
         let found = self.found().unwrap_or_default();
         if let Some((_, begun, _)) = &found {
             self.check_group(begun)?;

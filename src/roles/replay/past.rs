@@ -1,8 +1,8 @@
 //! The log as a replay sees it: the facts about calls, and time, up to the end of what is judged anew.
 //!
-//! Everything else that the log says is in the seed as it stands today: settings, numbers, gates, removals. Taken in once more, an old setting would hold
-//! for what is decided after it, and the replay would say what live said. So such an event is a [`Tick`] here: its time passes. So is all beyond the end, and there
-//! time stands still: it only lets work go on that is due.
+//! Everything else that the log says is in the seed as it stands today: settings, numbers, gates, removals. Taken in once more, an old setting would
+//! hold for what is decided after it, and the replay would say what live said. So such an event is a [`Tick`] here: its time passes. So is all beyond
+//! the end, and there time stands still: it only lets work go on that is due.
 
 use super::Part;
 use crate::event::{Event, Record as Written, Tick, encode_event, record_of};
@@ -102,6 +102,9 @@ impl<L: Log> Past<L> {
     }
 
     /// What of this partition comes from now on is left out, and isn't fetched any more.
+    ///
+    /// # Errors
+    /// As [`Log::pause`].
     pub fn finish(&mut self, partition: u32) -> Result<(), LogError> {
         // One that isn't assigned yet is left out once it is resumed.
         if self.done.insert(partition) && self.log.assigned().contains(&partition) {

@@ -1,7 +1,7 @@
 //! Promoting a replay: the live processor is asked to judge again what differs.
 //!
-//! Nothing is published here. A `Rejudge` names the revision that it is meant for, so one that comes twice, or too late, does nothing; and it names the
-//! rules, so that a processor which would say something else does nothing either.
+//! Nothing is published here. A `Rejudge` names the revision that it is meant for, so one that comes twice, or too late, does nothing; and it names
+//! the rules, so that a processor which would say something else does nothing either.
 
 use super::compare::{accounts, compare};
 use super::{Kind, Replay};
@@ -24,12 +24,12 @@ pub struct Promoted {
 }
 
 impl Replay {
-    /// Appends a `Rejudge` for each call that differs, of all accounts or of one; `told` gets how many are durable, and how many there are. Done again, it asks
-    /// for what still differs. Waits for the network; not for threads of an async runtime.
+    /// Appends a `Rejudge` for each call that differs, of all accounts or of one; `told` gets how many are durable, and how many there are. Done
+    /// again, it asks for what still differs. Waits for the network; not for threads of an async runtime.
     ///
     /// # Errors
-    /// If the replay has not finished, if the live processor would judge by other rules or settings than it did, and if the log can't be reached; what was
-    /// told as durable stays.
+    /// If the replay has not finished, if the live processor would judge by other rules or settings than it did, and if the log can't be reached;
+    /// what was told as durable stays.
     pub fn promote(&self, account: Option<&AccountId>, mut told: impl FnMut(u64, u64)) -> anyhow::Result<Promoted> {
         let (own, begun) = self.finished()?;
         let live = Kafka::connect(self.live.clone())?;

@@ -180,7 +180,8 @@ impl Replay {
     }
 }
 
-/// A clock behind the time of every partition: a deadline that lies beyond a replay's end is none of its business, and work that is due is due without one.
+/// A clock behind the time of every partition: a deadline that lies beyond a replay's end is none of its business, and work that is due is due
+/// without one.
 fn behind() -> Millis {
     const LONG_AGO: Millis = 1 << 50;
     now() - LONG_AGO

@@ -1,8 +1,8 @@
 //! What a replay begins with: the accounts and numbers as they stand today, and all evidence as open calls that are still to be judged.
 //!
-//! It stands on the replay's own topics, committed with its first position, so that a replay is brought up like any other state: from nothing, after a
-//! crash, elsewhere. A judged call's evidence is given as that of a call which was over by the time of its verdict; that is how it is judged anew, as a
-//! whole with its conversation, also when the log has nothing of it any more. Positions are reset: the replay counts its own.
+//! It stands on the replay's own topics, committed with its first position, so that a replay is brought up like any other state: from nothing, after
+//! a crash, elsewhere. A judged call's evidence is given as that of a call which was over by the time of its verdict; that is how it is judged anew,
+//! as a whole with its conversation, also when the log has nothing of it any more. Positions are reset: the replay counts its own.
 
 use super::past::Pace;
 use super::{CHUNK, Part, newest, read};
@@ -24,6 +24,9 @@ fn account_of(key: &[u8]) -> &[u8] {
 }
 
 /// The accounts of a partition that were removed, with the offset of that.
+///
+/// # Errors
+/// If the topic can't be read, or a row on it isn't what it should be.
 pub fn removed(live: &KafkaReader, partition: u32) -> anyhow::Result<BTreeMap<Vec<u8>, i64>> {
     let mut removed = BTreeMap::new();
     for (key, value) in newest(live, Topic::AccountStates, partition)? {
@@ -33,7 +36,11 @@ pub fn removed(live: &KafkaReader, partition: u32) -> anyhow::Result<BTreeMap<Ve
     Ok(removed)
 }
 
-/// Seeds a partition, and commits where the replay begins with it. Returns how many records that took; `None` where it was interrupted. Then it is done again.
+/// Seeds a partition, and commits where the replay begins with it. Returns how many records that took; `None` where it was interrupted. Then it is
+/// done again.
+///
+/// # Errors
+/// If the topics or a row on them can't be read, the replay's don't take its rows, or its group has members.
 pub fn seed(live: &KafkaReader, work: &Kafka, partition: u32, part: &Part, pace: &mut Pace, stop: &AtomicBool) -> anyhow::Result<Option<usize>> {
     let is_erased = {
         let removed = removed(live, partition)?;
