@@ -194,7 +194,7 @@ impl Client {
     /// The ids of a list's records.
     ///
     /// # Errors
-    /// If it is no list whose records have ids.
+    /// If it is no list of records. One whose id says nothing is left out.
     pub fn ids_in(path: &str, list: &[u8]) -> Result<Vec<String>, ClientError> {
         Ok(read::<WithIds>(path, list)?.records.iter().filter_map(WithId::text).collect())
     }

@@ -147,17 +147,6 @@ pub fn bring_up(
         let position = Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN };
         return Ok(Some((Partition::new(partition, copy.store, position), None)));
     };
-    // Also where the copy is up to date: what was dropped is missed all the same.
-    if committed.position.next < start {
-        metrics::counter!("callsieve_events_dropped_total").increment(start.abs_diff(committed.position.next));
-        tracing::error!(
-            partition,
-            committed = committed.position.next,
-            start,
-            "retention has passed the committed position: events were dropped before they were read. Set the input's retention.ms higher, and hand over the call log of \
-             that time, whose verdicts are missing"
-        );
-    }
     let behind = copy.position.map_or(-1, |copy| copy.next);
     if behind != committed.position.next {
         tracing::info!(partition, copy = behind, committed = committed.position.next, "bringing the state up");
@@ -165,6 +154,7 @@ pub fn bring_up(
     if !copy.bring_up(reader, &committed, watch)? {
         return Ok(None);
     }
+    // Retention may have passed it.
     let position = Position { next: committed.position.next.max(start), ..committed.position };
     Ok(Some((Partition::new(partition, copy.store, position), Some(committed))))
 }

@@ -214,16 +214,27 @@ impl<L: Log> Worker<L> {
         Ok(())
     }
 
-    /// Goes on with a partition that is up. Returns the commit that announces who has it now, where it has to be announced.
+    /// Goes on with a partition that is up. Returns a commit where it has to be announced who has it now, or that events are missed.
     fn take_up(&mut self, partition: Partition, committed: Option<Committed>) -> Result<Option<Commit>, PartitionError> {
         let (id, position) = (partition.id, partition.position());
+        let missed = committed.as_ref().map_or(0, |committed| position.next - committed.position.next);
         let (ends, holder) = committed.map(|committed| (committed.ends, committed.holder)).unwrap_or_default();
         // What came before it was to be fetched may leave a gap before what comes now.
         self.polled.remove(&id);
         self.log.resume(id, position.next, ends)?;
         let database = partition.store.database().clone();
         let is_announced = self.log.announces().is_none_or(|own| holder.as_deref() == Some(own));
-        let announcement = (!is_announced).then(|| {
+        if missed > 0 {
+            metrics::counter!("callsieve_events_dropped_total").increment(missed.unsigned_abs());
+            tracing::error!(
+                partition = id,
+                committed = position.next - missed,
+                start = position.next,
+                "retention has passed the committed position: events were dropped before they were read. Set the input's retention.ms higher, and hand over the \
+                 call log of that time, whose verdicts are missing"
+            );
+        }
+        let announcement = (!is_announced || missed > 0).then(|| {
             let mut state = WriteBatch::default();
             write_position(&database, &mut state, position);
             Commit { partition: id, position, outputs: Vec::new(), state, database: database.clone() }

@@ -68,7 +68,7 @@ impl Shared {
 
     fn behind(&self, done: u64, total: u64) -> Problem {
         let why = match self.held.bringing_up() {
-            0 => "this instance has no partition yet: it is joining its group, or there are more workers than partitions",
+            0 => "this instance has no partition yet: it is starting, or there are more workers than partitions",
             _ => "the state is being brought up from the log",
         };
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(1);

@@ -180,12 +180,12 @@ fn started(service: &mut Service) {
 
 impl World {
     pub(crate) async fn bring_about(&self, kind: Kind, rng: &mut ChaCha8Rng) -> Came {
-        let n = rng.random_range(0..self.services.len());
+        let mut n = rng.random_range(0..self.services.len());
         let broker = rng.random_range(1..=crate::BROKERS);
         // Nobody would notice it of one that has nothing to do.
         let is_noticed = matches!(kind, Kind::Away | Kind::ClockForward | Kind::ClockBack | Kind::Cut | Kind::Silent | Kind::Slow);
         if is_noticed && self.services[n].lock().await.holds_nothing().await {
-            return Came::ToNothing;
+            n = 1 - n;
         }
         match kind {
             Kind::Killed => {

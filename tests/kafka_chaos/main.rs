@@ -252,7 +252,8 @@ async fn run(seed: u64, deck: &[Kind], enough: usize, twice: f64) -> Report {
     let mut report = Report::new(seed);
     let mut loads: Vec<Load> = Vec::new();
     for (round, faults) in deck.chunks(ROUND).enumerate() {
-        if report.faults() >= enough && report.never().is_empty() {
+        let never = report.never();
+        if report.faults() >= enough && !deck[round * ROUND..].iter().any(|kind| never.contains(&kind.name().as_str())) {
             break;
         }
         let companies = if deck.len() > ROUND { 4 } else { 3 };

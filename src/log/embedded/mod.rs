@@ -65,7 +65,7 @@ impl EmbeddedLog {
     /// without a write-ahead log is refused.
     ///
     /// # Errors
-    /// If a partition's directory can't be used, holds another one or is corrupt, and if the system gives no thread.
+    /// If the engine has no write-ahead log, a partition's directory can't be used, holds another one or is corrupt, and if the system gives no thread.
     pub fn open(dir: &Path, engine: &Engine, options: &EmbeddedOptions) -> Result<Self, LogError> {
         let count = options.partitions.max(1);
         let partitions = open_all(dir, engine, count)?;

@@ -111,7 +111,7 @@ enum Age {
 /// protocol that those have. Waits for the network.
 ///
 /// # Errors
-/// As [`reach`], and [`LogError::Refused`] for a broker that is too old.
+/// As [`reach`], [`LogError::Refused`] for a broker that is too old, and where the brokers can't be asked how old they are.
 pub fn enter(settings: &mut KafkaSettings, allow_old: bool) -> Result<Admin, LogError> {
     let brokers = reach(settings)?;
     let admin = Admin::new(settings)?;

@@ -36,8 +36,8 @@ impl Default for KafkaSettings {
     }
 }
 
-/// Settings of librdkafka that are not the operator's: exactly-once, the order of records, or the way of reading rests on them.
-pub const FIXED: [&str; 16] = [
+/// Settings of librdkafka that are not the operator's: exactly-once, the order of records, the way of reading or the bound of memory rests on them.
+pub const FIXED: [&str; 17] = [
     "bootstrap.servers",
     // librdkafka's other name for it, as of acks below.
     "metadata.broker.list",
@@ -55,6 +55,8 @@ pub const FIXED: [&str; 16] = [
     "enable.partition.eof",
     // By its reports of delivery the producer tells where its outputs end.
     "delivery.report.only.error",
+    // After a batch that fails the check the client goes on in the middle of it (librdkafka 2.12.1).
+    "check.crcs",
     // Nobody would take its statistics, and they would gather.
     "statistics.interval.ms",
 ];

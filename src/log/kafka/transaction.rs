@@ -91,7 +91,7 @@ pub(super) struct Transactions {
     id: String,
     /// Where the committer answers.
     holder: Option<String>,
-    /// `None` until it is needed, and after it was fenced or gave no answer.
+    /// `None` until it is needed, and after an abort or a fence, or where it gave no answer.
     producing: Option<Producing>,
 }
 

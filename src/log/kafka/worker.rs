@@ -298,7 +298,7 @@ impl KafkaLog {
         match joined {
             Ok(joined) => {
                 self.leave();
-                self.refused = 0;
+                (self.refused, self.rejoins) = (0, None);
                 (self.consumer, self.records) = joined;
                 LogError::Kafka { operation, why: cause }
             }
