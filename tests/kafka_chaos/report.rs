@@ -73,7 +73,7 @@ impl Report {
         format!(
             "# Fault runs\n\n\
              Two services on three brokers, a static member with two workers, whose transactions are of 100 records at most, and a dynamic one with one and transactions \
-             of the usual size, while faults happen to them, to the brokers and to the network between. Even seeds use the classic group protocol with cooperative-sticky assignment, odd ones that of KIP-848. What each\nkind of fault is, is in `tests/kafka_chaos/faults.rs`. A third of the companies' numbers become known only in the middle of a round, so that verdicts are corrected. After every twelfth fault, and at the end, a read_committed reader finds each call's newest verdict to be \
+             of the usual size, while faults happen to them, to the brokers and to the network between. Even seeds use the classic group protocol with cooperative-sticky assignment ([chaos-classic.md](chaos-classic.md)), odd ones that of KIP-848 ([chaos.md](chaos.md)). What each\nkind of fault is, is in `tests/kafka_chaos/faults.rs`. A third of the companies' numbers become known only in the middle of a round, so that verdicts are corrected. After every twelfth fault, and at the end, a read_committed reader finds each call's newest verdict to be \
              the truth, every\nrevision once, and in the evidence every leg of every notification that was acknowledged.\n\n\
              The last run, on {}, by `make chaos FAULTS={asked} SEED={}`:\n\n{self}",
             &day[..10],
