@@ -21,6 +21,8 @@ pub(super) struct Told;
 impl ClientContext for Told {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
+            // Passed settings go to all clients, also to those that have no use for them.
+            _ if facility == "CONFWARN" && message.contains("property and will be ignored by this") => tracing::debug!(facility, "kafka: {message}"),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
                 tracing::warn!(facility, "kafka: {message}");
             }

@@ -36,6 +36,10 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the producer's thread is waited for until it writes the states, where its calls keep to their limits far longer than it takes.
 const ANSWER: Duration = Duration::from_secs(45);
+/// How long one call of it may take, which is to return after [`REQUEST`].
+const LONGEST_CALL: Duration = Duration::from_secs(15);
+/// How often it is looked whether one takes longer.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a producer waits to be let in, at first and at most, before it is called again. Where its predecessor's transaction has to end first, it
 /// asks again after half a second by itself, but at once when it is called.
@@ -53,7 +57,11 @@ struct Sending {
     ends: Mutex<BTreeMap<(Topic, u32), i64>>,
     /// An output of it was delivered, but nobody knows where.
     is_lost: AtomicBool,
+    called: Called,
 }
+
+/// Since when a call of the client's is under way that may never return, if one is.
+type Called = Arc<Mutex<Option<Instant>>>;
 
 impl ClientContext for Sending {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -127,6 +135,7 @@ struct Producing {
     /// What is written if the answer that is waited for is good. Who takes it decides: the thread, which then writes it and answers, or who gives the
     /// thread up, after which it writes nothing.
     states: Arc<Mutex<Option<States>>>,
+    called: Called,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -135,12 +144,20 @@ impl Producing {
         let (transactions, taken) = sync_channel(1);
         let (told, answers) = sync_channel(1);
         let states = Arc::new(Mutex::new(Some(States::new())));
+        let called = Called::default();
         let (settings, id, holder, its_states) = (settings.clone(), id.to_owned(), holder.map(str::to_owned), states.clone());
+        let context = Sending {
+            names: Topic::ALL.map(|topic| settings.topic(topic)),
+            framing: settings.framing.clone(),
+            ends: Mutex::default(),
+            is_lost: AtomicBool::new(false),
+            called: called.clone(),
+        };
         let thread = std::thread::Builder::new()
             .name("transactions".into())
-            .spawn(move || produce(&settings, &id, holder.as_deref(), &taken, &its_states, &told))
+            .spawn(move || produce(&settings, context, &id, holder.as_deref(), &taken, &its_states, &told))
             .map_err(|error| LogError::Kafka { operation: "starting a producer".into(), why: error.to_string() })?;
-        Ok(Self { transactions: Some(transactions), answers: Mutex::new(answers), states, thread: Some(thread) })
+        Ok(Self { transactions: Some(transactions), answers: Mutex::new(answers), states, called, thread: Some(thread) })
     }
 
     /// False if the thread has ended.
@@ -149,18 +166,23 @@ impl Producing {
         self.transactions.as_ref().is_some_and(|transactions| transactions.send((transaction, group)).is_ok())
     }
 
-    /// Waits for the answer, for so long until the states are being written.
+    /// Waits for the answer, for so long until the states are being written, and not for a call that doesn't return.
     fn answer(&mut self, patience: Duration) -> Result<Ends, Failure> {
         let answers = self.answers.get_mut().unwrap_or_else(PoisonError::into_inner);
-        match answers.recv_timeout(patience) {
-            Ok(answer) => answer,
-            Err(RecvTimeoutError::Timeout) if self.states.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() => {
-                // It may hang for ever.
-                self.thread = None;
-                Err(Failure::GiveUp(format!("no answer within {} s", patience.as_secs())))
+        let begun = Instant::now();
+        loop {
+            match answers.recv_timeout(LOOK_EVERY.min(patience.saturating_sub(begun.elapsed()))) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Timeout) if begun.elapsed() < patience && !hangs(&self.called) => {}
+                Err(RecvTimeoutError::Timeout) if self.states.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() => {
+                    // It may hang for ever.
+                    self.thread = None;
+                    let why = if begun.elapsed() < patience { "a call of Kafka's client doesn't return" } else { "no answer" };
+                    return Err(Failure::GiveUp(format!("{why} within {} s", begun.elapsed().as_secs())));
+                }
+                // The answer is on its way, or the thread is gone.
+                Err(_) => return answers.recv().unwrap_or_else(|_| Err(Failure::GiveUp("its thread is gone".into()))),
             }
-            // The answer is on its way, or the thread is gone.
-            Err(_) => answers.recv().unwrap_or_else(|_| Err(Failure::GiveUp("its thread is gone".into()))),
         }
     }
 }
@@ -176,18 +198,13 @@ impl Drop for Producing {
 /// Makes the producer, and publishes what comes, until nothing comes any more or the producer is of no use.
 fn produce(
     settings: &KafkaSettings,
+    context: Sending,
     id: &str,
     holder: Option<&str>,
     transactions: &Receiver<(Transaction, Arc<ConsumerGroupMetadata>)>,
     states: &Mutex<Option<States>>,
     answers: &SyncSender<Result<Ends, Failure>>,
 ) {
-    let context = Sending {
-        names: Topic::ALL.map(|topic| settings.topic(topic)),
-        framing: settings.framing.clone(),
-        ends: Mutex::default(),
-        is_lost: AtomicBool::new(false),
-    };
     let made: Result<BaseProducer<Sending>, KafkaError> = settings.transactional(id).create_with_context(context);
     let ready = made.and_then(|producer| let_in(&producer).map(|()| producer));
     let (producer, mut answer) = match ready {
@@ -336,7 +353,7 @@ fn publish(
     holder: Option<&str>,
     group: &ConsumerGroupMetadata,
 ) -> Result<Ends, Failure> {
-    let Sending { names, framing, ends: delivered, is_lost } = &**producer.context();
+    let Sending { names, framing, ends: delivered, is_lost, .. } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let mut unasked = TopicPartitionList::with_capacity(1);
     unasked.add_partition_offset(&names[Topic::DeadLetters.index()], 0, Offset::Offset(0)).map_err(|error| Failure::of(&error))?;
@@ -415,7 +432,7 @@ fn begin(producer: &BaseProducer<Sending>, offsets: &TopicPartitionList, group: 
 }
 
 fn send_offsets(producer: &BaseProducer<Sending>, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
-    insist(|| producer.send_offsets_to_transaction(offsets, group, REQUEST)).map_err(|error| Failure::of(&error))
+    insist(producer, || producer.send_offsets_to_transaction(offsets, group, REQUEST)).map_err(|error| Failure::of(&error))
 }
 
 /// Waits until all that was sent is delivered, or has failed.
@@ -434,7 +451,7 @@ fn end(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: 
     send_offsets(producer, positions, group)?;
     reached("offsets-sent");
     // From here on the outcome may be unknown; only Kafka's own answer ends that.
-    insist(|| producer.commit_transaction(REQUEST)).map_err(|error| match error {
+    insist(producer, || producer.commit_transaction(REQUEST)).map_err(|error| match error {
         KafkaError::Transaction(error) if error.txn_requires_abort() => Failure::Abort(error.string()),
         other => Failure::GiveUp(words(&other)),
     })?;
@@ -449,7 +466,7 @@ fn abort(producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
     while producer.in_flight_count() > 0 && Instant::now() < until {
         take_reports(producer);
     }
-    insist(|| {
+    insist(producer, || {
         producer.poll(Duration::ZERO);
         producer.abort_transaction(REQUEST)
     })
@@ -479,7 +496,7 @@ fn send<'a>(producer: &BaseProducer<Sending>, mut record: BaseRecord<'a, [u8], [
 /// Lets a producer take its place: who had its name before can commit nothing from then on.
 fn let_in(producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
     let mut wait = AGAIN;
-    insist(|| {
+    insist(producer, || {
         let answer = producer.init_transactions(wait);
         wait = (2 * wait).min(LONGEST_AGAIN);
         answer
@@ -487,15 +504,23 @@ fn let_in(producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
 }
 
 /// Calls again what may be called again, until it has an answer or patience is at its end.
-fn insist(mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
+fn insist(producer: &BaseProducer<Sending>, mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
     let until = Instant::now() + PATIENCE;
+    let called = |since| *producer.context().called.lock().unwrap_or_else(PoisonError::into_inner) = since;
     loop {
-        match call() {
+        called(Some(Instant::now()));
+        let answer = call();
+        called(None);
+        match answer {
             Err(KafkaError::Transaction(error)) if is_repeatable(&error) && Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
             Err(KafkaError::Flush(_)) if Instant::now() < until => {}
             answer => return answer,
         }
     }
+}
+
+fn hangs(called: &Called) -> bool {
+    called.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() >= LONGEST_CALL)
 }
 
 fn is_repeatable(error: &RDKafkaError) -> bool {
@@ -524,7 +549,8 @@ mod tests {
         row.put_cf(database.family(Family::Meta), b"k", b"v");
         let states = Arc::new(Mutex::new(Some(vec![(database.clone(), row)])));
         let (told, answers) = sync_channel(1);
-        let producing = Producing { transactions: None, answers: Mutex::new(answers), states: states.clone(), thread: None };
+        let producing =
+            Producing { transactions: None, answers: Mutex::new(answers), states: states.clone(), called: Called::default(), thread: None };
         Waiting { producing, told: Some(told), states, database, _dir: dir }
     }
 
@@ -557,6 +583,14 @@ mod tests {
         assert!(matches!(late.producing.answer(Duration::ZERO), Err(Failure::GiveUp(why)) if why.contains("no answer")));
         assert!(!late.give(Ok(Ends::new())));
         assert!(!late.is_written());
+    }
+
+    #[test]
+    fn a_thread_whose_call_does_not_return_is_given_up_sooner() {
+        let mut hanging = waiting();
+        *hanging.producing.called.lock().unwrap() = Some(Instant::now().checked_sub(LONGEST_CALL).unwrap());
+        assert!(matches!(hanging.producing.answer(ANSWER), Err(Failure::GiveUp(why)) if why.contains("doesn't return")));
+        assert!(!hanging.give(Ok(Ends::new())) && !hanging.is_written());
     }
 
     #[test]
