@@ -8,11 +8,12 @@ mod calls;
 mod cluster;
 mod common;
 
-use calls::{Calls, PARTITIONS, arguments, connected, environment, topics};
+use calls::{Calls, PARTITIONS, arguments, connected, topics};
 use callsieve::event::CallVerdict;
 use callsieve::log::kafka::{Framed, KafkaReader, KafkaSettings};
 use callsieve::log::{Reader, Topic, partition_of};
 use callsieve::registry::WireFormat;
+use cluster::environment;
 use common::{Running, apart, until};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};

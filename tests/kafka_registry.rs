@@ -7,11 +7,12 @@ mod calls;
 mod cluster;
 mod common;
 
-use calls::{Calls, PARTITIONS, arguments, connected, environment, topics};
+use calls::{Calls, PARTITIONS, arguments, connected, topics};
 use callsieve::event::{AccountId, AccountSettings, Event, HEADER, Record as Kind, Tick, encode_event};
 use callsieve::log::kafka::{Framed, Kafka, KafkaReader, KafkaSettings, TopicSettings, create};
 use callsieve::log::{Came, LogError, Reader, Record, Topic, partition_of};
 use callsieve::registry::{Registry, WireFormat, subject};
+use cluster::environment;
 use common::{Running, apart, get, now, until};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};

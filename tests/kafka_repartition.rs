@@ -27,6 +27,14 @@ const AFTER: u32 = 5;
 /// An account with one call, whose other end turns out to be the company's after the move.
 const SINGLE: &str = "700100200";
 
+/// Names of a test's own, and others that begin with them.
+fn from_and_to() -> (KafkaSettings, KafkaSettings) {
+    let from = named(&shared_brokers());
+    let name = format!("{}-{AFTER}", from.group);
+    let to = KafkaSettings { topic_prefix: format!("{name}."), group: name, ..from.clone() };
+    (from, to)
+}
+
 fn start(dir: &tempfile::TempDir, settings: &KafkaSettings, more: &[&str]) -> Running {
     let on = ["--brokers", &settings.brokers, "--topic-prefix", &settings.topic_prefix, "--group", &settings.group];
     Running::start(dir.path(), &[&on, more].concat())
@@ -151,7 +159,7 @@ async fn verdicts(kafka: &Arc<Kafka>, partitions: u32) -> BTreeMap<String, CallV
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker: make kafka-test"]
 async fn kafka_the_topics_get_other_partitions_while_notifications_keep_coming() {
-    let (from, to) = (named(&shared_brokers()), named(&shared_brokers()));
+    let (from, to) = from_and_to();
     let (of, topics) = (from.clone(), TopicSettings { partitions: BEFORE, ..TopicSettings::default() });
     let old = apart(move || {
         create(&of, &topics).unwrap();
@@ -188,7 +196,7 @@ async fn kafka_the_topics_get_other_partitions_while_notifications_keep_coming()
         move || Repartition::start(&from, &to, &["--once"]).ended()
     })
     .await;
-    assert!(code == Some(1) && said.contains("-other has no position") && said.contains("--group"), "{said}");
+    assert!(code == Some(1) && said.contains(&format!("{}-other has no position", from.group)) && said.contains("--group"), "{said}");
 
     // From here on webhooks are only taken in, also while the copy is made, is killed, and is made on.
     let ingress = start(&dirs[1], &from, &["--workers", "0"]);
@@ -259,7 +267,7 @@ async fn kafka_the_topics_get_other_partitions_while_notifications_keep_coming()
 
 /// Topics of a test's own, the names of those that they are to be copied to, and the cluster's end of the first.
 async fn topics() -> (KafkaSettings, KafkaSettings, Kafka) {
-    let (from, to) = (named(&shared_brokers()), named(&shared_brokers()));
+    let (from, to) = from_and_to();
     let of = from.clone();
     let old = apart(move || {
         create(&of, &TopicSettings { partitions: BEFORE, ..TopicSettings::default() }).unwrap();

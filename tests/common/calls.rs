@@ -13,10 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub const PARTITIONS: u32 = 4;
-pub fn environment(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} isn't set: run these tests by make kafka-test"))
-}
-
 /// Topics and a group of a test's own, on the broker that all tests share.
 pub async fn topics() -> KafkaSettings {
     let settings = named(&shared_brokers());

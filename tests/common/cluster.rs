@@ -12,9 +12,14 @@ use std::time::{Duration, Instant};
 /// How long is waited for what comes in the end.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What `make kafka-test` tells.
+pub fn environment(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} isn't set: run these tests by make kafka-test"))
+}
+
 /// The brokers that all tests share.
 pub fn shared_brokers() -> String {
-    std::env::var("CALLSIEVE_TEST_BROKERS").expect("CALLSIEVE_TEST_BROKERS isn't set: run these tests by make kafka-test")
+    environment("CALLSIEVE_TEST_BROKERS")
 }
 
 /// Names of a test's own, on some brokers.
