@@ -13,11 +13,11 @@ mod input;
 mod service;
 
 use anyhow::Context;
-use callsieve::event::{AccountId, CallVerdict, Event, Millis, SessionId, Tick, decode, encode, encode_event};
+use callsieve::event::{AccountId, CallVerdict, Event, SessionId, Tick, decode, encode, encode_event};
 use callsieve::log::kafka::{Kafka, KafkaSettings, remove};
 use callsieve::log::{Commit, Log, Position, Reader, Topic, each_record, partition_of};
 use callsieve::state::database::{Database, DatabaseOptions, Engine};
-use input::{Ingress, PARTITIONS, Prepared, fresh};
+use input::{Ingress, PARTITIONS, Prepared, Sent, fresh};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -71,12 +71,12 @@ fn main() -> anyhow::Result<()> {
 // ---- throughput ----
 
 fn fill(settings: &KafkaSettings, prepared: &Prepared, rounds: u32) -> anyhow::Result<i64> {
-    let ingress = Ingress::new(settings, 20)?;
+    let mut ingress = Ingress::new(settings, 20)?;
     let mut records = 0;
     for round in 0..rounds {
-        let mut append = |at, event: Event| {
+        let mut append = |record: &Sent<'_>| {
             records += 1;
-            ingress.append(at, &event)
+            ingress.append(record)
         };
         prepared.numbers_of(round, &mut append)?;
         prepared.legs_of(round, &mut append)?;
@@ -185,13 +185,13 @@ fn process(settings: &KafkaSettings, prepared: &Prepared, rounds: u32, workers: 
 
 /// Lets the last deadlines pass, and holds all verdicts against the truth. Returns how many there are, and their bytes.
 fn check(settings: &KafkaSettings, prepared: &Prepared, rounds: u32) -> anyhow::Result<(usize, usize)> {
-    let ingress = Ingress::new(settings, 1)?;
+    let mut ingress = Ingress::new(settings, 1)?;
     let at = prepared.end(rounds);
     for partition in 0..i32::try_from(PARTITIONS)? {
-        ingress.append_to(partition, "", at, &encode_event(&Event::Tick(Tick { at })), Instant::now())?;
+        ingress.append(&Sent { partition, key: "", at, value: &encode_event(&Event::Tick(Tick { at })) })?;
     }
     ingress.flush()?;
-    let truth = prepared.truth(rounds)?;
+    let truth = prepared.truth(rounds);
     let reader = Kafka::connect(settings.clone())?.reader();
     let until = Instant::now() + Duration::from_secs(60);
     loop {
@@ -229,9 +229,9 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
     const WARM_UP: Duration = Duration::from_secs(10);
     const MEASURED: Duration = Duration::from_secs(20);
     let settings = fresh(brokers, "latency")?;
-    let ingress = Ingress::new(&settings, LINGER_MS)?;
+    let mut ingress = Ingress::new(&settings, LINGER_MS)?;
     let legs = (rate * (WARM_UP + MEASURED).as_secs_f64()) as usize;
-    let numbers = send_numbers(&ingress, prepared, legs)?;
+    let numbers = send_numbers(&mut ingress, prepared, legs)?;
     let dir = tempfile::tempdir()?;
     let mut service = Service::start(&settings, &dir.path().join("data"), 1)?;
     service.ready()?;
@@ -240,7 +240,7 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
     let (seen, begun, achieved) = std::thread::scope(|scope| {
         let watching = scope.spawn(|| watch(&settings, Offset::Beginning, &stop));
         let begun = Instant::now();
-        let sent = send(&ingress, prepared, rate, legs, &stop);
+        let sent = send(&mut ingress, prepared, rate, legs, &stop);
         let achieved = legs as f64 / begun.elapsed().as_secs_f64();
         // However late the last ones are, they count.
         let committed = sent.and_then(|()| Progress::new(&settings)?.until(numbers + i64::try_from(legs)?).map(drop));
@@ -249,9 +249,13 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
         committed?;
         anyhow::Ok((watching.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??, begun, achieved))
     })?;
-    let after = (service.usage()?, Usage::of(std::process::id())?);
-    let decided = seen.iter().filter_map(|seen| Some((seen.decided_by(&ingress)?, seen.at))).filter(|(sent, _)| *sent >= begun + WARM_UP);
-    let mut latencies: Vec<Duration> = decided.map(|(sent, at)| at.saturating_duration_since(sent)).collect();
+    let (after, lasted) = ((service.usage()?, Usage::of(std::process::id())?), begun.elapsed());
+    let mut latencies = Vec::new();
+    each_decided(&settings, &ingress, &seen, |_, sent, at| {
+        if sent >= begun + WARM_UP {
+            latencies.push(at.saturating_duration_since(sent));
+        }
+    })?;
     latencies.sort_unstable();
     let percentile = |percent: usize| latencies.get(latencies.len() * percent / 100).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3);
     println!(
@@ -261,19 +265,19 @@ fn latency(brokers: &str, prepared: &Prepared, rate: f64, what: &str) -> anyhow:
         latencies.len(),
         (after.0.core - before.0.core).as_secs_f64(),
         (after.1.core - before.1.core).as_secs_f64(),
-        begun.elapsed().as_secs_f64()
+        lasted.as_secs_f64()
     );
     service.kill()
 }
 
 /// The numbers of the accounts that so many legs are of; returns how many records. All at the beginning of their time: a partition's time doesn't go
 /// back, and would stand still until the legs have reached it.
-fn send_numbers(ingress: &Ingress, prepared: &Prepared, legs: usize) -> anyhow::Result<i64> {
+fn send_numbers(ingress: &mut Ingress, prepared: &Prepared, legs: usize) -> anyhow::Result<i64> {
     let mut sent = 0;
     for round in 0..u32::try_from(legs / prepared.legs() + 1)? {
-        prepared.numbers_of(round, |_, event| {
+        prepared.numbers_of(round, |record| {
             sent += 1;
-            ingress.append(prepared.start(), &event)
+            ingress.append(&Sent { at: prepared.start(), ..*record })
         })?;
     }
     ingress.flush()?;
@@ -281,12 +285,12 @@ fn send_numbers(ingress: &Ingress, prepared: &Prepared, legs: usize) -> anyhow::
 }
 
 /// Sends legs at a rate, until so many are sent or it is told to stop.
-fn send(ingress: &Ingress, prepared: &Prepared, rate: f64, legs: usize, stop: &AtomicBool) -> anyhow::Result<()> {
+fn send(ingress: &mut Ingress, prepared: &Prepared, rate: f64, legs: usize, stop: &AtomicBool) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut sent = 0;
     for round in 0.. {
         let mut is_over = false;
-        prepared.legs_of(round, |at, event| {
+        prepared.legs_of(round, |record| {
             is_over |= sent >= legs || stop.load(Ordering::Relaxed);
             if is_over {
                 return Ok(());
@@ -297,7 +301,7 @@ fn send(ingress: &Ingress, prepared: &Prepared, rate: f64, legs: usize, stop: &A
                 std::thread::sleep(early);
             }
             sent += 1;
-            ingress.append_due(at, &event, due)
+            ingress.append_due(record, due)
         })?;
         if is_over {
             break;
@@ -306,24 +310,31 @@ fn send(ingress: &Ingress, prepared: &Prepared, rate: f64, legs: usize, stop: &A
     ingress.flush()
 }
 
-/// A verdict as a read_committed reader sees it.
-struct Seen {
-    partition: i32,
-    /// It contains the records up to here. The one that decided it may be the next, whose time let it close.
-    position: i64,
-    decided_at: Millis,
-    at: Instant,
-}
+/// When a read_committed reader saw the verdict at an offset, in their order, by partition.
+type Seen = [Vec<(i64, Instant)>; PARTITIONS as usize];
 
-impl Seen {
-    /// When the record was sent that decided it.
-    fn decided_by(&self, ingress: &Ingress) -> Option<Instant> {
-        ingress.sent_at().of(self.partition, self.position, self.decided_at)
+/// Gives the partition of each verdict that was seen, when the record was sent that decided it, and when it was seen. They are read once more for
+/// that, so that the reader costs as little as it can while the clock runs.
+fn each_decided(settings: &KafkaSettings, ingress: &Ingress, seen: &Seen, mut take: impl FnMut(u32, Instant, Instant)) -> anyhow::Result<()> {
+    let sent_at = ingress.sent_at()?;
+    let reader = Kafka::connect(settings.clone())?.reader();
+    for (partition, seen) in (0..).zip(seen) {
+        each_record(&reader, Topic::CallVerdicts, partition, |record| {
+            let place = seen.binary_search_by_key(&record.offset, |(offset, _)| *offset);
+            let Some((value, (_, at))) = record.value.as_deref().zip(place.ok().map(|place| seen[place])) else { return Ok(()) };
+            let verdict: CallVerdict = decode(value)?;
+            // It contains the records up to its position. The one that decided it may be the next, whose time let it close.
+            if let Some(sent) = sent_at.of(partition, verdict.position, verdict.decided_at) {
+                take(partition, sent, at);
+            }
+            anyhow::Ok(())
+        })?;
     }
+    Ok(())
 }
 
-/// Reads verdicts as they become visible.
-fn watch(settings: &KafkaSettings, from: Offset, stop: &AtomicBool) -> anyhow::Result<Vec<Seen>> {
+/// Looks when verdicts become visible.
+fn watch(settings: &KafkaSettings, from: Offset, stop: &AtomicBool) -> anyhow::Result<Seen> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &settings.brokers)
         .set("socket.nagle.disable", "true")
@@ -336,15 +347,11 @@ fn watch(settings: &KafkaSettings, from: Offset, stop: &AtomicBool) -> anyhow::R
         all.add_partition_offset(&settings.topic(Topic::CallVerdicts), partition, from)?;
     }
     consumer.assign(&all)?;
-    let mut seen = Vec::new();
+    let mut seen = Seen::default();
     while !stop.load(Ordering::Acquire) {
         // Connections come and go.
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else { continue };
-        let at = Instant::now();
-        if let Some(value) = message.payload() {
-            let verdict: CallVerdict = decode(value)?;
-            seen.push(Seen { partition: message.partition(), position: verdict.position, decided_at: verdict.decided_at, at });
-        }
+        seen[usize::try_from(message.partition())?].push((message.offset(), Instant::now()));
     }
     Ok(seen)
 }
@@ -384,13 +391,13 @@ fn restore(brokers: &str, prepared: &Prepared, calls: usize) -> anyhow::Result<(
         calls as f64 / reading.as_secs_f64()
     );
     service.settled()?;
-    let ingress = Ingress::new(&settings, LINGER_MS)?;
+    let mut ingress = Ingress::new(&settings, LINGER_MS)?;
     let legs = prepared.legs() / 2;
-    send_numbers(&ingress, prepared, legs)?;
+    send_numbers(&mut ingress, prepared, legs)?;
     let stop = AtomicBool::new(false);
     let (seen, killed_at, size, restarted, took) = std::thread::scope(|scope| {
         let watching = scope.spawn(|| watch(&settings, Offset::End, &stop));
-        let sending = scope.spawn(|| send(&ingress, prepared, 5_000.0, legs, &stop));
+        let sending = scope.spawn(|| send(&mut ingress, prepared, 5_000.0, legs, &stop));
         // So that the kill comes in the middle of something.
         std::thread::sleep(Duration::from_secs(5));
         let killed_at = Instant::now();
@@ -409,10 +416,14 @@ fn restore(brokers: &str, prepared: &Prepared, calls: usize) -> anyhow::Result<(
         let seen = watching.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
         anyhow::Ok((seen, killed_at, size, service, took))
     })?;
-    let mut first: BTreeMap<i32, Instant> = BTreeMap::new();
-    for seen in seen.iter().filter(|seen| seen.decided_by(&ingress).is_some_and(|sent| sent > killed_at)) {
-        first.entry(seen.partition).or_insert(seen.at);
-    }
+    let memory = restarted.usage()?.memory;
+    let mut first: BTreeMap<u32, Instant> = BTreeMap::new();
+    each_decided(&settings, &ingress, &seen, |partition, sent, at| {
+        if sent > killed_at {
+            let first = first.entry(partition).or_insert(at);
+            *first = at.min(*first);
+        }
+    })?;
     let since = |at: Option<&Instant>| at.map_or(f64::NAN, |at| (*at - killed_at).as_secs_f64());
     println!(
         "{calls} judged calls, {:.2} GB on disk, killed at 5,000 legs/s: ready again after {:.2} s (goal 2 s), the first verdict {:.2} s after the kill, every partition's ({}) after {:.2} s; {:.0} MB of memory at most. {STREAMS_RESTART}",
@@ -421,7 +432,7 @@ fn restore(brokers: &str, prepared: &Prepared, calls: usize) -> anyhow::Result<(
         since(first.values().min()),
         first.len(),
         since(first.values().max()),
-        restarted.usage()?.memory as f64 / 1e6
+        memory as f64 / 1e6
     );
     restarted.kill()
 }
