@@ -1,4 +1,5 @@
-//! How fast one partition turns legs into verdicts: `cargo bench --bench step`. Prints a line per figure, and ends with 1 if the limit is missed.
+//! How fast one partition turns legs into verdicts, and builds a lost state anew from them: `make bench ARGS="--bench step"`. Prints a line per figure, and
+//! ends with 1 if the limit is missed.
 //!
 //! The input is some hours of simulated companies whose calls overlap as in life, made before the clock starts: a record for
 //! each telephony notification, which speaks of one leg. What is measured is what the processor does with a polled batch on its one thread:
@@ -13,8 +14,9 @@
 use anyhow::Context;
 use callsieve::event::{AccountId, Event, Millis, SnapshotCompleted, Tick, decode_facts, encode_event};
 use callsieve::judge::number::Country;
-use callsieve::log::{Came, Position, Record, Topic};
+use callsieve::log::{Came, Committed, LogError, Output, OutputEnds, Position, Read, Reader, Record, Topic};
 use callsieve::ringcentral::documents::{Asked, read_document};
+use callsieve::roles::bring_up::{Copy, Watch};
 use callsieve::roles::partition::Partition;
 use callsieve::simulate::{AccountLists, Company, CompanyConfig};
 use callsieve::state::Store;
@@ -127,7 +129,8 @@ enum Writes {
     WithLog,
 }
 
-fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round> {
+/// Works through the input. What is published goes to `take`, whose time counts.
+fn work(prepared: &Prepared, dir: &Path, writes: Writes, mut take: impl FnMut(Vec<Output>)) -> anyhow::Result<Round> {
     let engine = Engine::new(&DatabaseOptions { write_ahead_log: writes != Writes::WithoutLog, ..DatabaseOptions::default() });
     let database = Arc::new(Database::open(dir, &engine, &[])?);
     let mut partition = Partition::new(0, Store::open(database.clone())?, Position { next: 0, partition_time: 0, low_water: 0, low_water_time: 0 });
@@ -139,6 +142,7 @@ fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round
     anyhow::ensure!(published.iter().all(|output| output.topic != Topic::DeadLetters), "a list is a dead letter");
 
     let mut round = Round { whole: Took::default(), batches: Vec::new(), verdicts: 0, published_bytes: 0, state_bytes: 0, rows: 0 };
+    take(published);
     let began = Since::now();
     for records in prepared.legs.chunks(BATCH) {
         let batch_began = Since::now();
@@ -153,6 +157,7 @@ fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round
         round.verdicts += published.iter().filter(|output| output.topic == Topic::CallVerdicts).count();
         round.published_bytes += published.iter().filter_map(|output| output.value.as_ref()).map(Vec::len).sum::<usize>();
         anyhow::ensure!(published.iter().all(|output| output.topic != Topic::DeadLetters), "a leg is a dead letter");
+        take(published);
     }
     round.whole = began.took();
 
@@ -176,6 +181,7 @@ fn work(prepared: &Prepared, dir: &Path, writes: Writes) -> anyhow::Result<Round
     }
     anyhow::ensure!(partition.store.next_deadline().is_none(), "a call is left open");
     round.verdicts += published.iter().filter(|output| output.topic == Topic::CallVerdicts).count();
+    take(published);
     database.write(partition.store.take_batch()?)?;
     for entry in std::fs::read_dir(dir)? {
         round.state_bytes += entry?.metadata()?.len();
@@ -188,6 +194,57 @@ fn decode_only(prepared: &Prepared) -> anyhow::Result<Took> {
     for record in &prepared.legs {
         std::hint::black_box(decode_facts(record.value.as_deref().context("no value")?).context("no facts")??);
     }
+    Ok(began.took())
+}
+
+/// What a round has published, in memory, as who builds a state anew reads it.
+#[derive(Default)]
+struct Topics([Vec<Record>; Topic::ALL.len()]);
+
+impl Topics {
+    fn append(&mut self, published: Vec<Output>) {
+        for output in published {
+            let records = &mut self.0[output.topic.index()];
+            let (offset, timestamp) = (i64::try_from(records.len()).unwrap_or(i64::MAX), 0);
+            let (key, value) = (output.key.into(), output.value.map(Into::into));
+            records.push(Record { offset, timestamp, key, value, headers: output.headers, came: Came::AsItIs });
+        }
+    }
+}
+
+impl Reader for Topics {
+    fn start(&self, _: Topic, _: u32) -> Result<i64, LogError> {
+        Ok(0)
+    }
+
+    fn end(&self, topic: Topic, _: u32) -> Result<i64, LogError> {
+        Ok(i64::try_from(self.0[topic.index()].len()).unwrap_or(i64::MAX))
+    }
+
+    fn read(&self, topic: Topic, _: u32, from: i64, max: usize) -> Result<Read, LogError> {
+        let rest = self.0[topic.index()].iter().skip(usize::try_from(from).unwrap_or(0));
+        let records: Vec<Record> = rest.take(max).cloned().collect();
+        Ok(Read { next: records.last().map_or(from, |record| record.offset + 1), records })
+    }
+
+    fn subscribe_end(&self, topic: Topic, partition: u32) -> Result<tokio::sync::watch::Receiver<i64>, LogError> {
+        Ok(tokio::sync::watch::channel(self.end(topic, partition)?).1)
+    }
+
+    fn committed(&self, _: u32) -> Result<Option<Committed>, LogError> {
+        Ok(None)
+    }
+}
+
+/// Builds the state of a round anew.
+fn restore(topics: &Topics, dir: &Path) -> anyhow::Result<Took> {
+    let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
+    let mut copy = Copy::open(0, Arc::new(Database::open(dir, &engine, &[])?))?;
+    let position = Position { next: 1, partition_time: 0, low_water: 1, low_water_time: 0 };
+    let committed = Committed { position, ends: OutputEnds::default(), holder: None };
+    let began = Since::now();
+    let is_up = copy.bring_up(topics, &committed, &Watch { is_cancelled: &|| false, progress: &|_, _| {}, by: "benchmark" })?;
+    anyhow::ensure!(is_up, "it was cut off");
     Ok(began.took())
 }
 
@@ -221,7 +278,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let of_rounds = |writes: Writes| -> anyhow::Result<Vec<Round>> {
         let mut done = Vec::new();
         for n in 0..rounds {
-            done.push(work(&prepared, &dir.path().join(format!("{writes:?}{n}")), writes)?);
+            done.push(work(&prepared, &dir.path().join(format!("{writes:?}{n}")), writes, drop)?);
         }
         done.sort_by_key(|round| round.whole);
         Ok(done)
@@ -250,6 +307,19 @@ fn main() -> anyhow::Result<ExitCode> {
         best.published_bytes as f64 / 1e6,
         best.state_bytes as f64 / 1e6
     );
+    if !whole_alone {
+        let mut topics = Topics::default();
+        work(&prepared, &dir.path().join("published"), Writes::WithoutLog, |published| topics.append(published))?;
+        let restores = (0..rounds).map(|n| restore(&topics, &dir.path().join(format!("restored{n}")))).collect::<anyhow::Result<Vec<_>>>()?;
+        let took = restores.into_iter().min().unwrap_or_default();
+        let records = topics.0.iter().map(Vec::len).sum::<usize>() as f64;
+        println!(
+            "built anew from what was published: {:.0} records/s, {:.2} us each   (by the clock {:.0} records/s)",
+            records / took.core.as_secs_f64(),
+            took.core.as_secs_f64() * 1e6 / records,
+            records / took.clock.as_secs_f64()
+        );
+    }
     dir.close()?;
     let reached = rate(best.whole.core);
     println!("{reached:.0} legs/s, limit {LIMIT:.0}: {}", if reached >= LIMIT { "ok" } else { "MISSED" });
