@@ -27,8 +27,8 @@ struct Shared {
 
 struct Coming {
     queue: Queue<Rebalances>,
-    /// What the thread has taken, with its partition, in the order in which it came.
-    taken: VecDeque<(i32, Fetched)>,
+    /// What the thread has taken, with its partition, in the order in which it came, as many together as came at once: none of these is empty.
+    taken: VecDeque<Vec<(i32, Fetched)>>,
     /// Of what it has taken since it was let go ahead.
     bytes: usize,
 }
@@ -56,7 +56,11 @@ impl Records {
     /// At most `max`, with their partitions. Where none were taken ahead, waits for `wait` until there are as many.
     pub(super) fn take(&self, max: usize, wait: Duration) -> Vec<(i32, Fetched)> {
         let Coming { queue, taken, .. } = &mut *self.shared.own();
-        if taken.is_empty() { queue.take(&self.shared.topic, None, max, wait) } else { taken.drain(..max.min(taken.len())).collect() }
+        let Some(mut first) = taken.pop_front() else { return queue.take(&self.shared.topic, None, max, wait) };
+        if first.len() > max {
+            taken.push_front(first.split_off(max.max(1)));
+        }
+        first
     }
 
     /// Lets the thread take at most so many of what is there, until the next call of any of these. What it has taken before comes first.
@@ -73,7 +77,7 @@ impl Records {
     #[cfg(test)]
     pub(super) fn taken_ahead(&self) -> usize {
         // Not by `own`: the thread is to go on.
-        self.shared.coming.lock().unwrap_or_else(PoisonError::into_inner).taken.len()
+        self.shared.coming.lock().unwrap_or_else(PoisonError::into_inner).taken.iter().map(Vec::len).sum()
     }
 
     /// Forgets what was taken of a partition that goes on at another place, or with another member.
@@ -84,7 +88,10 @@ impl Records {
 
 impl Coming {
     fn drop_of(&mut self, partition: i32) {
-        self.taken.retain(|(of, _)| *of != partition);
+        self.taken.retain_mut(|together| {
+            together.retain(|(of, _)| *of != partition);
+            !together.is_empty()
+        });
     }
 }
 
@@ -125,7 +132,9 @@ impl Shared {
             let new = queue.take(&self.topic, None, room, Duration::ZERO);
             let (is_drained, count) = (new.is_empty(), new.len());
             *bytes += new.iter().map(bytes_of).sum::<usize>();
-            taken.extend(new);
+            if !is_drained {
+                taken.push_back(new);
+            }
             let left = if is_drained || *bytes >= MAX_READ_BYTES { 0 } else { room.saturating_sub(count) };
             // Unless it is 0 by now.
             self.room.fetch_min(left, Ordering::AcqRel);
