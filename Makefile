@@ -9,7 +9,7 @@ export ROCKSDB_STATIC := 1
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup rocksdb run test kafka-test chaos lint fmt bench bench-kafka simulation
+.PHONY: help setup rocksdb run release test kafka-test chaos lint fmt bench bench-kafka simulation
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +22,9 @@ rocksdb: setup
 
 run: rocksdb ## Starts the service with a simulated company; its calls turn into verdicts on the terminal (ARGS="--help" for more)
 	@cargo run --locked --profile quick -- run --simulate --data-dir .callsieve $(ARGS)
+
+release: rocksdb ## Makes target/optimized/callsieve as the image has it: compiled by a profile of itself at work
+	@deploy/build/optimized cargo bench --locked --no-run --bench documents
 
 test: rocksdb ## Runs all tests (ARGS="NAME" for some, without Kafka)
 	@cargo test --locked $(ARGS)
@@ -47,12 +50,13 @@ lint: rocksdb ## Checks format, clippy, unused dependencies, licenses, sources, 
 fmt: ## Formats the code
 	@cargo fmt
 
-bench: rocksdb ## Runs the benchmarks (ARGS="NAME" for some)
-	@cargo bench --locked $(or $(ARGS),--bench log --bench classify --bench ingress --bench documents --bench step)
+bench: rocksdb ## Runs the benchmarks, of what make release makes (ARGS="--bench step" for one)
+	@deploy/build/optimized cargo bench --locked $(or $(ARGS),--bench log --bench classify --bench ingress --bench documents --bench step)
 
 bench-kafka: rocksdb ## Measures the whole on a real Kafka broker, which it starts (CALLSIEVE_BENCH=throughput,latency,restore for some)
 	@deploy/build/setup kafka
-	@KAFKA_HEAP=1g tests/kafka/run cargo bench --locked --bench kafka
+	@deploy/build/optimized cargo bench --locked --no-run --bench kafka
+	@KAFKA_HEAP=1g tests/kafka/run deploy/build/optimized cargo bench --locked --bench kafka
 
 simulation: rocksdb ## Runs 10,000 simulated company hours with faults (HOURS=, SEED=)
 	@CALLSIEVE_SIMULATION_HOURS=$(or $(HOURS),10000) CALLSIEVE_SIMULATION_SEED=$(SEED) \

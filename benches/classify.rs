@@ -3,7 +3,7 @@
 //! Times are the judging thread's own on the processor, as Linux counts them (elsewhere those of the clock): the limit is about one core, and not
 //! about what else the machine does. The clock's are printed beside them. RocksDB's threads, which write its buffers out, are not in them.
 //!
-//! `cargo bench --bench classify`; with a file of your own: `cargo bench --bench classify -- FILE`.
+//! `make bench ARGS="--bench classify"`; with a file of your own: `make bench ARGS="--bench classify -- FILE"`.
 
 use callsieve::cli::classify::{self, ClassifyArgs};
 use callsieve::simulate::{self, SimulateArgs};

@@ -1,4 +1,4 @@
-//! How fast documents become events: `cargo bench --bench documents`.
+//! How fast documents become events: `make bench ARGS="--bench documents"`.
 //!
 //! `classify` is to reach 150 MB/s of telephony notifications on one core with judging, so reading one of about 1 kB may take
 //! 3 µs at most; the run ends with an error where it takes longer.

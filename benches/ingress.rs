@@ -1,7 +1,7 @@
 //! Webhooks over HTTP into the embedded log of a whole running service: how many notifications a second are acknowledged when
 //! clients wait for nothing but the answers, and how long one takes at half the limit. Client and service share the machine.
 //!
-//! `cargo bench --bench ingress`
+//! `make bench ARGS="--bench ingress"`
 
 use callsieve::registry::RegistryArgs;
 use callsieve::roles::service::{LogFormat, RunArgs, Service};

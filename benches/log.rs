@@ -1,4 +1,4 @@
-//! The embedded log against its limits: `cargo bench --bench log`. Prints a line per figure, and ends with 1 if a limit is missed.
+//! The embedded log against its limits: `make bench ARGS="--bench log"`. Prints a line per figure, and ends with 1 if a limit is missed.
 //!
 //! Latencies and times to open are no matter of a mean, so this measures by itself. The directory is made where `TMPDIR` says; a sync on a tmpfs
 //! proves nothing.
