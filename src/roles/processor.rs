@@ -12,8 +12,7 @@ use crate::log::letter::EVENTS;
 use crate::log::{Commit, Committed, Log, LogError, MAX_READ_BYTES, Record, Topic};
 use crate::state::database::Database;
 use rocksdb::WriteBatch;
-use std::collections::btree_map::{BTreeMap, Entry};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -303,13 +302,7 @@ impl<L: Log> Worker<L> {
             for batch in self.log.poll(room, std::mem::take(&mut wait))? {
                 new += batch.records.len();
                 new_bytes += batch.records.iter().map(Record::bytes).sum::<usize>();
-                match self.polled.entry(batch.partition) {
-                    // None is moved.
-                    Entry::Vacant(none) => {
-                        none.insert(batch.records.into());
-                    }
-                    Entry::Occupied(mut some) => some.get_mut().extend(batch.records),
-                }
+                self.polled.entry(batch.partition).or_default().extend(batch.records);
             }
             // The next poll answers the group, before which there is something to do.
             if (new < room && new_bytes < MAX_READ_BYTES) || self.log.assigned() != assigned {

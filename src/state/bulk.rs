@@ -6,6 +6,10 @@ use foldhash::fast::FixedState;
 use foldhash::{HashSet, HashSetExt};
 use std::hash::BuildHasher;
 
+/// Room for the rows that are written at once, of `BULK_BYTES` of verdicts (`roles/bring_up.rs`): growing to it by doubling is a tenth of the time.
+/// Memory that isn't used isn't taken.
+const ROOM: usize = 24 << 20;
+
 /// Bounds of what is taken in in bulk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -16,9 +20,6 @@ pub(super) struct Limits {
     /// So many files in a family RocksDB merges by itself, and writing doesn't wait for that.
     pub(super) few_pieces: usize,
 }
-
-/// What the rows of one piece take: growing to it by doubling is a tenth of the time. Memory that isn't used isn't taken.
-const PIECE_BYTES: usize = 24 << 20;
 
 impl Default for Limits {
     /// The keys of some 5 million calls, in 84 MB.
@@ -50,7 +51,7 @@ pub(super) struct Bulk {
 impl Bulk {
     /// Of an empty database.
     pub(super) fn new(limits: Limits) -> Self {
-        Self { rows: Default::default(), bytes: Vec::with_capacity(PIECE_BYTES), known: HashSet::new(), waiting: HashSet::new(), pieces: 0, limits }
+        Self { rows: Default::default(), bytes: Vec::with_capacity(ROOM), known: HashSet::new(), waiting: HashSet::new(), pieces: 0, limits }
     }
 
     /// Whether the database surely lacks a key.

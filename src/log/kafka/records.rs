@@ -57,8 +57,9 @@ impl Records {
     pub(super) fn take(&self, max: usize, wait: Duration) -> Vec<(i32, Fetched)> {
         let Coming { queue, taken, .. } = &mut *self.shared.own();
         let Some(mut first) = taken.pop_front() else { return queue.take(&self.shared.topic, None, max, wait) };
+        let max = max.max(1);
         if first.len() > max {
-            taken.push_front(first.split_off(max.max(1)));
+            taken.push_front(first.split_off(max));
         }
         first
     }
