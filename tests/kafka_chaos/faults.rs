@@ -70,6 +70,7 @@ pub enum Kind {
 
 pub const KINDS: [Kind; 32] = [
     Kind::Killed,
+    Kind::KilledAt("begun"),
     Kind::KilledAt("commit"),
     Kind::KilledAt("produce"),
     Kind::KilledAt("produced"),
@@ -100,7 +101,6 @@ pub const KINDS: [Kind; 32] = [
     Kind::Cut,
     Kind::Silent,
     Kind::Slow,
-    Kind::Killed,
 ];
 
 /// Those that may come together, one of each.

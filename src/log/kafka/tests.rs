@@ -357,6 +357,28 @@ fn kafka_holds_the_position_beside_its_offset() {
     assert!(found[0].metadata().starts_with(&at.to_string()), "{}", found[0].metadata());
 }
 
+/// What is polled lets a transaction begin, which may come to nothing: the offset that it began with shows when it has ended.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_a_transaction_that_nothing_is_committed_in_ends_and_the_next_commit_has_another() {
+    let subject = OnKafka::fresh(1);
+    let next = append(&subject, "1", "x").offset + 1;
+    let mut worker = subject.joined(None);
+    poll(&mut worker, 1);
+    let client: BaseConsumer = subject.kafka.settings.reader(true).create().unwrap();
+    until("the transaction has ended", || {
+        let mut asked = rdkafka::TopicPartitionList::new();
+        asked.add_partition(&subject.kafka.settings.topic(Topic::DeadLetters), 0);
+        let found = client.committed_offsets(asked, REQUEST).map(|found| found.elements()[0].offset());
+        assert!(found.is_err() || matches!(found, Ok(rdkafka::Offset::Invalid | rdkafka::Offset::Offset(0))), "{found:?}");
+        found == Ok(rdkafka::Offset::Offset(0))
+    });
+    assert_eq!(subject.kafka.reader().committed(0).unwrap(), None);
+    worker.commit(vec![commit(&subject, 0, position(next), vec![output(Topic::CallVerdicts, "1/s", Some("committed"))])]).unwrap();
+    assert_eq!(verdicts(&subject), ["committed"]);
+    assert_eq!(subject.kafka.reader().committed(0).unwrap().unwrap().position, position(next));
+}
+
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_a_worker_that_restarts_by_its_name_gets_its_partitions_back() {

@@ -45,6 +45,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// asks again after half a second by itself, but at once when it is called.
 const AGAIN: Duration = Duration::from_millis(20);
 const LONGEST_AGAIN: Duration = Duration::from_secs(1);
+/// How long a transaction stays open that was begun ahead, and that nothing is committed in: far less than brokers let one be open.
+const AHEAD: Duration = Duration::from_secs(1);
 /// How often delivery reports are taken.
 const REPORTS: Duration = Duration::from_micros(250);
 
@@ -115,11 +117,13 @@ pub(super) struct Publication {
     pub(super) outputs: Vec<Output>,
 }
 
-/// What a transaction holds.
-enum Transaction {
-    /// Outputs and positions of a worker.
+/// What the producer's thread is to do. Each but the first is answered.
+enum Task {
+    /// Begin the transaction of the next commit.
+    Begin,
+    /// Publish outputs and positions of a worker.
     Commit(Vec<Publication>),
-    /// Copies, and how far their originals are copied with them.
+    /// Publish copies, and how far their originals are copied with them.
     Copy(Vec<Copied>, TopicPartitionList),
 }
 
@@ -129,7 +133,9 @@ type Ends = BTreeMap<u32, OutputEnds>;
 /// The thread of a producer.
 struct Producing {
     /// `None` once it is to end.
-    transactions: Option<SyncSender<(Transaction, Arc<ConsumerGroupMetadata>)>>,
+    tasks: Option<SyncSender<(Task, Arc<ConsumerGroupMetadata>)>>,
+    /// It was told to begin a transaction, and nothing since.
+    is_begun: bool,
     /// First that it is ready, then one for each transaction.
     answers: Mutex<Receiver<Result<Ends, Failure>>>,
     /// What is written if the answer that is waited for is good. Who takes it decides: the thread, which then writes it and answers, or who gives the
@@ -141,7 +147,8 @@ struct Producing {
 
 impl Producing {
     fn start(settings: &KafkaSettings, id: &str, holder: Option<&str>) -> Result<Self, LogError> {
-        let (transactions, taken) = sync_channel(1);
+        // Room for a beginning and what comes next, so that nobody waits to hand something over.
+        let (tasks, taken) = sync_channel(2);
         let (told, answers) = sync_channel(1);
         let states = Arc::new(Mutex::new(Some(States::new())));
         let called = Called::default();
@@ -157,13 +164,20 @@ impl Producing {
             .name("transactions".into())
             .spawn(move || produce(&settings, context, &id, holder.as_deref(), &taken, &its_states, &told))
             .map_err(|error| LogError::Kafka { operation: "starting a producer".into(), why: error.to_string() })?;
-        Ok(Self { transactions: Some(transactions), answers: Mutex::new(answers), states, called, thread: Some(thread) })
+        Ok(Self { tasks: Some(tasks), is_begun: false, answers: Mutex::new(answers), states, called, thread: Some(thread) })
     }
 
     /// False if the thread has ended.
-    fn hand_over(&self, transaction: Transaction, group: Arc<ConsumerGroupMetadata>, states: States) -> bool {
+    fn hand_over(&mut self, task: Task, group: Arc<ConsumerGroupMetadata>, states: States) -> bool {
         *self.states.lock().unwrap_or_else(PoisonError::into_inner) = Some(states);
-        self.transactions.as_ref().is_some_and(|transactions| transactions.send((transaction, group)).is_ok())
+        self.is_begun = false;
+        self.tasks.as_ref().is_some_and(|tasks| tasks.send((task, group)).is_ok())
+    }
+
+    /// That the thread has ended, what comes next tells.
+    fn begin(&mut self, group: Arc<ConsumerGroupMetadata>) {
+        self.is_begun = true;
+        let _ = self.tasks.as_ref().map(|tasks| tasks.send((Task::Begin, group)));
     }
 
     /// Waits for the answer, for so long until the states are being written, and not for a call that doesn't return.
@@ -189,7 +203,7 @@ impl Producing {
 
 impl Drop for Producing {
     fn drop(&mut self) {
-        self.transactions = None;
+        self.tasks = None;
         // A panic of it was told by its not answering.
         let _ = self.thread.take().map(JoinHandle::join);
     }
@@ -201,7 +215,7 @@ fn produce(
     context: Sending,
     id: &str,
     holder: Option<&str>,
-    transactions: &Receiver<(Transaction, Arc<ConsumerGroupMetadata>)>,
+    tasks: &Receiver<(Task, Arc<ConsumerGroupMetadata>)>,
     states: &Mutex<Option<States>>,
     answers: &SyncSender<Result<Ends, Failure>>,
 ) {
@@ -212,15 +226,36 @@ fn produce(
         Err(error) if is_refusal(&error) => (None, Err(Failure::Refused(words(&error)))),
         Err(error) => (None, Err(Failure::GiveUp(words(&error)))),
     };
+    // What became of a beginning, since the last commit.
+    let mut begun: Option<Result<(), Failure>> = None;
     loop {
         let is_over = matches!(answer, Err(Failure::GiveUp(_) | Failure::Refused(_)));
         if !give(answer, states, answers) || is_over {
             return;
         }
-        let (Some(producer), Ok((transaction, group))) = (&producer, transactions.recv()) else { return };
-        answer = match transaction {
-            Transaction::Commit(publications) => publish(producer, &publications, holder, &group),
-            Transaction::Copy(copies, done) => copy(producer, &copies, &done, &group).map(|()| Ends::new()),
+        let Some(producer) = &producer else { return };
+        answer = loop {
+            let is_open = matches!(begun, Some(Ok(())));
+            let task = if is_open { tasks.recv_timeout(AHEAD) } else { tasks.recv().map_err(RecvTimeoutError::from) };
+            match task {
+                Ok((Task::Begin, group)) => {
+                    begun = Some(begin_ahead(producer, &group));
+                    reached("begun");
+                }
+                Ok((Task::Commit(publications), group)) => {
+                    let begun = begun.take().unwrap_or_else(|| begin_ahead(producer, &group));
+                    break begun.and_then(|()| publish(producer, &publications, holder, &group));
+                }
+                Ok((Task::Copy(copies, done), group)) => break copy(producer, &copies, &done, &group).map(|()| Ends::new()),
+                Err(RecvTimeoutError::Timeout) => begun = commit(producer).err().map(Err),
+                Err(RecvTimeoutError::Disconnected) => {
+                    if is_open {
+                        // Where that fails, its successor or its coordinator ends it.
+                        let _ = producer.commit_transaction(AHEAD);
+                    }
+                    return;
+                }
+            }
         };
         if let Err(Failure::Abort(why)) = answer {
             // What it sent may still be on its way, and the brokers would take it for a part of this producer's next transaction: its successor has
@@ -310,21 +345,31 @@ impl Transactions {
         self.holder.as_deref()
     }
 
+    /// Lets the transaction of the next commit begin, unless that was told before, while what goes into it is got ready. How that failed, the commit
+    /// says. `group` is asked where it is needed.
+    pub(super) fn begin(&mut self, group: impl FnOnce() -> Option<ConsumerGroupMetadata>) {
+        if let Some(producing) = self.producing.as_mut().filter(|producing| !producing.is_begun)
+            && let Some(group) = group()
+        {
+            producing.begin(Arc::new(group));
+        }
+    }
+
     /// Begins to publish all outputs and positions, and to write the states then, or nothing; [`Transactions::concluded`] says what became of it.
     pub(super) fn commit(&mut self, publications: Vec<Publication>, states: States, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
-        self.hand_over(Transaction::Commit(publications), states, group)
+        self.hand_over(Task::Commit(publications), states, group)
     }
 
     /// Appends copies, and says how far the group has copied, or nothing. After an error, what is committed says which, as for
     /// [`Transactions::commit`].
     pub(super) fn copy(&mut self, copies: Vec<Copied>, done: TopicPartitionList, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
-        self.hand_over(Transaction::Copy(copies, done), States::new(), group)?;
+        self.hand_over(Task::Copy(copies, done), States::new(), group)?;
         self.concluded().map(|_| ())
     }
 
-    fn hand_over(&mut self, transaction: Transaction, states: States, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
+    fn hand_over(&mut self, task: Task, states: States, group: Arc<ConsumerGroupMetadata>) -> Result<(), LogError> {
         self.ready()?;
-        if self.producing.as_ref().is_some_and(|producing| producing.hand_over(transaction, group, states)) {
+        if self.producing.as_mut().is_some_and(|producing| producing.hand_over(task, group, states)) {
             return Ok(());
         }
         self.producing = None;
@@ -347,6 +392,7 @@ impl Transactions {
     }
 }
 
+/// Publishes in the transaction that has begun.
 fn publish(
     producer: &BaseProducer<Sending>,
     publications: &[Publication],
@@ -355,9 +401,6 @@ fn publish(
 ) -> Result<Ends, Failure> {
     let Sending { names, framing, ends: delivered, is_lost, .. } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    let mut unasked = TopicPartitionList::with_capacity(1);
-    unasked.add_partition_offset(&names[Topic::DeadLetters.index()], 0, Offset::Offset(0)).map_err(|error| Failure::of(&error))?;
-    begin(producer, &unasked, group)?;
     reached("produce");
     for publication in publications {
         for topic in Topic::ALL {
@@ -423,9 +466,17 @@ fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartiti
     end(producer, done, group)
 }
 
+/// Begins a worker's transaction, with an offset that nobody asks for, since nothing is known of it until the transaction ends, whatever becomes of
+/// who began it.
+fn begin_ahead(producer: &BaseProducer<Sending>, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    let mut unasked = TopicPartitionList::with_capacity(1);
+    let name = &producer.context().names[Topic::DeadLetters.index()];
+    unasked.add_partition_offset(name, 0, Offset::Offset(0)).map_err(|error| Failure::of(&error))?;
+    begin(producer, &unasked, group)
+}
+
 /// Begins a transaction with offsets: while the markers of the one before are being written, the client asks for those again after 2 ms, then a
-/// little later each time, but for a partition to write to only after 20. A worker's are such as nobody asks for, since nothing is known of them
-/// until the transaction ends, whatever becomes of who began it.
+/// little later each time, but for a partition to write to only after 20.
 fn begin(producer: &BaseProducer<Sending>, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     producer.begin_transaction().map_err(|error| Failure::GiveUp(words(&error)))?;
     send_offsets(producer, offsets, group)
@@ -450,13 +501,17 @@ fn deliver(producer: &BaseProducer<Sending>) -> Result<(), Failure> {
 fn end(producer: &BaseProducer<Sending>, positions: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     send_offsets(producer, positions, group)?;
     reached("offsets-sent");
-    // From here on the outcome may be unknown; only Kafka's own answer ends that.
+    commit(producer)?;
+    reached("committed");
+    Ok(())
+}
+
+/// From here on the outcome may be unknown; only Kafka's own answer ends that.
+fn commit(producer: &BaseProducer<Sending>) -> Result<(), Failure> {
     insist(producer, || producer.commit_transaction(REQUEST)).map_err(|error| match error {
         KafkaError::Transaction(error) if error.txn_requires_abort() => Failure::Abort(error.string()),
         other => Failure::GiveUp(words(&other)),
-    })?;
-    reached("committed");
-    Ok(())
+    })
 }
 
 /// Aborting waits until every output was reported as delivered or dropped, and reports are only seen by polling.
@@ -550,7 +605,7 @@ mod tests {
         let states = Arc::new(Mutex::new(Some(vec![(database.clone(), row)])));
         let (told, answers) = sync_channel(1);
         let producing =
-            Producing { transactions: None, answers: Mutex::new(answers), states: states.clone(), called: Called::default(), thread: None };
+            Producing { tasks: None, is_begun: false, answers: Mutex::new(answers), states: states.clone(), called: Called::default(), thread: None };
         Waiting { producing, told: Some(told), states, database, _dir: dir }
     }
 

@@ -32,7 +32,7 @@ const RIVAL_WITHIN: Duration = Duration::from_secs(60);
 /// Records of a commit: what a transaction costs the broker besides its records is shared by so many.
 const BATCH: usize = 20_000;
 /// How long after a commit a batch goes on filling: a transaction costs the broker more than its records do.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(1);
 /// How long each partition's broker has to answer after one that didn't.
 const BRIEFLY: Duration = Duration::from_millis(100);
 /// How long a poll takes that gives only records that can't be read now.
@@ -477,6 +477,10 @@ impl Log for KafkaLog {
                     continue;
                 }
                 polled.entry(partition).or_default().push(record);
+            }
+            if !polled.is_empty() && !self.is_committing {
+                // While others gather.
+                self.transactions.begin(|| self.consumer.group_metadata());
             }
         }
         let now = Instant::now();
