@@ -239,11 +239,11 @@ fn produce(
             let task = if is_open { tasks.recv_timeout(AHEAD) } else { tasks.recv().map_err(RecvTimeoutError::from) };
             match task {
                 Ok((Task::Begin, group)) => {
-                    begun = Some(begin_ahead(producer, &group));
+                    begun = Some(begin_commit(producer, &group));
                     reached("begun");
                 }
                 Ok((Task::Commit(publications), group)) => {
-                    let begun = begun.take().unwrap_or_else(|| begin_ahead(producer, &group));
+                    let begun = begun.take().unwrap_or_else(|| begin_commit(producer, &group));
                     break begun.and_then(|()| publish(producer, &publications, holder, &group));
                 }
                 Ok((Task::Copy(copies, done), group)) => break copy(producer, &copies, &done, &group).map(|()| Ends::new()),
@@ -468,7 +468,7 @@ fn copy(producer: &BaseProducer<Sending>, copies: &[Copied], done: &TopicPartiti
 
 /// Begins a worker's transaction, with an offset that nobody asks for, since nothing is known of it until the transaction ends, whatever becomes of
 /// who began it.
-fn begin_ahead(producer: &BaseProducer<Sending>, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+fn begin_commit(producer: &BaseProducer<Sending>, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
     let mut unasked = TopicPartitionList::with_capacity(1);
     let name = &producer.context().names[Topic::DeadLetters.index()];
     unasked.add_partition_offset(name, 0, Offset::Offset(0)).map_err(|error| Failure::of(&error))?;
