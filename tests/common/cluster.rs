@@ -46,14 +46,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    fn script(dir: &Path, command: &[&str]) -> std::io::Result<std::process::Output> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/cluster");
-        std::process::Command::new(script).arg(command[0]).arg(dir).args(&command[1..]).output()
-    }
-
     fn run(dir: &Path, command: &[&str]) -> std::process::Output {
-        let done = Self::script(dir, command).unwrap();
-        assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/cluster");
+        let done = std::process::Command::new(script).arg(command[0]).arg(dir).args(&command[1..]).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        // A test that fails says why it does; a second panic would end those beside it.
+        if std::thread::panicking() && !done.status.success() {
+            eprintln!("{command:?}: {said}");
+        } else {
+            assert!(done.status.success(), "{command:?}: {said}");
+        }
         done
     }
 
@@ -98,8 +100,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // A test that fails says why it does; a second panic would end those beside it.
-        let _ = Self::script(self.dir.path(), &["down"]);
+        Self::run(self.dir.path(), &["down"]);
     }
 }
 

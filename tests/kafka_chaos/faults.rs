@@ -68,7 +68,7 @@ pub enum Kind {
     Retention,
 }
 
-pub const KINDS: [Kind; 32] = [
+pub const KINDS: [Kind; 33] = [
     Kind::Killed,
     Kind::KilledAt("begun"),
     Kind::KilledAt("commit"),
@@ -101,6 +101,7 @@ pub const KINDS: [Kind; 32] = [
     Kind::Cut,
     Kind::Silent,
     Kind::Slow,
+    Kind::Killed,
 ];
 
 /// Those that may come together, one of each.

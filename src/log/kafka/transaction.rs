@@ -1,4 +1,4 @@
-//! A worker's producer: one transaction at a time, with outputs and input positions, and a definite answer at the end of each. What a commit changes
+//! A worker's producer: one transaction at a time, with outputs and input positions, and a definite answer at the end of each commit. What that changes
 //! in the state is written here too, while the worker steps what comes next.
 //!
 //! It has a thread of its own, since a call of librdkafka's may never return: where a coordinator that it knew is gone, sending offsets waits for it
@@ -135,8 +135,8 @@ struct Producing {
     /// `None` once it is to end.
     tasks: Option<SyncSender<(Task, Arc<ConsumerGroupMetadata>)>>,
     /// It was told to begin a transaction, and nothing since.
-    is_begun: bool,
-    /// First that it is ready, then one for each transaction.
+    is_told_to_begin: bool,
+    /// First that it is ready, then one for each commit or copy.
     answers: Mutex<Receiver<Result<Ends, Failure>>>,
     /// What is written if the answer that is waited for is good. Who takes it decides: the thread, which then writes it and answers, or who gives the
     /// thread up, after which it writes nothing.
@@ -164,19 +164,23 @@ impl Producing {
             .name("transactions".into())
             .spawn(move || produce(&settings, context, &id, holder.as_deref(), &taken, &its_states, &told))
             .map_err(|error| LogError::Kafka { operation: "starting a producer".into(), why: error.to_string() })?;
-        Ok(Self { tasks: Some(tasks), is_begun: false, answers: Mutex::new(answers), states, called, thread: Some(thread) })
+        Ok(Self { tasks: Some(tasks), is_told_to_begin: false, answers: Mutex::new(answers), states, called, thread: Some(thread) })
     }
 
     /// False if the thread has ended.
     fn hand_over(&mut self, task: Task, group: Arc<ConsumerGroupMetadata>, states: States) -> bool {
         *self.states.lock().unwrap_or_else(PoisonError::into_inner) = Some(states);
-        self.is_begun = false;
+        self.is_told_to_begin = false;
         self.tasks.as_ref().is_some_and(|tasks| tasks.send((task, group)).is_ok())
     }
 
-    /// That the thread has ended, what comes next tells.
+    /// Whether it is of no use any more.
+    fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     fn begin(&mut self, group: Arc<ConsumerGroupMetadata>) {
-        self.is_begun = true;
+        self.is_told_to_begin = true;
         let _ = self.tasks.as_ref().map(|tasks| tasks.send((Task::Begin, group)));
     }
 
@@ -204,8 +208,11 @@ impl Producing {
 impl Drop for Producing {
     fn drop(&mut self) {
         self.tasks = None;
-        // A panic of it was told by its not answering.
-        let _ = self.thread.take().map(JoinHandle::join);
+        // A beginning may hang for ever, and comes to nothing now.
+        if !self.is_told_to_begin {
+            // A panic of it was told by its not answering.
+            let _ = self.thread.take().map(JoinHandle::join);
+        }
     }
 }
 
@@ -226,8 +233,8 @@ fn produce(
         Err(error) if is_refusal(&error) => (None, Err(Failure::Refused(words(&error)))),
         Err(error) => (None, Err(Failure::GiveUp(words(&error)))),
     };
-    // What became of a beginning, since the last commit.
-    let mut begun: Option<Result<(), Failure>> = None;
+    // A transaction has begun that nothing is committed in yet.
+    let mut has_begun = false;
     loop {
         let is_over = matches!(answer, Err(Failure::GiveUp(_) | Failure::Refused(_)));
         if !give(answer, states, answers) || is_over {
@@ -235,26 +242,31 @@ fn produce(
         }
         let Some(producer) = &producer else { return };
         answer = loop {
-            let is_open = matches!(begun, Some(Ok(())));
-            let task = if is_open { tasks.recv_timeout(AHEAD) } else { tasks.recv().map_err(RecvTimeoutError::from) };
-            match task {
-                Ok((Task::Begin, group)) => {
-                    begun = Some(begin_commit(producer, &group));
-                    reached("begun");
-                }
+            let task = if has_begun { tasks.recv_timeout(AHEAD) } else { tasks.recv().map_err(RecvTimeoutError::from) };
+            let done = match task {
                 Ok((Task::Commit(publications), group)) => {
-                    let begun = begun.take().unwrap_or_else(|| begin_commit(producer, &group));
+                    let begun = if std::mem::take(&mut has_begun) { Ok(()) } else { begin_commit(producer, &group) };
                     break begun.and_then(|()| publish(producer, &publications, holder, &group));
                 }
                 Ok((Task::Copy(copies, done), group)) => break copy(producer, &copies, &done, &group).map(|()| Ends::new()),
-                Err(RecvTimeoutError::Timeout) => begun = commit(producer).err().map(Err),
-                Err(RecvTimeoutError::Disconnected) => {
-                    if is_open {
-                        // Where that fails, its successor or its coordinator ends it.
-                        let _ = producer.commit_transaction(AHEAD);
+                Ok((Task::Begin, group)) => begin_commit(producer, &group).map(|()| true),
+                Err(RecvTimeoutError::Timeout) => commit(producer).map(|()| false),
+                // One that has begun is ended by its successor, or by its coordinator.
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            match done {
+                Ok(begun) => has_begun = begun,
+                Err(failure) => {
+                    // Nothing is lost with it: what is committed next has another producer.
+                    if matches!(failure, Failure::Abort(_)) {
+                        let _ = abort(producer);
                     }
+                    tracing::debug!(id, "a transaction that nothing was committed in failed: {}", failure.why());
                     return;
                 }
+            }
+            if has_begun {
+                reached("begun");
             }
         };
         if let Err(Failure::Abort(why)) = answer {
@@ -328,6 +340,7 @@ impl Transactions {
 
     /// A producer whose predecessor's transactions have all ended, one way or the other.
     pub(super) fn ready(&mut self) -> Result<(), LogError> {
+        self.producing.take_if(|producing| producing.has_ended());
         if self.producing.is_none() {
             let mut producing = Producing::start(&self.settings, &self.id, self.holder.as_deref())?;
             let operation = format!("making the producer of the transactions {}", self.id);
@@ -345,10 +358,10 @@ impl Transactions {
         self.holder.as_deref()
     }
 
-    /// Lets the transaction of the next commit begin, unless that was told before, while what goes into it is got ready. How that failed, the commit
-    /// says. `group` is asked where it is needed.
+    /// Lets the transaction of the next commit begin, unless that was told before, while what goes into it is got ready. Where that fails, the commit
+    /// begins one with another producer. `group` is asked where it is needed.
     pub(super) fn begin(&mut self, group: impl FnOnce() -> Option<ConsumerGroupMetadata>) {
-        if let Some(producing) = self.producing.as_mut().filter(|producing| !producing.is_begun)
+        if let Some(producing) = self.producing.as_mut().filter(|producing| !producing.is_told_to_begin)
             && let Some(group) = group()
         {
             producing.begin(Arc::new(group));
@@ -376,7 +389,7 @@ impl Transactions {
         Err(LogError::Aborted { why: "its producer is gone".into() })
     }
 
-    /// Waits until the transaction that was begun last has ended, and its states are written; returns where the outputs end now. After an error the
+    /// Waits until the transaction that was handed over last has ended, and its states are written; returns where the outputs end now. After an error the
     /// worker begins again from what is committed, which is definite once [`Transactions::ready`] has returned.
     pub(super) fn concluded(&mut self) -> Result<Ends, LogError> {
         let Some(producing) = &mut self.producing else { return Err(LogError::Closed) };
@@ -392,7 +405,7 @@ impl Transactions {
     }
 }
 
-/// Publishes in the transaction that has begun.
+/// Publishes in the transaction that has begun, and commits it.
 fn publish(
     producer: &BaseProducer<Sending>,
     publications: &[Publication],
@@ -604,8 +617,14 @@ mod tests {
         row.put_cf(database.family(Family::Meta), b"k", b"v");
         let states = Arc::new(Mutex::new(Some(vec![(database.clone(), row)])));
         let (told, answers) = sync_channel(1);
-        let producing =
-            Producing { tasks: None, is_begun: false, answers: Mutex::new(answers), states: states.clone(), called: Called::default(), thread: None };
+        let producing = Producing {
+            tasks: None,
+            is_told_to_begin: false,
+            answers: Mutex::new(answers),
+            states: states.clone(),
+            called: Called::default(),
+            thread: None,
+        };
         Waiting { producing, told: Some(told), states, database, _dir: dir }
     }
 
@@ -646,6 +665,22 @@ mod tests {
         *hanging.producing.called.lock().unwrap() = Some(Instant::now().checked_sub(LONGEST_CALL).unwrap());
         assert!(matches!(hanging.producing.answer(ANSWER), Err(Failure::GiveUp(why)) if why.contains("doesn't return")));
         assert!(!hanging.give(Ok(Ends::new())) && !hanging.is_written());
+    }
+
+    #[test]
+    fn a_thread_that_hangs_while_it_begins_is_not_waited_for() {
+        let mut beginning = waiting();
+        let (end, hangs) = sync_channel::<()>(0);
+        beginning.producing.thread = Some(std::thread::spawn(move || assert!(hangs.recv().is_err(), "nothing is sent")));
+        beginning.producing.is_told_to_begin = true;
+        let (told, dropped) = sync_channel(1);
+        let dropping = std::thread::spawn(move || {
+            drop(beginning.producing);
+            told.send(()).unwrap();
+        });
+        dropped.recv_timeout(ANSWER).unwrap();
+        dropping.join().unwrap();
+        drop(end);
     }
 
     #[test]

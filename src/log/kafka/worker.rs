@@ -479,7 +479,7 @@ impl Log for KafkaLog {
                 polled.entry(partition).or_default().push(record);
             }
             if !polled.is_empty() && !self.is_committing {
-                // While others gather.
+                // While others gather. Behind a commit it would wait, and the membership might be over by then.
                 self.transactions.begin(|| self.consumer.group_metadata());
             }
         }
