@@ -379,6 +379,22 @@ fn kafka_a_transaction_that_nothing_is_committed_in_ends_and_the_next_commit_has
     assert_eq!(subject.kafka.reader().committed(0).unwrap().unwrap().position, position(next));
 }
 
+/// Somebody has taken the name of its transactions before it begins one.
+#[test]
+#[ignore = "needs a broker: make kafka-test"]
+fn kafka_a_transaction_that_cannot_begin_costs_no_commit() {
+    let subject = OnKafka::fresh(1);
+    let mut worker = subject.joined(Some("worker-0"));
+    let settings = &subject.kafka.settings;
+    let usurper: BaseProducer = settings.transactional(&format!("{}-worker-0", settings.group)).create().unwrap();
+    usurper.init_transactions(REQUEST).unwrap();
+    let next = append(&subject, "1", "x").offset + 1;
+    poll(&mut worker, 1);
+    until("its producer has ended", || worker.has_no_producer());
+    worker.commit(vec![commit(&subject, 0, position(next), vec![output(Topic::CallVerdicts, "1/s", Some("committed"))])]).unwrap();
+    assert_eq!(verdicts(&subject), ["committed"]);
+}
+
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_a_worker_that_restarts_by_its_name_gets_its_partitions_back() {

@@ -353,6 +353,12 @@ impl Transactions {
         Ok(())
     }
 
+    /// Whether [`Transactions::ready`] will make another.
+    #[cfg(test)]
+    pub(super) fn has_no_producer(&self) -> bool {
+        self.producing.as_ref().is_none_or(Producing::has_ended)
+    }
+
     /// Where this instance answers, as it is committed.
     pub(super) fn holder(&self) -> Option<&str> {
         self.holder.as_deref()

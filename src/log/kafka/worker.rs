@@ -145,6 +145,12 @@ impl KafkaLog {
         self.records.taken_ahead()
     }
 
+    /// Whether the producer that it had has ended.
+    #[cfg(test)]
+    pub(super) fn has_no_producer(&self) -> bool {
+        self.transactions.has_no_producer()
+    }
+
     fn list(&self, partitions: impl IntoIterator<Item = (u32, Offset)>) -> Result<TopicPartitionList, LogError> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in partitions {
