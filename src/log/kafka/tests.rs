@@ -339,6 +339,14 @@ fn kafka_a_position_that_a_transaction_holds_is_told_from_a_broker_that_is_away(
     assert_eq!(subject.kafka.reader().committed(0).unwrap(), None);
 }
 
+/// What the group has committed of the first partition of a topic, as the client says it.
+fn committed_of(subject: &OnKafka, topic: Topic) -> rdkafka::error::KafkaResult<rdkafka::TopicPartitionList> {
+    let client: BaseConsumer = subject.kafka.settings.reader(true).create().unwrap();
+    let mut asked = rdkafka::TopicPartitionList::new();
+    asked.add_partition(&subject.kafka.settings.topic(topic), 0);
+    client.committed_offsets(asked, REQUEST)
+}
+
 #[test]
 #[ignore = "needs a broker: make kafka-test"]
 fn kafka_holds_the_position_beside_its_offset() {
@@ -348,10 +356,7 @@ fn kafka_holds_the_position_beside_its_offset() {
     poll(&mut worker, 1);
     let at = crate::log::Position { next, partition_time: 7, low_water: 0, low_water_time: 0 };
     worker.commit(vec![commit(&subject, 0, at, vec![])]).unwrap();
-    let client: BaseConsumer = subject.kafka.settings.reader(true).create().unwrap();
-    let mut asked = rdkafka::TopicPartitionList::new();
-    asked.add_partition(&subject.kafka.settings.topic(Topic::Events), 0);
-    let found = client.committed_offsets(asked, REQUEST).unwrap();
+    let found = committed_of(&subject, Topic::Events).unwrap();
     let found = found.elements();
     assert_eq!(found[0].offset(), rdkafka::Offset::Offset(next));
     assert!(found[0].metadata().starts_with(&at.to_string()), "{}", found[0].metadata());
@@ -365,12 +370,9 @@ fn kafka_a_transaction_that_nothing_is_committed_in_ends_and_the_next_commit_has
     let next = append(&subject, "1", "x").offset + 1;
     let mut worker = subject.joined(None);
     poll(&mut worker, 1);
-    let client: BaseConsumer = subject.kafka.settings.reader(true).create().unwrap();
     until("the transaction has ended", || {
-        let mut asked = rdkafka::TopicPartitionList::new();
-        asked.add_partition(&subject.kafka.settings.topic(Topic::DeadLetters), 0);
         // While it is open there is no answer.
-        let Ok(found) = client.committed_offsets(asked, REQUEST) else { return false };
+        let Ok(found) = committed_of(&subject, Topic::DeadLetters) else { return false };
         found.elements()[0].offset() == rdkafka::Offset::Offset(0)
     });
     assert_eq!(subject.kafka.reader().committed(0).unwrap(), None);

@@ -340,8 +340,8 @@ impl Transactions {
 
     /// A producer whose predecessor's transactions have all ended, one way or the other.
     pub(super) fn ready(&mut self) -> Result<(), LogError> {
-        self.producing.take_if(|producing| producing.has_ended());
-        if self.producing.is_none() {
+        if self.has_no_producer() {
+            self.producing = None;
             let mut producing = Producing::start(&self.settings, &self.id, self.holder.as_deref())?;
             let operation = format!("making the producer of the transactions {}", self.id);
             producing.answer(ANSWER).map_err(|failure| match failure {
@@ -353,8 +353,7 @@ impl Transactions {
         Ok(())
     }
 
-    /// Whether [`Transactions::ready`] will make another.
-    #[cfg(test)]
+    /// Whether [`Transactions::ready`] has to make one.
     pub(super) fn has_no_producer(&self) -> bool {
         self.producing.as_ref().is_none_or(Producing::has_ended)
     }
