@@ -38,7 +38,7 @@ kafka-test: rocksdb ## Runs the tests on a real Kafka broker and a schema regist
 	@cargo test --locked --features failpoints --test kafka_chaos -- --ignored $(or $(ARGS),kafka_)
 
 chaos: rocksdb ## Runs services on three Kafka brokers through 100 faults of all kinds, in about half an hour (FAULTS=, SEED=)
-	@deploy/build/setup chaos
+	@deploy/build/setup kafka
 	@tests/kafka/cluster fetch
 	@CALLSIEVE_CHAOS_FAULTS=$(FAULTS) CALLSIEVE_CHAOS_SEED=$(SEED) \
 		cargo test --locked --features failpoints --test kafka_chaos -- --ignored --nocapture chaos_of_many_faults

@@ -12,6 +12,8 @@ pub mod ringcentral;
 pub mod roles;
 pub mod simulate;
 pub mod state;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod waits;
 
 /// A tenth more legs a second than with glibc's (docs/performance.md).
 #[global_allocator]

@@ -3,7 +3,7 @@
 use crate::cluster::asked;
 use crate::common::{apart, until};
 use crate::proxy::Network;
-use crate::service::{Service, faketime};
+use crate::service::Service;
 use crate::{PARTITIONS, World};
 use callsieve::event::{Event, Tick, encode_event};
 use callsieve::log::{Reader, Topic};
@@ -234,19 +234,7 @@ impl World {
                 assert!(said.contains("another process") && said.contains("--data-dir"), "{said}");
             }
             Kind::IdClaimedTwice => return self.claimed_twice(rng).await,
-            Kind::ClockForward | Kind::ClockBack => {
-                if faketime().is_none() {
-                    return Came::NotHere;
-                }
-                let signs = if kind == Kind::ClockForward { ['+', '-'] } else { ['-', '+'] };
-                let service = self.services[n].lock().await;
-                // Kafka's client may be in a call when the clock is set back, which lasts as much longer then: less than is waited for here.
-                for sign in signs {
-                    service.set_clock(&format!("{sign}{}", rng.random_range(20..60)));
-                    tokio::time::sleep(Duration::from_secs(4)).await;
-                }
-                service.set_clock("+0");
-            }
+            Kind::ClockForward | Kind::ClockBack => self.clock_set(n, kind, rng).await,
             Kind::BrokerKilled => self.broker_killed(broker, rng).await,
             Kind::TransactionCoordinatorKilled => {
                 let id = format!("{}-a-{}", self.settings.group, rng.random_range(0..2));
@@ -276,6 +264,24 @@ impl World {
             Kind::Retention => self.retention(rng).await,
         }
         Came::About
+    }
+
+    /// For longer than a membership lasts without a sign of life: whose clock is wrong works on.
+    async fn clock_set(&self, n: usize, kind: Kind, rng: &mut ChaCha8Rng) {
+        let service = self.services[n].lock().await;
+        // So far back that nobody would see the end of a wait that ends at a time of this clock.
+        let (forward, back) = (rng.random_range(20..60), -rng.random_range(3_600..7_200));
+        for ahead in if kind == Kind::ClockForward { [forward, back] } else { [back, forward] } {
+            service.set_clock(ahead);
+            tokio::time::sleep(AWAY).await;
+            let before = service.committed().await;
+            until(&format!("{} works on with a clock that is {ahead} s ahead", service.name), async || {
+                self.let_time_pass().await;
+                service.committed().await > before || service.holds_nothing().await
+            })
+            .await;
+        }
+        service.set_clock(0);
     }
 
     async fn broker_killed(&self, broker: usize, rng: &mut ChaCha8Rng) {

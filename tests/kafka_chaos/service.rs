@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 /// Room for the states of a run and for what is set aside of them.
@@ -50,6 +50,18 @@ impl Drop for Disk {
     }
 }
 
+/// `clock.c`, compiled.
+fn clock_library() -> &'static Path {
+    static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clock.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_chaos/clock.c");
+        let status = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).args([&library, &source]).status();
+        assert!(status.expect("a C compiler, as Rust's linker").success());
+        library
+    });
+    &LIBRARY
+}
+
 /// What starts it and where what it says goes.
 pub struct Service {
     pub name: &'static str,
@@ -57,8 +69,8 @@ pub struct Service {
     arguments: Vec<String>,
     /// Records of a commit at most, where not as many as otherwise.
     batch: Option<usize>,
-    /// How far its clock is off, as the library that fakes it reads it; `None` without that library.
-    clock: Option<(PathBuf, PathBuf)>,
+    /// How many seconds its clock is off, as `clock.c` reads them.
+    clock: PathBuf,
     log: PathBuf,
     child: Option<Child>,
     /// Where it is reached, for whoever sends.
@@ -67,18 +79,11 @@ pub struct Service {
     said: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
-/// The library that shows a process another time.
-pub fn faketime() -> Option<PathBuf> {
-    let places = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
-    places.into_iter().find(|path| path.exists())
-}
-
 impl Service {
     pub fn new(name: &'static str, folder: &Path, log: PathBuf, arguments: Vec<String>, batch: Option<usize>) -> Self {
-        let clock = faketime().map(|library| (library, folder.join(format!("clock-{name}"))));
-        let disk = Disk::make(folder.join(name));
+        let (clock, disk) = (folder.join(format!("clock-{name}")), Disk::make(folder.join(name)));
         let service = Self { name, disk, arguments, batch, clock, log, child: None, base: Arc::default(), said: Arc::default() };
-        service.set_clock("+0");
+        service.set_clock(0);
         service
     }
 
@@ -94,13 +99,21 @@ impl Service {
         self.base.clone()
     }
 
+    /// What `/metrics` says of `name`; `None` while it doesn't answer.
+    async fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = format!("{}/metrics", self.base.lock().unwrap());
+        let metrics = reqwest::get(metrics).await.ok()?.text().await.ok()?;
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
     /// Whether the group has left it without partitions, so that it has nothing to bring up either.
     pub async fn holds_nothing(&self) -> bool {
-        let metrics = format!("{}/metrics", self.base.lock().unwrap());
-        let Ok(answer) = reqwest::get(metrics).await else { return false };
-        let metrics = answer.text().await.unwrap_or_default();
-        let is_none = |name: &str| metrics.lines().any(|line| line == format!("{name} 0"));
-        is_none("callsieve_partitions") && is_none("callsieve_bring_up_partitions")
+        self.metric("callsieve_partitions").await == Some(0.0) && self.metric("callsieve_bring_up_partitions").await == Some(0.0)
+    }
+
+    /// Records that it has committed since it was started.
+    pub async fn committed(&self) -> Option<f64> {
+        self.metric("callsieve_records_total").await
     }
 
     pub async fn is_ready(&self) -> bool {
@@ -120,12 +133,11 @@ impl Service {
         said.iter().rev().find(|(_, line)| line.to_lowercase().contains(what)).map(|(when, _)| *when)
     }
 
-    pub fn set_clock(&self, offset: &str) {
-        if let Some((_, file)) = &self.clock {
-            let next = file.with_extension("next");
-            std::fs::write(&next, format!("{offset}\n")).unwrap();
-            std::fs::rename(next, file).unwrap();
-        }
+    /// Lets its clock be so many seconds ahead of the true one, or behind it.
+    pub fn set_clock(&self, ahead: i64) {
+        // Written over: who has it in memory must not find it shorter.
+        let mut file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&self.clock).unwrap();
+        file.write_all(&ahead.to_ne_bytes()).unwrap();
     }
 
     /// Starts it, and waits until it serves, or has ended: then with what it said.
@@ -142,11 +154,7 @@ impl Service {
         if let Some(batch) = self.batch {
             command.env("CALLSIEVE_TEST_BATCH", batch.to_string());
         }
-        if let Some((library, file)) = &self.clock {
-            // Clocks that only go forward stay as they are, as with a computer's clock that is set.
-            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", file).env("FAKETIME_CACHE_DURATION", "1");
-            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
-        }
+        command.env("LD_PRELOAD", clock_library()).env("CALLSIEVE_TEST_CLOCK", &self.clock);
         let mut child = command.spawn().unwrap();
         let mut log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         writeln!(log, "---- {:?} starts {} with {points:?}", jiff::Timestamp::now(), self.name).unwrap();

@@ -1,4 +1,4 @@
-//! What the Rust client doesn't offer, through librdkafka's C interface. The only file with `unsafe`.
+//! What the Rust client doesn't offer, through librdkafka's C interface.
 #![allow(unsafe_code, reason = "calls into C")]
 
 use crate::log::{Came, Headers, Record};
