@@ -11,6 +11,7 @@ use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create, create_
 use callsieve::log::{Appender, Headers, Input, LogError, Reader, Topic, partition_of};
 use callsieve::simulate::Company;
 use cluster::{Cluster, named, newest, shared_brokers};
+use common::clock::Clock;
 use common::{PATIENCE, Running, TOKEN, account, apart, append_numbers, calls, company, escaped, get, now, until};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -220,6 +221,30 @@ async fn kafka_a_kill_leaves_the_state_and_what_is_missing_alone_is_read() {
     assert!(read > 0 && read * 3 < all, "{read} records were read, of {all} numbers alone");
     assert_eq!(metric(&three.base, "callsieve_corrupt_states_total ").await, 0);
     assert_eq!(three.terminate(), Some(0));
+}
+
+/// A member whose clock is set back keeps its place, also while nothing comes that would wake its client.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_clock_that_is_set_back_costs_no_membership() {
+    let settings = named(&shared_brokers());
+    let kafka = with_topics(&settings).await;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::new(folder.path().join("clock"));
+    let one = Running::start_by(&clock, &folder.path().join("one"), &arguments(&settings, &QUICKLY_MISSED));
+    let two = Running::start(&folder.path().join("two"), &arguments(&settings, &QUICKLY_MISSED));
+    let held = async || [metric(&one.base, "callsieve_partitions ").await, metric(&two.base, "callsieve_partitions ").await];
+    until("each has half of the partitions", async || held().await == [2, 2]).await;
+    // By more than this test would wait.
+    clock.set(-3_600);
+    tokio::time::sleep(AWAY).await;
+    assert_eq!(held().await, [2, 2], "after {AWAY:?} by a clock that is an hour behind");
+    let companies: Vec<Company> = (85..=88).map(company).collect();
+    for company in &companies {
+        append_numbers(&kafka.appender(), company).await;
+    }
+    until("both work on", async || all_is_stepped(&one.base, &companies).await && all_is_stepped(&two.base, &companies).await).await;
+    assert_eq!((one.terminate(), two.terminate()), (Some(0), Some(0)));
 }
 
 /// Where brokers don't have the group protocol of KIP-848, services share the partitions by the classic one.

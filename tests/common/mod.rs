@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod clock;
 pub mod copy;
 
 use callsieve::event::{AccountId, Event, SnapshotCompleted};
@@ -14,6 +15,7 @@ use callsieve::roles::service::log_dir;
 use callsieve::roles::sync;
 use callsieve::simulate::{AccountLists, Company, CompanyConfig, HOUR_MS, Notification};
 use callsieve::state::database::{DatabaseOptions, Engine};
+use clock::Clock;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -71,7 +73,18 @@ pub struct Running {
 impl Running {
     /// Starts it on a free port, and waits until it listens.
     pub fn start(data_dir: &Path, more: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_callsieve"))
+        Self::start_as(Command::new(env!("CARGO_BIN_EXE_callsieve")), data_dir, more)
+    }
+
+    /// One that has a clock of its own.
+    pub fn start_by(clock: &Clock, data_dir: &Path, more: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callsieve"));
+        clock.show(&mut command);
+        Self::start_as(command, data_dir, more)
+    }
+
+    fn start_as(mut command: Command, data_dir: &Path, more: &[&str]) -> Self {
+        let mut child = command
             .args(["run", "--listen", "127.0.0.1:0", "--log-format", "json", "--verification-token", TOKEN, "--data-dir"])
             .arg(data_dir)
             .args(more)

@@ -272,7 +272,7 @@ impl World {
         // So far back that nobody would see the end of a wait that ends at a time of this clock.
         let (forward, back) = (rng.random_range(20..60), -rng.random_range(3_600..7_200));
         for ahead in if kind == Kind::ClockForward { [forward, back] } else { [back, forward] } {
-            service.set_clock(ahead);
+            service.clock.set(ahead);
             tokio::time::sleep(AWAY).await;
             let before = service.committed().await;
             until(&format!("{} works on with a clock that is {ahead} s ahead", service.name), async || {
@@ -281,7 +281,7 @@ impl World {
             })
             .await;
         }
-        service.set_clock(0);
+        service.clock.set(0);
     }
 
     async fn broker_killed(&self, broker: usize, rng: &mut ChaCha8Rng) {

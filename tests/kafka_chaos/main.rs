@@ -338,7 +338,7 @@ fn number(name: &str) -> Option<u64> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts three brokers: make kafka-test"]
 async fn kafka_chaos_in_short() {
-    let deck = [Kind::KilledAt("committed"), Kind::CorruptFile, Kind::Cut, Kind::ClockBack];
+    let deck = [Kind::KilledAt("committed"), Kind::CorruptFile, Kind::Cut];
     let report = run(number("CALLSIEVE_CHAOS_SEED").unwrap_or(SEED), &deck, usize::MAX, 0.0).await;
     println!("{report}");
     assert_eq!(report.never(), [""; 0], "faults that never came about");

@@ -1,11 +1,12 @@
 //! A service under test: the binary as a process, with a disk of its own where the system lets us make one.
 
 use crate::common::TOKEN;
+use crate::common::clock::Clock;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Room for the states of a run and for what is set aside of them.
@@ -50,18 +51,6 @@ impl Drop for Disk {
     }
 }
 
-/// `clock.c`, compiled.
-fn clock_library() -> &'static Path {
-    static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clock.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_chaos/clock.c");
-        let status = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).args([&library, &source]).status();
-        assert!(status.expect("a C compiler, as Rust's linker").success());
-        library
-    });
-    &LIBRARY
-}
-
 /// What starts it and where what it says goes.
 pub struct Service {
     pub name: &'static str,
@@ -69,8 +58,7 @@ pub struct Service {
     arguments: Vec<String>,
     /// Records of a commit at most, where not as many as otherwise.
     batch: Option<usize>,
-    /// How many seconds its clock is off, as `clock.c` reads them.
-    clock: PathBuf,
+    pub clock: Clock,
     log: PathBuf,
     child: Option<Child>,
     /// Where it is reached, for whoever sends.
@@ -81,10 +69,8 @@ pub struct Service {
 
 impl Service {
     pub fn new(name: &'static str, folder: &Path, log: PathBuf, arguments: Vec<String>, batch: Option<usize>) -> Self {
-        let (clock, disk) = (folder.join(format!("clock-{name}")), Disk::make(folder.join(name)));
-        let service = Self { name, disk, arguments, batch, clock, log, child: None, base: Arc::default(), said: Arc::default() };
-        service.set_clock(0);
-        service
+        let (clock, disk) = (Clock::new(folder.join(format!("clock-{name}"))), Disk::make(folder.join(name)));
+        Self { name, disk, arguments, batch, clock, log, child: None, base: Arc::default(), said: Arc::default() }
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -133,13 +119,6 @@ impl Service {
         said.iter().rev().find(|(_, line)| line.to_lowercase().contains(what)).map(|(when, _)| *when)
     }
 
-    /// Lets its clock be so many seconds ahead of the true one, or behind it.
-    pub fn set_clock(&self, ahead: i64) {
-        // Written over: who has it in memory must not find it shorter.
-        let mut file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&self.clock).unwrap();
-        file.write_all(&ahead.to_ne_bytes()).unwrap();
-    }
-
     /// Starts it, and waits until it serves, or has ended: then with what it said.
     pub fn start(&mut self, points: Option<&str>) -> Result<(), String> {
         assert!(self.child.is_none(), "{} runs", self.name);
@@ -154,7 +133,7 @@ impl Service {
         if let Some(batch) = self.batch {
             command.env("CALLSIEVE_TEST_BATCH", batch.to_string());
         }
-        command.env("LD_PRELOAD", clock_library()).env("CALLSIEVE_TEST_CLOCK", &self.clock);
+        self.clock.show(&mut command);
         let mut child = command.spawn().unwrap();
         let mut log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         writeln!(log, "---- {:?} starts {} with {points:?}", jiff::Timestamp::now(), self.name).unwrap();

@@ -1,0 +1,44 @@
+//! A process's own clock, which its test sets.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+/// `clock.c`, compiled.
+static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
+    // Not under its name until it is whole: another test may make it, too.
+    let (folder, own) = (Path::new(env!("CARGO_TARGET_TMPDIR")), format!("clock-{}.so", std::process::id()));
+    let (library, part) = (folder.join("clock.so"), folder.join(own));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/clock.c");
+    let status = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).args([&part, &source]).status();
+    assert!(status.expect("a C compiler, as Rust's linker").success());
+    std::fs::rename(part, &library).unwrap();
+    library
+});
+
+pub struct Clock {
+    /// Seconds, as `clock.c` reads them.
+    file: PathBuf,
+}
+
+impl Clock {
+    /// The true time.
+    pub fn new(file: PathBuf) -> Self {
+        let clock = Self { file };
+        clock.set(0);
+        clock
+    }
+
+    /// Lets it be so many seconds ahead of the true time, or behind it.
+    pub fn set(&self, ahead: i64) {
+        // Written over: who has it in memory must not find it shorter.
+        let mut file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&self.file).unwrap();
+        file.write_all(&ahead.to_ne_bytes()).unwrap();
+    }
+
+    /// Lets a process that is to be started have it.
+    pub fn show(&self, command: &mut Command) {
+        command.env("LD_PRELOAD", &*LIBRARY).env("CALLSIEVE_TEST_CLOCK", &self.file);
+    }
+}
