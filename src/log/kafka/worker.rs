@@ -91,6 +91,25 @@ pub struct KafkaLog {
     group: Option<Arc<ConsumerGroupMetadata>>,
 }
 
+/// What a poll has taken, and has room for.
+struct Taken {
+    polled: BTreeMap<u32, Vec<Record>>,
+    /// Partitions that are to be fetched again: from a record that can't be read now, or one that the client couldn't get.
+    waiting: BTreeMap<u32, i64>,
+    left: usize,
+    left_bytes: usize,
+}
+
+impl Taken {
+    fn of_at_most(records: usize) -> Self {
+        Self { polled: BTreeMap::new(), waiting: BTreeMap::new(), left: records.max(1), left_bytes: MAX_READ_BYTES }
+    }
+
+    fn is_full(&self) -> bool {
+        self.left == 0 || self.left_bytes == 0
+    }
+}
+
 impl KafkaLog {
     pub(super) fn join(
         settings: &KafkaSettings,
@@ -359,6 +378,57 @@ impl KafkaLog {
         }
     }
 
+    /// Takes in what the client has given.
+    fn take_in(&mut self, fetched: Vec<(i32, Fetched)>, taken: &mut Taken) -> Result<(), LogError> {
+        for (partition, fetched) in fetched {
+            let mut record = match fetched {
+                Fetched::Record(record) => record,
+                Fetched::End(_) => continue,
+                Fetched::Failed(code) => {
+                    self.heed(&KafkaError::MessageConsumption(code))?;
+                    if let Some((partition, next)) = self.failed_at(partition, &taken.polled) {
+                        self.say_failed(partition, next, code);
+                        taken.waiting.entry(partition).or_insert(next);
+                    }
+                    continue;
+                }
+            };
+            // What was fetched before a partition was gone is dropped.
+            let Some(partition) = u32::try_from(partition).ok().filter(|partition| self.owned.contains(partition)) else { continue };
+            // Also of those that wait: a long run of them must not hold up the others.
+            taken.left = taken.left.saturating_sub(1);
+            taken.left_bytes = taken.left_bytes.saturating_sub(record.bytes());
+            if taken.waiting.contains_key(&partition) {
+                continue;
+            }
+            if let Err(error) = self.settings.framing.read(Topic::Events, &mut record) {
+                tracing::debug!(partition, offset = record.offset, %error, "the partition waits");
+                taken.waiting.insert(partition, record.offset);
+                continue;
+            }
+            taken.polled.entry(partition).or_default().push(record);
+        }
+        Ok(())
+    }
+
+    /// Notes how far each partition was read, and lets those that wait be fetched again.
+    fn note_taken(&mut self, taken: &Taken) -> Result<(), LogError> {
+        let now = Instant::now();
+        let next = |records: &Vec<Record>| records.last().map(|record| record.offset + 1);
+        self.fetched.extend(taken.polled.iter().filter_map(|(partition, records)| Some((*partition, (next(records)?, now)))));
+        if taken.polled.is_empty() && !taken.waiting.is_empty() {
+            // They are fetched again, over and over.
+            std::thread::sleep(WAITING);
+        }
+        for (partition, next) in &taken.waiting {
+            if self.owned.contains(partition) {
+                self.seek(*partition, *next)?;
+                self.fetched.insert(*partition, (*next, Instant::now()));
+            }
+        }
+        Ok(())
+    }
+
     /// The record that a failure of a partition is about: the client takes it for read with that, and would pass over it at the next rebalance.
     fn failed_at(&self, partition: i32, polled: &BTreeMap<u32, Vec<Record>>) -> Option<(u32, i64)> {
         let partition = u32::try_from(partition).ok()?;
@@ -430,88 +500,46 @@ impl Log for KafkaLog {
         self.answer()?;
         self.starts.clear();
         let until = Instant::now() + wait.min(Duration::from_secs(86_400));
-        let mut polled: BTreeMap<u32, Vec<Record>> = BTreeMap::new();
-        // Partitions that are to be fetched again: from a record that can't be read now, or one that the client couldn't get.
-        let mut waiting: BTreeMap<u32, i64> = BTreeMap::new();
-        let (mut left, mut left_bytes) = (max_records.max(1), MAX_READ_BYTES);
+        let mut taken = Taken::of_at_most(max_records);
         // Nothing more is there at the moment.
         let mut is_drained = false;
-        while left > 0 && left_bytes > 0 {
+        while !taken.is_full() {
             // The clock is asked only where there is time to wait: records come faster than it can be read.
-            let wait_until = if polled.is_empty() { until } else { self.gathers_until };
+            let wait_until = if taken.polled.is_empty() { until } else { self.gathers_until };
             let patience = if is_drained { wait_until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
-            if !polled.is_empty() && !patience.is_zero() {
+            if !taken.polled.is_empty() && !patience.is_zero() {
                 // What comes meanwhile is taken at once.
                 std::thread::sleep(patience);
             }
             self.listen()?;
-            if self.consumer.context().count() > self.noted && self.note(&mut polled) {
+            if self.consumer.context().count() > self.noted && self.note(&mut taken.polled) {
                 break;
             }
             // Who waits waits for the first.
             let (most, patience) =
-                if is_drained && polled.is_empty() { (1, whole_millis(patience.min(LISTEN_EVERY))) } else { (left, Duration::ZERO) };
+                if is_drained && taken.polled.is_empty() { (1, whole_millis(patience.min(LISTEN_EVERY))) } else { (taken.left, Duration::ZERO) };
             let fetched = self.records.take(most, patience);
             let was_drained = std::mem::replace(&mut is_drained, fetched.is_empty());
             if is_drained && was_drained && Instant::now() >= wait_until {
                 break;
             }
-            for (partition, fetched) in fetched {
-                let mut record = match fetched {
-                    Fetched::Record(record) => record,
-                    Fetched::End(_) => continue,
-                    Fetched::Failed(code) => {
-                        self.heed(&KafkaError::MessageConsumption(code))?;
-                        if let Some((partition, next)) = self.failed_at(partition, &polled) {
-                            self.say_failed(partition, next, code);
-                            waiting.entry(partition).or_insert(next);
-                        }
-                        continue;
-                    }
-                };
-                // What was fetched before a partition was gone is dropped.
-                let Some(partition) = u32::try_from(partition).ok().filter(|partition| self.owned.contains(partition)) else { continue };
-                // Also of those that wait: a long run of them must not hold up the others.
-                left = left.saturating_sub(1);
-                left_bytes = left_bytes.saturating_sub(record.bytes());
-                if waiting.contains_key(&partition) {
-                    continue;
-                }
-                if let Err(error) = self.settings.framing.read(Topic::Events, &mut record) {
-                    tracing::debug!(partition, offset = record.offset, %error, "the partition waits");
-                    waiting.insert(partition, record.offset);
-                    continue;
-                }
-                polled.entry(partition).or_default().push(record);
-            }
-            if !polled.is_empty() && !self.is_committing {
+            self.take_in(fetched, &mut taken)?;
+            if !taken.polled.is_empty() && !self.is_committing {
                 // While others gather. Behind a commit it would wait, and the membership might be over by then.
                 self.transactions.begin(|| self.consumer.group_metadata());
             }
         }
-        let now = Instant::now();
-        let next = |records: &Vec<Record>| records.last().map(|record| record.offset + 1);
-        self.fetched.extend(polled.iter().filter_map(|(partition, records)| Some((*partition, (next(records)?, now)))));
-        if polled.is_empty() && !waiting.is_empty() {
-            // They are fetched again, over and over.
-            std::thread::sleep(WAITING);
-        }
-        for (partition, next) in waiting {
-            if self.owned.contains(&partition) {
-                self.seek(partition, next)?;
-                self.fetched.insert(partition, (next, Instant::now()));
-            }
-        }
+        self.note_taken(&taken)?;
         if is_drained && let Some(stalled) = self.stalled() {
             return Err(self.rejoin(stalled));
         }
-        if left == 0 || left_bytes == 0 {
+        if taken.is_full() {
             // There may be more, and the worker has something to do now.
             self.records.go_ahead(BATCH);
         }
         self.polled_at = Instant::now();
         self.group = self.consumer.group_metadata().map(Arc::new);
-        Ok(polled.into_iter().map(|(partition, records)| Batch { partition, records }).collect())
+        Ok(taken.polled.into_iter().map(|(partition, records)| Batch { partition, records }).collect())
     }
 
     fn batch(&self) -> usize {
