@@ -1,8 +1,9 @@
 //! How C and C++ code waits for so long at most: by a clock that nobody sets.
 //!
-//! RocksDB waits by `pthread_cond_timedwait` and Kafka's C client by `cnd_timedwait`, until a time of the computer's clock. Set back by an hour, that lets
-//! each wait that is under way last an hour longer: an idle member sends no heartbeats for so long, and doesn't learn that it lost its place. The linker
-//! puts what is here in their places (`build.rs`). Nothing in the binary makes condition variables that tell time by another clock.
+//! Kafka's C client waits by `cnd_timedwait`, or by `pthread_cond_timedwait` as RocksDB does, until a time of the computer's clock. Set back by an hour,
+//! that lets each wait that is under way last an hour longer: an idle member sends no heartbeats for so long, and doesn't learn that it lost its place. The
+//! linker puts what is here in their places (`build.rs`; it takes glibc 2.30). Nothing in the binary makes condition variables that tell time by another
+//! clock.
 #![allow(unsafe_code, reason = "called by C, and calls it")]
 
 use libc::{CLOCK_MONOTONIC, CLOCK_REALTIME, c_int, clockid_t, pthread_cond_t, pthread_mutex_t, timespec};
@@ -98,7 +99,7 @@ mod tests {
     /// Waits for what never comes: the answer, and how long that took.
     fn waited(by: Wait, millis: i64) -> (c_int, Duration) {
         let (mut condition, mut mutex) = (libc::PTHREAD_COND_INITIALIZER, libc::PTHREAD_MUTEX_INITIALIZER);
-        let (now, begun) = (now(CLOCK_REALTIME), Instant::now());
+        let (begun, now) = (Instant::now(), now(CLOCK_REALTIME));
         let nanos = now.tv_nsec + millis * 1_000_000;
         let until = at(now.tv_sec + nanos.div_euclid(NANOS), nanos.rem_euclid(NANOS));
         // SAFETY: this thread's own, and locked.

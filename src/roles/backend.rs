@@ -325,7 +325,7 @@ impl Workers {
 
     /// Waits for one to fail, and says why. Cancelled, it has changed nothing.
     ///
-    /// Kafka's client has calls that may never return, or wait by a clock that was set back. Nothing can end a thread that is in one, or take from it
+    /// Kafka's client has calls that may never return. Nothing can end a thread that is in one, or take from it
     /// what it has open; so then the process ends, as by a crash, and begins anew where somebody starts it again.
     pub async fn failure(&mut self) -> String {
         let mut before: Vec<Option<Instant>> = Vec::new();

@@ -97,9 +97,10 @@ impl Service {
         self.metric("callsieve_partitions").await == Some(0.0) && self.metric("callsieve_bring_up_partitions").await == Some(0.0)
     }
 
-    /// Records that it has committed since it was started.
-    pub async fn committed(&self) -> Option<f64> {
-        self.metric("callsieve_records_total").await
+    /// Records that it has stepped and committed since it was started.
+    pub async fn committed(&self) -> f64 {
+        // There is no such figure before the first.
+        self.metric("callsieve_records_total").await.unwrap_or(0.0)
     }
 
     pub async fn is_ready(&self) -> bool {
