@@ -85,22 +85,23 @@ impl Service {
         self.base.clone()
     }
 
-    /// What `/metrics` says of `name`; `None` while it doesn't answer.
-    async fn metric(&self, name: &str) -> Option<f64> {
+    /// What `/metrics` says of each of `names`; `None` of what isn't there, and of all while it doesn't answer.
+    async fn metrics<const N: usize>(&self, names: [&str; N]) -> [Option<f64>; N] {
         let metrics = format!("{}/metrics", self.base.lock().unwrap());
-        let metrics = reqwest::get(metrics).await.ok()?.text().await.ok()?;
-        metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        let Ok(answer) = reqwest::get(metrics).await else { return [None; N] };
+        let metrics = answer.text().await.unwrap_or_default();
+        names.map(|name| metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()))
     }
 
     /// Whether the group has left it without partitions, so that it has nothing to bring up either.
     pub async fn holds_nothing(&self) -> bool {
-        self.metric("callsieve_partitions").await == Some(0.0) && self.metric("callsieve_bring_up_partitions").await == Some(0.0)
+        self.metrics(["callsieve_partitions", "callsieve_bring_up_partitions"]).await == [Some(0.0); 2]
     }
 
     /// Records that it has stepped and committed since it was started.
     pub async fn committed(&self) -> f64 {
         // There is no such figure before the first.
-        self.metric("callsieve_records_total").await.unwrap_or(0.0)
+        self.metrics(["callsieve_records_total"]).await[0].unwrap_or(0.0)
     }
 
     pub async fn is_ready(&self) -> bool {
