@@ -133,7 +133,8 @@ enum Writes {
 fn work(prepared: &Prepared, dir: &Path, writes: Writes, mut take: impl FnMut(Vec<Output>)) -> anyhow::Result<Round> {
     let engine = Engine::new(&DatabaseOptions { write_ahead_log: writes != Writes::WithoutLog, ..DatabaseOptions::default() });
     let database = Arc::new(Database::open(dir, &engine, &[])?);
-    let mut partition = Partition::new(0, Store::open(database.clone())?, Position { next: 0, partition_time: 0, low_water: 0, low_water_time: 0 });
+    let mut partition =
+        Partition::new(0, 1, Store::open(database.clone())?, Position { next: 0, partition_time: 0, low_water: 0, low_water_time: 0 });
     let mut published = Vec::new();
     for records in prepared.snapshot.chunks(BATCH) {
         partition.step(records, &mut published)?;
@@ -213,6 +214,10 @@ impl Topics {
 }
 
 impl Reader for Topics {
+    fn partitions(&self) -> u32 {
+        1
+    }
+
     fn start(&self, _: Topic, _: u32) -> Result<i64, LogError> {
         Ok(0)
     }

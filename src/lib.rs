@@ -12,7 +12,7 @@ pub mod ringcentral;
 pub mod roles;
 pub mod simulate;
 pub mod state;
-#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+#[cfg(waits_replaced)]
 mod waits;
 
 /// A tenth more legs a second than with glibc's (docs/performance.md).

@@ -9,7 +9,7 @@ use callsieve::event::{
     NumberQuery, NumbersObserved, ObservedNumber, Rejudge, SessionId, SnapshotCompleted, Verdict, decode, encode_event,
 };
 use callsieve::log::embedded::{EmbeddedLog, EmbeddedOptions, EmbeddedWorker, Retention};
-use callsieve::log::{Appender, Input, Topic};
+use callsieve::log::{Appender, Input, Topic, partition_of};
 use callsieve::roles::held::Holding;
 use callsieve::roles::partition::Partition;
 use callsieve::roles::processor::Worker;
@@ -46,6 +46,8 @@ fn now() -> Millis {
 }
 
 struct Company {
+    /// How many the log has; all of the company's is in the first.
+    partitions: u32,
     folder: tempfile::TempDir,
     engine: Engine,
     clock: Arc<AtomicI64>,
@@ -57,10 +59,15 @@ struct Company {
 impl Company {
     /// A company that lists Alice and Bob; its gate is closed still.
     fn gated() -> Self {
+        Self::in_first_of(1)
+    }
+
+    fn in_first_of(partitions: u32) -> Self {
+        assert_eq!(partition_of(ACCOUNT, partitions), 0);
         NOW.with(|now| now.set(T0));
         let engine = Engine::new(&DatabaseOptions { cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20, background_jobs: 1, write_ahead_log: true });
         let folder = tempfile::Builder::new().prefix("callsieve-bring-up").tempdir_in(common::shared_memory()).unwrap();
-        let mut company = Self { folder, engine, clock: Arc::new(AtomicI64::new(T0)), running: None, progress: Arc::default() };
+        let mut company = Self { partitions, folder, engine, clock: Arc::new(AtomicI64::new(T0)), running: None, progress: Arc::default() };
         company.start();
         company.numbers(&[ALICE, BOB]);
         company
@@ -74,7 +81,8 @@ impl Company {
 
     fn start(&mut self) {
         let clock = self.clock.clone();
-        let options = EmbeddedOptions { partitions: 1, retention: Retention::default(), clock: Arc::new(move || clock.load(Ordering::SeqCst)) };
+        let options =
+            EmbeddedOptions { partitions: self.partitions, retention: Retention::default(), clock: Arc::new(move || clock.load(Ordering::SeqCst)) };
         let log = EmbeddedLog::open(self.folder.path(), &self.engine, &options).unwrap();
         let database = log.database(0).unwrap();
         self.progress.lock().unwrap().clear();
@@ -243,6 +251,29 @@ fn customer_then_lost_disk_then_end(waits: Millis) {
 #[test]
 fn facts_that_are_published_nowhere_come_from_the_log() {
     customer_then_lost_disk_then_end(MIN);
+}
+
+#[test]
+fn facts_of_an_account_of_another_partition_are_never_taken_in() {
+    let partitions = (2..).find(|partitions| partition_of(ACCOUNT, *partitions) == 0).unwrap();
+    let stranger = (1..).map(|id: u32| id.to_string()).find(|account| partition_of(account, partitions) != 0).unwrap();
+    let mut company = Company::in_first_of(partitions);
+    company.complete();
+    // While a call is open, what came after it is read again.
+    let misplaced = CallLegs { account_id: AccountId::parse(&stranger).unwrap(), ..facts("s-2", "p-1", CUSTOMER, ALICE, "Disconnected") };
+    company.append([said("s-1", "p-1", CUSTOMER, ALICE, "Answered"), Event::CallLegs(misplaced)]);
+    company.work();
+    let letters = company.running.as_ref().unwrap().0.reader().read(Topic::DeadLetters, 0, 0, 9).unwrap().records;
+    let cause = String::from_utf8(letters[0].headers[0].1.clone()).unwrap();
+    assert!(
+        letters.len() == 1 && cause.contains(&format!("account {stranger} belongs to partition {}", partition_of(&stranger, partitions))),
+        "{cause}"
+    );
+    company.restart_with(&[]);
+    company.append([said("s-1", "p-1", CUSTOMER, ALICE, "Disconnected")]);
+    // For so long an account's snapshot is waited for.
+    company.pass(60 * H, H);
+    assert_eq!(company.published().iter().map(|(session, _)| session.as_str()).collect::<Vec<_>>(), ["s-1"]);
 }
 
 #[test]

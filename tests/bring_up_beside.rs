@@ -48,6 +48,10 @@ struct DisturbedReader {
 }
 
 impl Reader for DisturbedReader {
+    fn partitions(&self) -> u32 {
+        self.of.partitions()
+    }
+
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
         self.of.start(topic, partition)
     }

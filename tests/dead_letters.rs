@@ -5,8 +5,9 @@
 mod cluster;
 mod common;
 
+use callsieve::event::{AccountId, Event, NumberKind, NumberQuery, NumbersObserved, ObservedNumber, encode_event};
 use callsieve::log::kafka::{Kafka, KafkaSettings, TopicSettings, create};
-use callsieve::log::{Appender, Headers, Input, Reader, Topic};
+use callsieve::log::{Appender, Headers, Input, Reader, Topic, partition_of};
 use cluster::{named, shared_brokers};
 use common::{Running, TOKEN, until};
 use serde_json::Value;
@@ -93,6 +94,15 @@ async fn kafka_letters_are_given_back_beside_a_running_service_and_once() {
     let service = start(folder.path(), &settings);
     let appender = kafka.appender();
     let event = appender.append(Input { account: ACCOUNT.into(), value: b"\xc3\x01broken".to_vec(), headers: Headers::new() }).await.unwrap();
+    // As by a writer with another partitioner.
+    let elsewhere = (1..).map(|id: u32| id.to_string()).find(|id| partition_of(id, 3) != event.partition).unwrap();
+    let account_id = AccountId::parse(ACCOUNT).unwrap();
+    let number =
+        ObservedNumber { number: "+12055550101".into(), kind: NumberKind::Phone, extension_id: None, usage_type: None, contact_account_id: None };
+    let observed_at = 1_767_600_000_000;
+    let numbers = NumbersObserved { account_id, query: NumberQuery::PhoneNumbers, observed_at, sync_id: None, numbers: [number].into() };
+    let misplaced = Input { account: elsewhere, value: encode_event(&Event::NumbersObserved(numbers)), headers: Headers::new() };
+    let misplaced = appender.append(misplaced).await.unwrap();
     let letter = appender.append_dead_letter(buried(&notification("s-1"))).await.unwrap();
     let run = |arguments: &[&str]| {
         let on = ["--brokers", &settings.brokers, "--topic-prefix", &settings.topic_prefix];
@@ -102,17 +112,23 @@ async fn kafka_letters_are_given_back_beside_a_running_service_and_once() {
             tokio::task::block_in_place(|| dead_letters(&arguments))
         }
     };
-    until("the processor has buried what it cannot read", async || run(&["list", "--json"]).await.1.lines().count() == 2).await;
+    until("the processor has buried what it cannot read", async || run(&["list", "--json"]).await.1.lines().count() == 3).await;
     let letters: Vec<Value> = run(&["list", "--json"]).await.1.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of_event = letters.iter().find(|letter| letter["source"] == "events").unwrap();
-    assert_eq!((of_event["event"].as_str(), of_event["key"].as_str()), (Some(event.to_string().as_str()), Some(ACCOUNT)));
+    let of = |place: callsieve::log::Place| letters.iter().find(|letter| letter["event"] == place.to_string()).unwrap();
+    assert!(of(misplaced)["cause"].as_str().unwrap().contains(&format!("belongs to partition {}", event.partition)), "{}", of(misplaced));
+    let numbers = format!("{}/api/v1/accounts/{ACCOUNT}/numbers", service.base);
+    let is_known = async || common::get(&numbers).await.1.to_string().contains("+12055550101");
+    assert!(!is_known().await, "nothing is taken in where it doesn't belong");
+    let of_event = of(event);
+    assert_eq!((of_event["source"].as_str(), of_event["key"].as_str()), (Some("events"), Some(ACCOUNT)));
     let (code, said) = run(&["show", of_event["place"].as_str().unwrap(), "--json"]).await;
     let shown: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &shown["body_hex"]), (Some(0), &Value::from("c30162726f6b656e")));
 
     let (code, said) = run(&["retry", "--all"]).await;
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains(&format!("{letter} given back: 1 event\n")) && said.ends_with("1 given back, 1 stay\n"), "{said}");
+    assert!(said.contains(&format!("{letter} given back: 1 event\n")) && said.ends_with("2 given back, 1 stay\n"), "{said}");
+    until("the number is known where it belongs", is_known).await;
     let session = format!("{}/api/v1/accounts/{ACCOUNT}/calls/s-1", service.base);
     until("the call is known", async || common::get(&session).await.0 == 200).await;
     let (reader, partition) = (kafka.reader(), event.partition);

@@ -411,6 +411,10 @@ struct Outdated {
 }
 
 impl Reader for Outdated {
+    fn partitions(&self) -> u32 {
+        self.of.partitions()
+    }
+
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
         self.of.start(topic, partition)
     }

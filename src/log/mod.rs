@@ -395,6 +395,9 @@ impl LogError {
 /// A view of the topics as they stand, committed records only. For who brings a copy up, and who serves readers. Its methods may wait for the disk or
 /// the network: an async task calls them where blocking is allowed.
 pub trait Reader: Send + Sync {
+    /// How many partitions each topic has.
+    fn partitions(&self) -> u32;
+
     /// The first offset that is kept.
     ///
     /// # Errors
@@ -570,6 +573,18 @@ pub trait Appender: Send + Sync {
 #[must_use]
 pub fn partition_of(account: &str, partitions: u32) -> u32 {
     (murmur2(account.as_bytes()) & 0x7fff_ffff) % partitions.max(1)
+}
+
+/// What is wrong with a record about `account` in `partition`, if it belongs to another: all that is known of the account is there.
+#[must_use]
+pub fn misplaced(account: &str, partition: u32, partitions: u32) -> Option<String> {
+    let home = partition_of(account, partitions);
+    (home != partition).then(|| {
+        format!(
+            "account {account} belongs to partition {home}, not to {partition}: whoever appends must choose the partition as Kafka's Java client does for the account's id as \
+             the key (librdkafka: partitioner=murmur2_random). `callsieve dead-letters retry` moves it there"
+        )
+    })
 }
 
 /// MurmurHash2, 32 bits, with the seed of Kafka's `Utils.murmur2`.

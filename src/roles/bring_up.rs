@@ -2,9 +2,9 @@
 //! for all (design §2): what is published comes from the output topics, then the facts of the log that may not be contained there.
 
 use super::partition::{Partition, PartitionError, partition_time, unreadable};
-use crate::event::{AccountId, Decoded, Event, SessionId, decode, decode_event, decode_facts, decode_gist};
+use crate::event::{AccountId, Decoded, Event, Facts, SessionId, decode, decode_event, decode_facts, decode_gist};
 use crate::judge::{At, recall};
-use crate::log::{Committed, LogError, Position, Read, Reader, Record, Topic};
+use crate::log::{Committed, LogError, Position, Read, Reader, Record, Topic, misplaced};
 use crate::state::Store;
 use crate::state::database::{Database, Family};
 use foldhash::{HashSet, HashSetExt};
@@ -102,18 +102,23 @@ impl Copy {
             }
         }
         // Each event has the time that it had, also where a record's own is earlier.
+        let of = reader.partitions();
         let mut time = copy.filter(|copy| copy.next > position.low_water).map_or(position.low_water_time, |copy| copy.partition_time);
         let recall_one = |store: &mut Store, record: &Record| {
             time = partition_time(time, record);
-            // What cannot be read went to the dead letters when it was stepped.
+            // What cannot be read, or belongs to another partition, went to the dead letters when it was stepped.
             let Some(value) = record.value.as_deref() else { return Ok(()) };
             let at = At { offset: record.offset, time };
+            let mut recall_facts = |facts: &Facts<'_>| match misplaced(facts.account_id.as_str(), partition, of) {
+                None => recall(store, at, facts),
+                Some(_) => Ok(()),
+            };
             match decode_facts(value) {
-                Some(Ok(facts)) => recall(store, at, &facts)?,
+                Some(Ok(facts)) => recall_facts(&facts)?,
                 Some(Err(_)) => {}
                 None => {
                     if let Ok(Event::CallLegs(legs)) = decode_event(value) {
-                        recall(store, at, &legs.facts())?;
+                        recall_facts(&legs.facts())?;
                     }
                 }
             }
@@ -145,7 +150,7 @@ pub fn bring_up(
     let start = reader.start(Topic::Events, partition)?;
     let Some(committed) = committed else {
         let position = Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN };
-        return Ok(Some((Partition::new(partition, copy.store, position), None)));
+        return Ok(Some((Partition::new(partition, reader.partitions(), copy.store, position), None)));
     };
     let behind = copy.position.map_or(-1, |copy| copy.next);
     if behind != committed.position.next {
@@ -156,7 +161,7 @@ pub fn bring_up(
     }
     // Retention may have passed it.
     let position = Position { next: committed.position.next.max(start), ..committed.position };
-    Ok(Some((Partition::new(partition, copy.store, position), Some(committed))))
+    Ok(Some((Partition::new(partition, reader.partitions(), copy.store, position), Some(committed))))
 }
 
 /// What is committed, asked for again while it can't be the last that was: a coordinator that was away may not know yet that another has taken its

@@ -3,7 +3,7 @@
 use super::dead_letters;
 use crate::event::{CodecError, Millis, decode_event, decode_facts, encode};
 use crate::judge::{At, LATEST, OPEN_CALL_AFTER, Output, Stepped, step, step_facts};
-use crate::log::{Came, Output as Published, Position, Record, Topic};
+use crate::log::{Came, Output as Published, Position, Record, Topic, misplaced};
 use crate::state::{Store, TableError};
 use std::collections::VecDeque;
 
@@ -54,6 +54,8 @@ pub enum PartitionError {
 pub struct Partition {
     /// Its number.
     pub id: u32,
+    /// How many there are.
+    of: u32,
     /// Its state.
     pub store: Store,
     position: Position,
@@ -62,10 +64,10 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// A partition whose state contains everything before `position`.
+    /// Partition `id` of `of`, whose state contains everything before `position`.
     #[must_use]
-    pub fn new(id: u32, store: Store, position: Position) -> Self {
-        Self { id, store, position, marks: VecDeque::from([(position.low_water_time, position.low_water)]) }
+    pub fn new(id: u32, of: u32, store: Store, position: Position) -> Self {
+        Self { id, of, store, position, marks: VecDeque::from([(position.low_water_time, position.low_water)]) }
     }
 
     /// How far it is.
@@ -121,8 +123,14 @@ impl Partition {
         let stepped = match record.value.as_deref() {
             None => refused("it has no value".into()),
             Some(value) => match decode_facts(value) {
-                Some(facts) => facts.map(|facts| step_facts(&mut self.store, at, &facts)),
-                None => decode_event(value).map(|event| step(&mut self.store, at, &event)),
+                Some(facts) => facts.map(|facts| match misplaced(facts.account_id.as_str(), self.id, self.of) {
+                    None => step_facts(&mut self.store, at, &facts),
+                    Some(cause) => refused(cause),
+                }),
+                None => decode_event(value).map(|event| match event.account_id().and_then(|account| misplaced(account.as_str(), self.id, self.of)) {
+                    None => step(&mut self.store, at, &event),
+                    Some(cause) => refused(cause),
+                }),
             }
             .unwrap_or_else(|error| refused(unreadable(record, &error))),
         }?;
@@ -205,7 +213,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::open(dir.path(), &Engine::new(&DatabaseOptions::default()), &[]).unwrap();
         let start = Position { next: 0, partition_time: Millis::MIN, low_water: 0, low_water_time: Millis::MIN };
-        (dir, Partition::new(0, Store::open(Arc::new(database)).unwrap(), start))
+        (dir, Partition::new(0, 1, Store::open(Arc::new(database)).unwrap(), start))
     }
 
     #[test]
@@ -273,7 +281,7 @@ mod tests {
         }
         assert_eq!((partition.position().low_water, partition.position().low_water_time), (2, T0 + MARK_EVERY));
         let position = partition.position();
-        let mut partition = Partition::new(0, partition.store, position);
+        let mut partition = Partition::new(0, 1, partition.store, position);
         let value = encode_event(&Event::Tick(Tick { at: T0 }));
         partition
             .step(

@@ -55,8 +55,7 @@ struct Shared {
 
 impl Shared {
     fn partition(&self, partition: u32) -> Result<&Arc<Partition>, LogError> {
-        let partitions = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
-        self.partitions.get(partition as usize).ok_or(LogError::NoSuchPartition { partition, partitions })
+        self.partitions.get(partition as usize).ok_or(LogError::NoSuchPartition { partition, partitions: self.partitions() })
     }
 }
 
@@ -177,6 +176,10 @@ impl Drop for EmbeddedLog {
 }
 
 impl Reader for Shared {
+    fn partitions(&self) -> u32 {
+        u32::try_from(self.partitions.len()).unwrap_or(u32::MAX)
+    }
+
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
         Ok(self.partition(partition)?.start(topic))
     }
@@ -362,7 +365,7 @@ pub struct EmbeddedAppender {
 
 impl EmbeddedAppender {
     fn partition_of(&self, account: &str) -> Result<&Arc<Partition>, LogError> {
-        self.shared.partition(partition_of(account, u32::try_from(self.shared.partitions.len()).unwrap_or(u32::MAX)))
+        self.shared.partition(partition_of(account, self.shared.partitions()))
     }
 
     /// Appends frames next to each other, and tells the offset of the first. Waits while too much is under way.

@@ -250,6 +250,10 @@ fn committed(client: &Client, events: &str, partitions: &[u32], wait: Duration) 
 }
 
 impl crate::log::Reader for KafkaReader {
+    fn partitions(&self) -> u32 {
+        self.shared.partitions
+    }
+
     fn committed(&self, partition: u32) -> Result<Option<Committed>, LogError> {
         self.check(partition)?;
         let events = self.shared.settings.topic(Topic::Events);

@@ -181,6 +181,10 @@ struct PastReader {
 }
 
 impl Reader for PastReader {
+    fn partitions(&self) -> u32 {
+        self.reader.partitions()
+    }
+
     fn start(&self, topic: Topic, partition: u32) -> Result<i64, LogError> {
         self.reader.start(topic, partition)
     }
