@@ -246,7 +246,7 @@ fn restore(topics: &Topics, dir: &Path) -> anyhow::Result<Took> {
     let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
     let mut copy = Copy::open(0, Arc::new(Database::open(dir, &engine, &[])?))?;
     let position = Position { next: 1, partition_time: 0, low_water: 1, low_water_time: 0 };
-    let committed = Committed { position, ends: OutputEnds::default(), holder: None };
+    let committed = Committed { position, ends: OutputEnds::default(), partitions: 1, holder: None };
     let began = Since::now();
     let is_up = copy.bring_up(topics, &committed, &Watch { is_cancelled: &|| false, progress: &|_, _| {}, by: "benchmark" })?;
     anyhow::ensure!(is_up, "it was cut off");

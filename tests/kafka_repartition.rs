@@ -15,6 +15,9 @@ use callsieve::roles::sync;
 use callsieve::simulate::Company;
 use cluster::{named, newest, shared_brokers};
 use common::{PATIENCE, Running, TOKEN, account, apart, append_numbers, calls, company, get, now, until};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
@@ -372,4 +375,52 @@ async fn kafka_once_the_copy_is_ready_it_is_never_to_be_begun_anew() {
     let once = run(&["--once"]).await;
     let (code, said) = apart(move || once.ended()).await;
     assert!(code == Some(1) && said.contains("Leave them as they are") && !said.contains("elete"), "{said}");
+}
+
+/// By which every account would be judged where nothing is known of it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_number_that_was_changed_in_place_is_refused_and_the_accounts_are_moved() {
+    let (from, to, old) = topics().await;
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let revision = async |base: &str, session: &str| {
+        let of_call = format!("{base}/api/v1/accounts/{SINGLE}/calls/{session}");
+        get(&of_call).await.1["verdict"]["revision"].as_i64()
+    };
+    let service = start(&dirs[0], &from, &[]);
+    append(&old.appender(), &[HEAD_OFFICE, &call_to_branch("s-1")], true).await;
+    until("the first call is judged", async || revision(&service.base, "s-1").await == Some(1)).await;
+    assert_eq!(service.terminate(), Some(0));
+
+    let more = (BEFORE + 1..).find(|more| partition_of(SINGLE, *more) != partition_of(SINGLE, BEFORE)).unwrap();
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &from.brokers).create().unwrap();
+    let names = Topic::ALL.map(|topic| from.topic(topic));
+    let grown = names.each_ref().map(|name| NewPartitions::new(name, more as usize));
+    let done = admin.create_partitions(&grown, &AdminOptions::new()).await.unwrap();
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
+    let connected = async || {
+        let of = from.clone();
+        apart(move || Kafka::connect(of).ok().filter(|kafka| kafka.partitions() == more)).await
+    };
+    until("the brokers know of the change", async || connected().await.is_some()).await;
+    let changed = connected().await.unwrap();
+    append(&changed.appender(), &[&call_to_branch("s-2")], false).await;
+    for dir in &dirs[..2] {
+        let arguments = ["run", "--listen", "127.0.0.1:0", "--brokers", &from.brokers, "--topic-prefix", &from.topic_prefix, "--group", &from.group];
+        let refused = Command::new(env!("CARGO_BIN_EXE_callsieve")).args(arguments).arg("--data-dir").arg(dir.path()).output().unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        let parts = [format!("it has judged {BEFORE} partitions"), format!("have {more}"), "callsieve topics repartition".to_owned()];
+        assert!(refused.status.code() == Some(1) && parts.iter().all(|part| said.contains(part)), "{said}");
+    }
+
+    let once = Repartition::start(&from, &to, &["--once"]);
+    let (code, said) = apart(move || once.ended()).await;
+    assert_eq!(code, Some(0), "{said}");
+    let service = start(&dirs[2], &to, &[]);
+    // They are linked by their legacy id, so the first may have been judged again.
+    until("both are judged on the new topics", async || {
+        revision(&service.base, "s-1").await.is_some() && revision(&service.base, "s-2").await == Some(1)
+    })
+    .await;
+    assert_eq!(service.terminate(), Some(0));
 }

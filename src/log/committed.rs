@@ -23,15 +23,17 @@ impl OutputEnds {
     }
 }
 
-/// A position, where the outputs end that belong to it, and who committed it. Its text is the position's, a space, and the ends by [`Topic::index`]
-/// with commas between them, `-` for one that isn't known; where the holder says where it answers, a space and that address. The position alone, as
-/// earlier versions wrote it, knows neither.
+/// A position, where the outputs end that belong to it, of how many partitions, and who committed it. Its text is the position's, the ends by
+/// [`Topic::index`] with commas between them, `-` for one that isn't known, and the number of partitions; where the holder says where it answers, that
+/// address. Between them are spaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
     /// How far the partition is.
     pub position: Position,
     /// Where to read the output topics up to.
     pub ends: OutputEnds,
+    /// How many partitions there were: by another number each account would be in another.
+    pub partitions: u32,
     /// The address under which other instances reach the one that committed this, without spaces: `http://10.0.0.7:8080`.
     pub holder: Option<String>,
 }
@@ -46,6 +48,7 @@ impl fmt::Display for Committed {
                 None => f.write_str("-")?,
             }
         }
+        write!(f, " {}", self.partitions)?;
         self.holder.as_ref().map_or(Ok(()), |holder| write!(f, " {holder}"))
     }
 }
@@ -57,17 +60,16 @@ impl FromStr for Committed {
         let mut parts = text.split(' ');
         let position: Position = parts.next().unwrap_or_default().parse().map_err(|error: PositionError| error.to_string())?;
         let mut ends = OutputEnds::default();
-        if let Some(list) = parts.next() {
-            // What a later version adds is left alone.
-            for (known, text) in ends.0.iter_mut().zip(list.split(',')) {
-                *known = match text {
-                    "-" => None,
-                    number => Some(number.parse().map_err(|_| format!("{number:?} is no offset"))?),
-                };
-            }
+        // What a later version adds is left alone.
+        for (known, text) in ends.0.iter_mut().zip(parts.next().ok_or("it doesn't say where outputs end")?.split(',')) {
+            *known = match text {
+                "-" => None,
+                number => Some(number.parse().map_err(|_| format!("{number:?} is no offset"))?),
+            };
         }
+        let partitions = parts.next().and_then(|number| number.parse().ok()).ok_or("it doesn't say of how many partitions it is one")?;
         let holder = parts.next().filter(|holder| !holder.is_empty()).map(str::to_owned);
-        Ok(Self { position, ends, holder })
+        Ok(Self { position, ends, partitions, holder })
     }
 }
 
@@ -81,15 +83,14 @@ mod tests {
         let mut ends = OutputEnds::default();
         for (n, topic) in Topic::ALL.into_iter().enumerate() {
             for holder in [None, Some("http://[::1]:8080".to_owned())] {
-                let committed = Committed { position, ends, holder };
+                let committed = Committed { position, ends, partitions: 12, holder };
                 assert_eq!(committed.to_string().parse(), Ok(committed));
             }
             ends.set(topic, n as i64 * 10);
         }
-        assert_eq!(Committed { position, ends, holder: None }.to_string(), "2:7:5:3:4 0,10,20,30,40,50");
-        assert_eq!("2:7:5:3:4".parse(), Ok(Committed { position, ends: OutputEnds::default(), holder: None }), "as it was written before");
-        assert_eq!("2:7:5:3:4 -,-,9,-,-,-,11 http://a more".parse::<Committed>().unwrap().ends.get(Topic::CallVerdicts), Some(9));
-        for bad in ["", "7", "2:7:5:3:4 x", "2:7:5:3:4 1,,2"] {
+        assert_eq!(Committed { position, ends, partitions: 12, holder: None }.to_string(), "2:7:5:3:4 0,10,20,30,40,50 12");
+        assert_eq!("2:7:5:3:4 -,-,9,-,-,-,11 12 http://a more".parse::<Committed>().unwrap().ends.get(Topic::CallVerdicts), Some(9));
+        for bad in ["", "7", "2:7:5:3:4", "2:7:5:3:4 x 12", "2:7:5:3:4 1,,2 12", "2:7:5:3:4 0,1", "2:7:5:3:4 0,1 http://a"] {
             assert!(bad.parse::<Committed>().is_err(), "{bad}");
         }
     }

@@ -120,6 +120,7 @@ impl Backend {
         let partitions = check_topics(&admin, &settings)?;
         let aside = Aside::dropping(admin)?;
         let kafka = Kafka::with(settings.clone(), partitions)?.announcing(args.advertise.clone());
+        kafka.check_number()?;
         let cluster = kafka.cluster_id()?;
         // The state is a fold of this log and of no other.
         let of = format!("cluster {cluster}, topics {}*, group {}, {partitions} partitions", settings.topic_prefix, settings.group);

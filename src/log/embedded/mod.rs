@@ -202,7 +202,7 @@ impl Reader for Shared {
         // After the position: they may be further on, but not further back.
         let mut ends = OutputEnds::default();
         Topic::ALL.into_iter().for_each(|topic| ends.set(topic, partition.end(topic)));
-        Ok(position.map(|position| Committed { position, ends, holder: None }))
+        Ok(position.map(|position| Committed { position, ends, partitions: self.partitions(), holder: None }))
     }
 }
 

@@ -100,7 +100,7 @@ impl Copier {
         let mut to = to.clone();
         to.framing.prepare(&Topic::ALL.map(|topic| to.topic(topic)))?;
         let name = Self::group_of(&to);
-        let mut transactions = Transactions::new(&to, name.clone(), None);
+        let mut transactions = Transactions::new(&to, name.clone());
         transactions.ready()?;
         let group = KafkaSettings { group: name, ..to.clone() }.reader(true).create_with_context(Told).map_err(failed("making a client"))?;
         let producer = to.producer().create_with_context(Appended::default()).map_err(failed("making a producer"))?;

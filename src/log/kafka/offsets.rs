@@ -33,6 +33,24 @@ impl Kafka {
         (0..self.partitions).map(of).collect()
     }
 
+    /// Refuses a log whose number of partitions isn't that of what the group has committed. Waits for the network.
+    ///
+    /// # Errors
+    /// [`LogError::Refused`] if somebody has changed the number in place; if Kafka gives no answer, or what is committed is no position.
+    pub fn check_number(&self) -> Result<(), LogError> {
+        let now = self.partitions;
+        let committed = self.reader.committed_so_far()?;
+        let Some(before) = committed.iter().flatten().map(|committed| committed.partitions).find(|before| *before != now) else { return Ok(()) };
+        Err(LogError::Refused {
+            operation: format!("going on with the group {}", self.settings.group),
+            why: format!(
+                "it has judged {before} partitions, and the topics {}* have {now}: the number was changed in place, by which accounts are in others than all that is known of \
+                 them. `callsieve topics repartition` moves them to topics with another --to-prefix, each account into its partition",
+                self.settings.topic_prefix
+            ),
+        })
+    }
+
     /// Commits where the group is to begin with a partition; `ends` says where the output topics end that belong to it. For a group without members.
     ///
     /// # Errors
@@ -47,7 +65,7 @@ impl Kafka {
         let mut list = TopicPartitionList::new();
         let mut element = list.add_partition(&self.settings.topic(Topic::Events), number(partition));
         element.set_offset(Offset::Offset(position.next)).map_err(failed(operation.clone()))?;
-        element.set_metadata(Committed { position, ends: known, holder: None }.to_string());
+        element.set_metadata(Committed { position, ends: known, partitions: self.partitions, holder: None }.to_string());
         client.commit(&list, CommitMode::Sync).map_err(failed(operation))
     }
 }

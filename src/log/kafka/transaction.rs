@@ -12,7 +12,7 @@ use super::framing::Framed;
 use super::native;
 use super::points::reached;
 use super::settings::KafkaSettings;
-use crate::log::{Committed, LogError, Output, OutputEnds, Position, Topic};
+use crate::log::{Committed, LogError, Output, OutputEnds, Topic};
 use crate::state::database::{Database, DatabaseError};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -99,8 +99,6 @@ impl ProducerContext for Sending {
 pub(super) struct Transactions {
     settings: KafkaSettings,
     id: String,
-    /// Where the committer answers.
-    holder: Option<String>,
     /// `None` until it is needed, and after an abort or a fence, or where it gave no answer.
     producing: Option<Producing>,
 }
@@ -111,9 +109,8 @@ pub(super) type States = Vec<(Arc<Database>, WriteBatch)>;
 /// What a partition's commit publishes.
 pub(super) struct Publication {
     pub(super) partition: u32,
-    pub(super) position: Position,
-    /// Where its outputs ended before.
-    pub(super) ends: OutputEnds,
+    /// With where its outputs ended before.
+    pub(super) committed: Committed,
     pub(super) outputs: Vec<Output>,
 }
 
@@ -146,13 +143,13 @@ struct Producing {
 }
 
 impl Producing {
-    fn start(settings: &KafkaSettings, id: &str, holder: Option<&str>) -> Result<Self, LogError> {
+    fn start(settings: &KafkaSettings, id: &str) -> Result<Self, LogError> {
         // Room for a beginning and what comes next, so that nobody waits to hand something over.
         let (tasks, taken) = sync_channel(2);
         let (told, answers) = sync_channel(1);
         let states = Arc::new(Mutex::new(Some(States::new())));
         let called = Called::default();
-        let (settings, id, holder, its_states) = (settings.clone(), id.to_owned(), holder.map(str::to_owned), states.clone());
+        let (settings, id, its_states) = (settings.clone(), id.to_owned(), states.clone());
         let context = Sending {
             names: Topic::ALL.map(|topic| settings.topic(topic)),
             framing: settings.framing.clone(),
@@ -162,7 +159,7 @@ impl Producing {
         };
         let thread = std::thread::Builder::new()
             .name("transactions".into())
-            .spawn(move || produce(&settings, context, &id, holder.as_deref(), &taken, &its_states, &told))
+            .spawn(move || produce(&settings, context, &id, &taken, &its_states, &told))
             .map_err(|error| LogError::Kafka { operation: "starting a producer".into(), why: error.to_string() })?;
         Ok(Self { tasks: Some(tasks), is_told_to_begin: false, answers: Mutex::new(answers), states, called, thread: Some(thread) })
     }
@@ -221,7 +218,6 @@ fn produce(
     settings: &KafkaSettings,
     context: Sending,
     id: &str,
-    holder: Option<&str>,
     tasks: &Receiver<(Task, Arc<ConsumerGroupMetadata>)>,
     states: &Mutex<Option<States>>,
     answers: &SyncSender<Result<Ends, Failure>>,
@@ -246,7 +242,7 @@ fn produce(
             let done = match task {
                 Ok((Task::Commit(publications), group)) => {
                     let begun = if std::mem::take(&mut has_begun) { Ok(()) } else { begin_commit(producer, &group) };
-                    break begun.and_then(|()| publish(producer, &publications, holder, &group));
+                    break begun.and_then(|()| publish(producer, publications, &group));
                 }
                 Ok((Task::Copy(copies, done), group)) => break copy(producer, &copies, &done, &group).map(|()| Ends::new()),
                 Ok((Task::Begin, group)) => begin_commit(producer, &group).map(|()| true),
@@ -334,15 +330,15 @@ impl Failure {
 }
 
 impl Transactions {
-    pub(super) fn new(settings: &KafkaSettings, id: String, holder: Option<String>) -> Self {
-        Self { settings: settings.clone(), id, holder, producing: None }
+    pub(super) fn new(settings: &KafkaSettings, id: String) -> Self {
+        Self { settings: settings.clone(), id, producing: None }
     }
 
     /// A producer whose predecessor's transactions have all ended, one way or the other.
     pub(super) fn ready(&mut self) -> Result<(), LogError> {
         if self.has_no_producer() {
             self.producing = None;
-            let mut producing = Producing::start(&self.settings, &self.id, self.holder.as_deref())?;
+            let mut producing = Producing::start(&self.settings, &self.id)?;
             let operation = format!("making the producer of the transactions {}", self.id);
             producing.answer(ANSWER).map_err(|failure| match failure {
                 Failure::Refused(why) => LogError::Refused { operation, why },
@@ -356,11 +352,6 @@ impl Transactions {
     /// Whether [`Transactions::ready`] has to make one.
     pub(super) fn has_no_producer(&self) -> bool {
         self.producing.as_ref().is_none_or(Producing::has_ended)
-    }
-
-    /// Where this instance answers, as it is committed.
-    pub(super) fn holder(&self) -> Option<&str> {
-        self.holder.as_deref()
     }
 
     /// Lets the transaction of the next commit begin, unless that was told before, while what goes into it is got ready. Where that fails, the commit
@@ -411,16 +402,11 @@ impl Transactions {
 }
 
 /// Publishes in the transaction that has begun, and commits it.
-fn publish(
-    producer: &BaseProducer<Sending>,
-    publications: &[Publication],
-    holder: Option<&str>,
-    group: &ConsumerGroupMetadata,
-) -> Result<Ends, Failure> {
+fn publish(producer: &BaseProducer<Sending>, publications: Vec<Publication>, group: &ConsumerGroupMetadata) -> Result<Ends, Failure> {
     let Sending { names, framing, ends: delivered, is_lost, .. } = &**producer.context();
     delivered.lock().unwrap_or_else(PoisonError::into_inner).clear();
     reached("produce");
-    for publication in publications {
+    for publication in &publications {
         for topic in Topic::ALL {
             let outputs = publication.outputs.iter().filter(|output| output.topic == topic).collect::<Vec<_>>();
             hand_over(producer, framing, &names[topic.index()], publication.partition, &outputs)?;
@@ -434,17 +420,16 @@ fn publish(
     reached("produced");
     let mut moved = Ends::new();
     let mut positions = TopicPartitionList::with_capacity(publications.len());
-    for Publication { partition, position, ends, .. } in publications {
-        let mut ends = *ends;
+    for Publication { partition, mut committed, .. } in publications {
         for ((topic, of), end) in delivered.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if of == partition {
-                ends.set(*topic, *end);
+            if *of == partition {
+                committed.ends.set(*topic, *end);
             }
         }
-        let mut element = positions.add_partition(&names[Topic::Events.index()], number(*partition));
-        element.set_offset(Offset::Offset(position.next)).map_err(|error| Failure::of(&error))?;
-        element.set_metadata(Committed { position: *position, ends, holder: holder.map(str::to_owned) }.to_string());
-        moved.insert(*partition, ends);
+        let mut element = positions.add_partition(&names[Topic::Events.index()], number(partition));
+        element.set_offset(Offset::Offset(committed.position.next)).map_err(|error| Failure::of(&error))?;
+        element.set_metadata(committed.to_string());
+        moved.insert(partition, committed.ends);
     }
     end(producer, &positions, group)?;
     Ok(moved)

@@ -13,7 +13,7 @@ use super::rebalances::{Change, Rebalances};
 use super::records::Records;
 use super::settings::KafkaSettings;
 use super::transaction::{Publication, Transactions};
-use crate::log::{Batch, Commit, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Reader, Record, Topic};
+use crate::log::{Batch, Commit, Committed, Headers, Log, LogError, MAX_READ_BYTES, OutputEnds, Reader, Record, Topic};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -54,6 +54,8 @@ pub struct KafkaLog {
     member: String,
     /// Its static id.
     instance: Option<String>,
+    /// Where this instance answers, as it is committed.
+    holder: Option<String>,
     /// What concerns the group comes to it.
     consumer: Arc<BaseConsumer<Rebalances>>,
     /// Those of the partitions that it is assigned.
@@ -124,7 +126,7 @@ impl KafkaLog {
         let events = settings.topic(Topic::Events);
         let records = Records::of(consumer.clone(), &events)?;
         // Before it joins: a predecessor of the same name may have left a transaction, and can commit nothing from now on.
-        let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group), holder);
+        let mut transactions = Transactions::new(settings, format!("{}-{name}", settings.group));
         transactions.ready()?;
         consumer.subscribe(&[&events]).map_err(failed(format!("joining the group {}", settings.group)))?;
         Ok(Self {
@@ -132,6 +134,7 @@ impl KafkaLog {
             events,
             member: name,
             instance: member.map(str::to_owned),
+            holder,
             consumer,
             records,
             transactions,
@@ -558,7 +561,8 @@ impl Log for KafkaLog {
         let (mut publications, mut states) = (Vec::with_capacity(commits.len()), Vec::with_capacity(commits.len()));
         for Commit { partition, position, outputs, state, database } in commits {
             let ends = self.ends.get(&partition).copied().unwrap_or_default();
-            publications.push(Publication { partition, position, ends, outputs });
+            let committed = Committed { position, ends, partitions: self.reader.partitions(), holder: self.holder.clone() };
+            publications.push(Publication { partition, committed, outputs });
             states.push((database, state));
         }
         reached("commit");
@@ -592,7 +596,7 @@ impl Log for KafkaLog {
     }
 
     fn announces(&self) -> Option<&str> {
-        self.transactions.holder()
+        self.holder.as_deref()
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
