@@ -29,11 +29,15 @@ pub enum PartitionError {
     /// Somebody else published, or what was committed is gone.
     #[error(
         "partition {partition}: call-verdicts has verdicts, but the group has no position there, so each would be published again as a first one: start with the group \
-         (--group) that published them, or with topics of its own (--topic-prefix). A group's positions expire where it has no members for offsets.retention.minutes"
+         (--group) that published them, or with topics of its own (--topic-prefix). A group's positions expire where it has no members for offsets.retention.minutes: then \
+         start with the data directory that has the partition's newest state ({} isn't that)",
+        state.display()
     )]
     NoPosition {
         /// The partition.
         partition: u32,
+        /// The state on disk that was tried.
+        state: std::path::PathBuf,
     },
     /// What the output topics hold makes no sense.
     #[error(
