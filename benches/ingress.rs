@@ -36,7 +36,7 @@ async fn measure() {
         partitions: Some(1),
         brokers: None,
         topic_prefix: "callsieve.".into(),
-        group: "callsieve".into(),
+        group: None,
         workers: 1,
         instance: None,
         kafka: Vec::new(),

@@ -4,7 +4,7 @@ use super::topics::NamedArgs;
 use crate::event::Millis;
 use crate::event::json::rfc3339;
 use crate::log::embedded::EmbeddedLog;
-use crate::log::kafka::{Kafka, KafkaSettings};
+use crate::log::kafka::Kafka;
 use crate::log::{Appender, Place, Reader, Record};
 use crate::roles::dead_letters::{Filter, Letter, Retried, find, list, retry};
 use crate::roles::service::stopped_log;
@@ -72,9 +72,9 @@ struct LogArgs {
     /// Kafka's bootstrap servers, host:port, with commas between them
     #[arg(long, env = "CALLSIEVE_BROKERS")]
     brokers: Option<String>,
-    /// The service's consumer group, whose name its clients have
-    #[arg(long, env = "CALLSIEVE_GROUP", default_value = "callsieve")]
-    group: String,
+    /// The service's consumer group, whose name its clients have [default: the topic prefix without the dot at its end]
+    #[arg(long, env = "CALLSIEVE_GROUP")]
+    group: Option<String>,
     #[command(flatten)]
     named: NamedArgs,
     /// Without brokers: the data directory of a service, which must not run meanwhile
@@ -124,7 +124,7 @@ impl LogArgs {
             let (log, partitions) = stopped_log(&self.data_dir)?;
             return Ok(Opened { reader: log.reader(), appender: Arc::new(log.appender()), partitions, _embedded: Some(log) });
         };
-        let kafka = Kafka::connect(KafkaSettings { group: self.group, ..self.named.settings(brokers) })?;
+        let kafka = Kafka::connect(self.named.settings(brokers).judged_by(self.group))?;
         Ok(Opened { reader: Arc::new(kafka.reader()), appender: Arc::new(kafka.appender()), partitions: kafka.partitions(), _embedded: None })
     }
 }

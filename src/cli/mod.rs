@@ -135,7 +135,7 @@ mod tests {
         let text = "brokers = 'a:1'\ntopic_prefix = 'x.'\nrate-limit = 7\nallow-old-brokers = true\n[kafka]\n'security.protocol' = 'ssl'\nssl.ca.location = 'ca'\nretries = 3";
         let args = run(text, &["--rate-limit", "9", "--workers", "2", "--kafka", "security.protocol=sasl_ssl"]);
         assert_eq!((args.brokers.as_deref(), args.topic_prefix.as_str(), args.rate_limit, args.workers), (Some("a:1"), "x.", 9, 2));
-        assert!(args.allow_old_brokers && args.group == "callsieve");
+        assert!(args.allow_old_brokers && args.group.is_none());
         let kafka: std::collections::BTreeMap<String, String> = args.kafka.into_iter().flatten().collect();
         let kafka: Vec<(&str, &str)> = kafka.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(kafka, [("retries", "3"), ("security.protocol", "sasl_ssl"), ("ssl.ca.location", "ca")]);

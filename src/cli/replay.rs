@@ -74,9 +74,9 @@ enum Action {
 struct LiveArgs {
     #[command(flatten)]
     kafka: KafkaArgs,
-    /// The live processor's consumer group
-    #[arg(long, env = "CALLSIEVE_GROUP", default_value = "callsieve")]
-    group: String,
+    /// The live processor's consumer group [default: the topic prefix without the dot at its end]
+    #[arg(long, env = "CALLSIEVE_GROUP")]
+    group: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -89,7 +89,7 @@ struct Which {
 
 impl LiveArgs {
     fn settings(self) -> KafkaSettings {
-        KafkaSettings { group: self.group, ..self.kafka.settings() }
+        self.kafka.settings().judged_by(self.group)
     }
 }
 

@@ -55,7 +55,8 @@ impl NamedArgs {
     pub(super) fn settings(self, brokers: String) -> KafkaSettings {
         let Self { topic_prefix, passed, registry, .. } = self;
         let passed = passed.into_iter().flatten().collect();
-        KafkaSettings { brokers, topic_prefix, passed, framing: registry.framing(), ..KafkaSettings::default() }
+        let group = KafkaSettings::group_of(&topic_prefix);
+        KafkaSettings { brokers, topic_prefix, group, passed, framing: registry.framing(), ..KafkaSettings::default() }
     }
 }
 
@@ -97,9 +98,9 @@ struct CreateArgs {
 struct RepartitionArgs {
     #[command(flatten)]
     kafka: KafkaArgs,
-    /// The consumer group that has judged them; none of its instances may have a worker meanwhile (`run --workers 0`)
-    #[arg(long, env = "CALLSIEVE_GROUP", default_value = "callsieve")]
-    group: String,
+    /// The consumer group that has judged them; none of its instances may have a worker meanwhile (`run --workers 0`) [default: the topic prefix without the dot at its end]
+    #[arg(long, env = "CALLSIEVE_GROUP")]
+    group: Option<String>,
     /// Partitions of each new topic
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
     partitions: u32,
@@ -177,8 +178,8 @@ fn described(settings: &KafkaSettings) -> Result<Vec<Described>, LogError> {
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
 fn repartition(args: RepartitionArgs) -> anyhow::Result<ExitCode> {
-    let from = KafkaSettings { group: args.group, ..args.kafka.settings() };
-    let group = args.to_group.unwrap_or_else(|| args.to_prefix.trim_end_matches('.').to_owned());
+    let from = args.kafka.settings().judged_by(args.group);
+    let group = args.to_group.unwrap_or_else(|| KafkaSettings::group_of(&args.to_prefix));
     let to = KafkaSettings { topic_prefix: args.to_prefix, group, ..from.clone() };
     let old_group = from.group.clone();
     let names = format!("--topic-prefix {} --group {}", to.topic_prefix, to.group);

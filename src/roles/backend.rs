@@ -111,11 +111,12 @@ impl Backend {
         let mut settings = KafkaSettings {
             brokers: brokers.to_owned(),
             topic_prefix: args.topic_prefix.clone(),
-            group: args.group.clone(),
+            group: KafkaSettings::group_of(&args.topic_prefix),
             passed: args.kafka.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
             framing: args.registry.framing(),
             ..KafkaSettings::default()
-        };
+        }
+        .judged_by(args.group.clone());
         let admin = kafka::enter(&mut settings, args.allow_old_brokers)?;
         let partitions = check_topics(&admin, &settings)?;
         let aside = Aside::dropping(admin)?;

@@ -54,9 +54,9 @@ pub struct RunArgs {
     /// What the name of every topic begins with
     #[arg(long, env = "CALLSIEVE_TOPIC_PREFIX", default_value = "callsieve.", requires = "brokers")]
     pub topic_prefix: String,
-    /// The consumer group: processes of one group share the partitions
-    #[arg(long, env = "CALLSIEVE_GROUP", default_value = "callsieve", requires = "brokers")]
-    pub group: String,
+    /// The consumer group: processes of one group share the partitions [default: the topic prefix without the dot at its end]
+    #[arg(long, env = "CALLSIEVE_GROUP", requires = "brokers")]
+    pub group: Option<String>,
     /// Threads that judge, each a member of the group with some of the partitions; with 0 the process takes webhooks in, and judges nothing
     #[arg(long, env = "CALLSIEVE_WORKERS", default_value_t = 1, requires = "brokers", value_parser = clap::value_parser!(u32).range(0..=256))]
     pub workers: u32,

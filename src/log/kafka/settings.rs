@@ -80,6 +80,19 @@ impl KafkaSettings {
         format!("{prefix}{}", topic.name())
     }
 
+    /// The group that goes with topics of a prefix, unless another is named: the prefix without the dot at its end.
+    #[must_use]
+    pub fn group_of(topic_prefix: &str) -> String {
+        let name = topic_prefix.trim_end_matches('.');
+        if name.is_empty() { "callsieve".into() } else { name.into() }
+    }
+
+    /// The same with another group, where one is named.
+    #[must_use]
+    pub fn judged_by(self, group: Option<String>) -> Self {
+        Self { group: group.unwrap_or(self.group), ..self }
+    }
+
     /// Settings to pass, `NAME=VALUE`, one a line; the name may begin with `kafka.`.
     ///
     /// # Errors
@@ -303,7 +316,10 @@ mod tests {
     }
 
     #[test]
-    fn topics_have_a_prefix() {
+    fn topics_have_a_prefix_and_the_group_its_name() {
+        for (prefix, group) in [("callsieve.", "callsieve"), ("staging.callsieve.", "staging.callsieve"), ("eu-", "eu-"), ("", "callsieve")] {
+            assert_eq!(KafkaSettings::group_of(prefix), group);
+        }
         let settings = KafkaSettings { topic_prefix: "test.".into(), ..KafkaSettings::default() };
         assert_eq!(settings.topic(Topic::CallVerdicts), "test.call-verdicts");
         let apart = KafkaSettings { output_prefix: Some("test.replay-r.".into()), ..settings };
