@@ -17,7 +17,7 @@ pub struct KafkaSettings {
     /// The consumer group of the processor's workers.
     pub group: String,
     /// Any of librdkafka's settings by its own name (`security.protocol`, `sasl.username`, …). They are given to every client that has such a
-    /// setting, over what is set here; what exactly-once rests on can't be changed.
+    /// setting, over what is set here; what exactly-once rests on can't be changed. By one name each ([`KafkaSettings::named`]).
     pub passed: BTreeMap<String, String>,
     /// How values stand on the topics.
     pub framing: Framed,
@@ -61,8 +61,16 @@ pub const FIXED: [&str; 17] = [
     "statistics.interval.ms",
 ];
 
-/// Both names of a setting.
-const FETCHED_AT_ONCE: [&str; 2] = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
+/// Settings that librdkafka has by two names, and the one that is used here: of two that are given, which counts would be chance.
+const ALSO_NAMED: [(&str, &str); 7] = [
+    ("compression.codec", "compression.type"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("message.send.max.retries", "retries"),
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("sasl.mechanisms", "sasl.mechanism"),
+];
 
 /// The only way of sharing partitions by the classic protocol by which members keep theirs while others come and go.
 const COOPERATIVE: &str = "cooperative-sticky";
@@ -93,7 +101,7 @@ impl KafkaSettings {
         Self { group: group.unwrap_or(self.group), ..self }
     }
 
-    /// Settings to pass, `NAME=VALUE`, one a line; the name may begin with `kafka.`.
+    /// Settings to pass, `NAME=VALUE`, one a line; the name may begin with `kafka.`. Those that have two names are known by one here.
     ///
     /// # Errors
     /// Says what is wrong with one: that it is none, or that it can't be changed.
@@ -103,7 +111,11 @@ impl KafkaSettings {
             let (name, value) = line.split_once('=').ok_or_else(|| format!("line {} isn't NAME=VALUE", number + 1))?;
             let name = name.trim();
             let name = name.strip_prefix("kafka.").unwrap_or(name);
-            if FIXED.contains(&name) { Err(format!("{name} is set by callsieve itself")) } else { Ok((name.to_owned(), value.to_owned())) }
+            if FIXED.contains(&name) {
+                return Err(format!("{name} is set by callsieve itself"));
+            }
+            let name = ALSO_NAMED.iter().find(|(other, _)| *other == name).map_or(name, |(_, name)| name);
+            Ok((name.to_owned(), value.to_owned()))
         };
         text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(one).collect()
     }
@@ -199,13 +211,11 @@ impl KafkaSettings {
             .set("fetch.queue.backoff.ms", "10")
             // A partition that is taken up is fetched after the fetch that is under way, which waits for so long where the others give nothing. (An
             // idle member asks each broker so often.)
-            .set("fetch.wait.max.ms", "100");
-        let mut config = self.over(config);
-        if FETCHED_AT_ONCE.iter().all(|name| !self.passed.contains_key(*name)) {
+            .set("fetch.wait.max.ms", "100")
             // Of each partition as much is unpacked at once: half of the default takes less memory, and more of it is still in the core's caches when
             // it is stepped.
-            config.set(FETCHED_AT_ONCE[0], "524288");
-        }
+            .set("fetch.message.max.bytes", "524288");
+        let mut config = self.over(config);
         if config.get("group.protocol") != Some("consumer") && config.get("partition.assignment.strategy").is_none() {
             config.set("partition.assignment.strategy", COOPERATIVE);
         }
@@ -308,11 +318,23 @@ mod tests {
     }
 
     #[test]
-    fn a_passed_size_of_fetches_goes_by_either_name() {
-        let at_once = |settings: &KafkaSettings| FETCHED_AT_ONCE.map(|name| settings.member(None).get(name).map(str::to_owned));
-        assert_eq!(at_once(&KafkaSettings::default()), [Some("524288".to_owned()), None]);
-        assert_eq!(at_once(&passing("max.partition.fetch.bytes", "7000000")), [None, Some("7000000".to_owned())]);
-        assert_eq!(at_once(&passing("fetch.message.max.bytes", "7000000")), [Some("7000000".to_owned()), None]);
+    fn what_is_passed_by_another_name_takes_the_place_of_what_is_set_here() {
+        for (other, name) in ALSO_NAMED {
+            assert_eq!(KafkaSettings::named(&format!("{name}=1\nkafka.{other}=2")), Ok(BTreeMap::from([(name.to_owned(), "2".to_owned())])));
+        }
+        let set = |given: &str| {
+            let settings = KafkaSettings { passed: KafkaSettings::named(given).unwrap(), ..KafkaSettings::default() };
+            let (producer, transactional, member) = (settings.producer(), settings.transactional("t"), settings.member(None));
+            let all = [&producer, &transactional]
+                .map(|config| ["linger.ms", "message.timeout.ms", "compression.type"].map(|name| config.get(name).map(str::to_owned)));
+            let others = [&producer, &transactional, &member].iter().all(|config| ALSO_NAMED.iter().all(|(other, _)| config.get(other).is_none()));
+            assert!(others, "{given}");
+            (all, member.get("fetch.message.max.bytes").map(str::to_owned))
+        };
+        let of = |linger: &str, timeout: &str, codec: &str| [linger, timeout, codec].map(|value| Some(value.to_owned()));
+        assert_eq!(set(""), ([of("1", "10000", "lz4"), of("0", "10000", "lz4")], Some("524288".into())));
+        let given = "queue.buffering.max.ms=7\ndelivery.timeout.ms=5000\ncompression.codec=zstd\nmax.partition.fetch.bytes=7000000";
+        assert_eq!(set(given), ([of("7", "5000", "zstd"), of("7", "5000", "zstd")], Some("7000000".into())));
     }
 
     #[test]
