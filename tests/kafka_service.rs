@@ -223,6 +223,36 @@ async fn kafka_a_kill_leaves_the_state_and_what_is_missing_alone_is_read() {
     assert_eq!(three.terminate(), Some(0));
 }
 
+/// A block of the disk that can't be read takes the state with it, as one that is read wrong does, and not the process.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: make kafka-test"]
+async fn kafka_a_state_that_the_disk_does_not_give_is_built_anew() {
+    let settings = named(&shared_brokers());
+    let kafka = with_topics(&settings).await;
+    let companies: Vec<Company> = (91..=96).map(company).collect();
+    let append = async || {
+        for company in &companies {
+            append_numbers(&kafka.appender(), company).await;
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let one = Running::start(folder.path(), &arguments(&settings, &QUICKLY_MISSED));
+    append().await;
+    until("all is stepped", async || all_is_stepped(&one.base, &companies).await).await;
+    // Write buffers become files when it stops.
+    assert_eq!(one.terminate(), Some(0));
+    let two = Running::start_on_bad_disk(folder.path(), &arguments(&settings, &QUICKLY_MISSED));
+    two.ready().await;
+    let bad = partition_of(account(&companies[0]).as_str(), kafka.partitions());
+    std::fs::write(folder.path().join("state").join(bad.to_string()).join("UNREADABLE"), "").unwrap();
+    append().await;
+    until("one is built anew", async || metric(&two.base, "callsieve_corrupt_states_total ").await == 1).await;
+    two.ready().await;
+    until("all is as it was", async || all_is_stepped(&two.base, &companies).await).await;
+    assert_eq!(metric(&two.base, "callsieve_corrupt_states_total ").await, 1);
+    assert_eq!(two.terminate(), Some(0));
+}
+
 /// A member whose clock is set back keeps its place, also while nothing comes that would wake its client.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker: make kafka-test"]

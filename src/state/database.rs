@@ -42,8 +42,8 @@ pub enum DatabaseError {
         /// The database's directory.
         path: PathBuf,
     },
-    /// What is on disk isn't what was written.
-    #[error("{operation} {}: the data on disk is corrupt: {source}", path.display())]
+    /// What is on disk isn't what was written, or the disk doesn't give it.
+    #[error("{operation} {}: the data on disk is corrupt, or can't be read; look after the disk: {source}", path.display())]
     Corrupt {
         /// What was tried.
         operation: &'static str,
@@ -107,12 +107,14 @@ enum Fault {
 }
 
 impl Fault {
-    /// RocksDB has no kind of its own for a full disk and for a lock; the words are those of the operating system.
+    /// RocksDB has no kind of its own for a full disk, a lock and a bad block; the words are those of the operating system.
     fn of(kind: &ErrorKind, words: &str) -> Self {
         match kind {
             ErrorKind::Corruption => Self::Corrupt,
             ErrorKind::IOError if words.contains("No space left") || words.contains("quota exceeded") => Self::Full,
             ErrorKind::IOError if words.contains("While lock file") || words.contains("lock hold by current process") => Self::Locked,
+            // EIO: the next to read it gets no more of it.
+            ErrorKind::IOError if words.contains("Input/output error") => Self::Corrupt,
             _ => Self::Other,
         }
     }
@@ -678,6 +680,7 @@ mod tests {
             ),
             (ErrorKind::IOError, "IO error: While open a file for appending: /d/LOCKS/1.log: Permission denied", Fault::Other),
             (ErrorKind::Corruption, "Corruption: block checksum mismatch", Fault::Corrupt),
+            (ErrorKind::IOError, "IO error: While pread offset 0 len 53: /d/12.sst: Input/output error", Fault::Corrupt),
         ] {
             assert_eq!(Fault::of(&kind, words), fault, "{words}");
         }

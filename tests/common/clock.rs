@@ -1,21 +1,12 @@
 //! A process's own clock, which its test sets.
 
+use super::preload;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// `clock.c`, compiled.
-static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
-    // Not under its name until it is whole: another test may make it, too.
-    let (folder, own) = (Path::new(env!("CARGO_TARGET_TMPDIR")), format!("clock-{}.so", std::process::id()));
-    let (library, part) = (folder.join("clock.so"), folder.join(own));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/clock.c");
-    let status = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).args([&part, &source]).status();
-    assert!(status.expect("a C compiler, as Rust's linker").success());
-    std::fs::rename(part, &library).unwrap();
-    library
-});
+static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| preload::compiled("clock"));
 
 pub struct Clock {
     /// Seconds, as `clock.c` reads them.

@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod copy;
+mod preload;
 
 use callsieve::event::{AccountId, Event, SnapshotCompleted};
 use callsieve::judge::number::Country;
@@ -80,6 +81,13 @@ impl Running {
     pub fn start_by(clock: &Clock, data_dir: &Path, more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_callsieve"));
         clock.show(&mut command);
+        Self::start_as(command, data_dir, more)
+    }
+
+    /// One whose disk can't be read in some places (`disk.c`).
+    pub fn start_on_bad_disk(data_dir: &Path, more: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callsieve"));
+        command.env("LD_PRELOAD", preload::compiled("disk"));
         Self::start_as(command, data_dir, more)
     }
 
