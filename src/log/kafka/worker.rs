@@ -45,6 +45,8 @@ const LISTEN_EVERY: Duration = Duration::from_millis(10);
 const SAY_EVERY: Duration = Duration::from_secs(10);
 /// How long a partition gives nothing before it is looked whether there is something. Longer than leaders take to change, and clients to find them.
 const STALL: Duration = Duration::from_secs(15);
+/// How many times as long as a broker was waited for in vain the worker does without looking: it steps nothing while it waits.
+const REST: u32 = 10;
 
 /// See [`super::Kafka::worker`].
 pub struct KafkaLog {
@@ -83,6 +85,8 @@ pub struct KafkaLog {
     paused: BTreeSet<u32>,
     /// Of partitions that are fetched: the offset of the next record, and since when none has come.
     fetched: BTreeMap<u32, (i64, Instant)>,
+    /// Before that it isn't looked again whether one of them has more: a broker gave no answer.
+    looks_from: Instant,
     /// Where the outputs end that are committed, of owned partitions whose position was asked for.
     ends: BTreeMap<u32, OutputEnds>,
     /// How many changes are in `owned`, but not yet answered.
@@ -150,6 +154,7 @@ impl KafkaLog {
             polled_at: Instant::now(),
             paused: BTreeSet::new(),
             fetched: BTreeMap::new(),
+            looks_from: Instant::now(),
             ends: BTreeMap::new(),
             noted: 0,
             starts: BTreeMap::new(),
@@ -367,7 +372,11 @@ impl KafkaLog {
     /// and asks nobody until it is made anew.
     fn stalled(&mut self) -> Option<String> {
         let now = Instant::now();
-        let (partition, (next, since)) = self.fetched.iter_mut().find(|(_, (_, since))| now.duration_since(*since) >= STALL)?;
+        if now < self.looks_from {
+            return None;
+        }
+        let silent = self.fetched.iter_mut().filter(|(_, (_, since))| now.duration_since(*since) >= STALL);
+        let (partition, (next, since)) = silent.min_by_key(|(_, (_, since))| *since)?;
         let has_record = self.reader.has_record_within(Topic::Events, *partition, *next, AT_ONCE);
         // One after another, each again as late.
         *since = Instant::now();
@@ -376,6 +385,7 @@ impl KafkaLog {
             Ok(false) => None,
             Err(error) => {
                 tracing::debug!("{error}");
+                self.looks_from = Instant::now() + REST * now.elapsed();
                 None
             }
         }
