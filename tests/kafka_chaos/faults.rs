@@ -4,7 +4,7 @@ use crate::cluster::asked;
 use crate::common::{apart, until};
 use crate::proxy::Network;
 use crate::service::Service;
-use crate::{PARTITIONS, World};
+use crate::{BROKERS, PARTITIONS, World};
 use callsieve::event::{Event, Tick, encode_event};
 use callsieve::log::{Reader, Topic};
 use callsieve::state::database::{Database, DatabaseOptions, Engine, Family};
@@ -59,7 +59,7 @@ pub enum Kind {
     BrokerAway,
     TransactionCoordinatorKilled,
     GroupCoordinatorKilled,
-    /// A processor dies while a broker that its transaction's markers must reach is away.
+    /// A processor dies while the markers of its transaction are being written, which one broker doesn't do.
     MarkersPending,
     Cut,
     Silent,
@@ -140,7 +140,7 @@ impl Kind {
             Self::BrokerAway => "broker: paused for 8 s",
             Self::TransactionCoordinatorKilled => "broker: kill -9 of the transaction coordinator",
             Self::GroupCoordinatorKilled => "broker: kill -9 of the group coordinator",
-            Self::MarkersPending => "takeover while a broker is silent that transaction markers must reach",
+            Self::MarkersPending => "takeover while markers of the dead worker's transaction are being written",
             Self::Cut => "network: cut for 12 s",
             Self::Silent => "network: silent for 12 s",
             Self::Slow => "network: 0.3 s slower each way",
@@ -250,7 +250,7 @@ impl World {
                 tokio::time::sleep(BROKER_AWAY).await;
                 self.broker("resume", broker).await;
             }
-            Kind::MarkersPending => self.markers_pending(n, rng).await,
+            Kind::MarkersPending => return self.markers_pending(rng).await,
             Kind::Cut | Kind::Silent | Kind::Slow => {
                 let (network, seconds) = match kind {
                     Kind::Cut => (Network::Cut, 12),
@@ -467,26 +467,47 @@ impl World {
         if is_refused || has_ended { Came::About } else { Came::ToNothing }
     }
 
-    /// Transactions are made slow between their outputs and their commit, so that most of the time one is under way; then a broker that its markers
-    /// must reach falls silent, and the processor dies once it has committed or is about to.
-    async fn markers_pending(&self, n: usize, rng: &mut ChaCha8Rng) {
-        let mut service = self.services[n].lock().await;
+    /// Transactions are made slow between their outputs and their commit, so that most of the time one is under way. Then a broker falls silent that
+    /// isn't needed to note that it is committed, but that its markers must reach; the processor dies, and who takes its place is told that the
+    /// transaction is being ended still. Where it is when the broker falls silent is chance, so it is tried some times.
+    async fn markers_pending(&self, rng: &mut ChaCha8Rng) -> Came {
+        let notes = "__transaction_state";
+        let partition = coordinated_by(&format!("{}-a-{}", self.settings.group, rng.random_range(0..2)));
+        let Some(coordinator) = self.leader(notes, partition).await else { return Came::ToNothing };
+        let others: Vec<usize> = (1..=BROKERS).filter(|broker| *broker != coordinator).collect();
+        let silent = *others.choose(rng).unwrap();
+        let without: Vec<usize> = [coordinator].into_iter().chain(others.iter().copied().filter(|broker| *broker != silent)).collect();
+        self.reassign(notes, partition, &without).await;
+        let mut came = Came::ToNothing;
+        for _ in 0..4 {
+            self.markers_pending_once(silent, rng).await;
+            let service = self.services[0].lock().await;
+            until("who takes the place works", async || service.is_ready().await).await;
+            if service.has_said("another concurrent operation on the same transaction was ongoing").is_some() {
+                came = Came::About;
+                break;
+            }
+        }
+        self.reassign(notes, partition, &[&without[..], &[silent]].concat()).await;
+        came
+    }
+
+    async fn markers_pending_once(&self, silent: usize, rng: &mut ChaCha8Rng) {
+        let mut service = self.services[0].lock().await;
         service.kill();
         service.start(Some("offsets-sent=sleep(500)")).unwrap();
         until("it works with slow transactions", async || service.is_ready().await).await;
-        let partition = rng.random_range(0..PARTITIONS);
-        let leader = self.leader(&self.settings.topic(Topic::CallVerdicts), i32::try_from(partition).unwrap()).await;
-        let broker = leader.unwrap_or(1);
-        self.broker("pause", broker).await;
-        tokio::time::sleep(Duration::from_millis(rng.random_range(300..1_200))).await;
+        // So that there is something to commit, whatever the load is.
+        self.let_time_pass().await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(100..600))).await;
+        self.broker("pause", silent).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(600..1_200))).await;
         service.kill();
-        drop(service);
         let resume = async {
-            tokio::time::sleep(Duration::from_millis(rng.random_range(1_000..9_000))).await;
-            self.broker("resume", broker).await;
+            tokio::time::sleep(Duration::from_millis(rng.random_range(2_000..9_000))).await;
+            self.broker("resume", silent).await;
         };
         let take_over = async {
-            let mut service = self.services[n].lock().await;
             // What needs the silent broker at the start is refused; whoever runs it starts it again.
             let mut told = service.start(None);
             while let Err(said) = told {
