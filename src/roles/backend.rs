@@ -121,11 +121,13 @@ impl Backend {
         let partitions = check_topics(&admin, &settings)?;
         let aside = Aside::dropping(admin)?;
         let kafka = Kafka::with(settings.clone(), partitions)?.announcing(args.advertise.clone());
-        kafka.check_number()?;
+        if args.workers > 0 {
+            kafka.check_number()?;
+        }
         let cluster = kafka.cluster_id()?;
         // The state is a fold of this log and of no other.
         let of = format!("cluster {cluster}, topics {}*, group {}, {partitions} partitions", settings.topic_prefix, settings.group);
-        let states = States::open(args.data_dir.join("state"), &of)?;
+        let states = States::open(args.data_dir.join("state"), Some(of.as_str()).filter(|_| args.workers > 0))?;
         let own = args.advertise.clone().unwrap_or_default();
         let standbys = Standbys { count: args.standbys as usize, own, copies: Copies::default() };
         let members = (0..args.workers).map(|number| args.instance.as_ref().map(|instance| format!("{instance}-{number}"))).collect();
@@ -403,11 +405,11 @@ pub(super) fn check_topics(admin: &Admin, settings: &KafkaSettings) -> anyhow::R
 }
 
 impl States {
-    /// Takes a folder for this process alone, and for one log alone, which `of` names.
+    /// Takes a folder for this process alone, and for one log alone, which `of` names; `None` for who has no states, and only takes webhooks in.
     ///
     /// # Errors
     /// If it can't be made, read or written, another process uses it, or it is another log's.
-    pub fn open(dir: PathBuf, of: &str) -> anyhow::Result<Self> {
+    pub fn open(dir: PathBuf, of: Option<&str>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         let path = dir.join("lock");
         let lock = File::create(&path).with_context(|| format!("making {}", path.display()))?;
@@ -416,14 +418,20 @@ impl States {
             Err(std::fs::TryLockError::WouldBlock) => bail!("{}: another process uses it; give this one a --data-dir of its own", dir.display()),
             Err(std::fs::TryLockError::Error(error)) => return Err(error).with_context(|| format!("locking {}", path.display())),
         }
-        let path = dir.join("of");
-        match std::fs::read_to_string(&path) {
-            Ok(found) if found.trim() == of => {}
-            Ok(found) => bail!("{} is the state of {}, not of {of}; give another --data-dir", dir.display(), found.trim()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                write_whole(&path, &format!("{of}\n")).with_context(|| format!("writing {}", path.display()))?;
+        if let Some(of) = of {
+            let path = dir.join("of");
+            match std::fs::read_to_string(&path) {
+                Ok(found) if found.trim() == of => {}
+                Ok(found) => bail!(
+                    "{} is the state of {}, not of {of}; give another --data-dir, or the --topic-prefix and --group that it is of",
+                    dir.display(),
+                    found.trim()
+                ),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    write_whole(&path, &format!("{of}\n")).with_context(|| format!("writing {}", path.display()))?;
+                }
+                Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
             }
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         }
         // The topics are the log: what a crash takes away is read again from them.
         let engine = Engine::new(&DatabaseOptions { write_ahead_log: false, ..DatabaseOptions::default() });
@@ -546,7 +554,7 @@ mod tests {
     #[test]
     fn states_are_one_processs_and_one_logs() {
         let dir = tempfile::tempdir().unwrap();
-        let open = |of: &str| States::open(dir.path().to_owned(), of);
+        let open = |of: &str| States::open(dir.path().to_owned(), Some(of));
         let states = open("a").unwrap();
         assert!(open("a").err().unwrap().to_string().contains("--data-dir"));
         drop(states);
@@ -557,7 +565,7 @@ mod tests {
     #[test]
     fn a_corrupt_state_is_set_aside_and_begun_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let states = States::open(dir.path().to_owned(), "a").unwrap();
+        let states = States::open(dir.path().to_owned(), Some("a")).unwrap();
         let aside = || {
             let entries = std::fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
             entries.filter(|name| name.starts_with("3.corrupt-")).collect::<Vec<_>>()
@@ -618,7 +626,7 @@ mod tests {
     #[test]
     fn a_state_is_waited_for_until_its_last_reader_lets_go() {
         let dir = tempfile::tempdir().unwrap();
-        let states = States::open(dir.path().to_owned(), "a").unwrap();
+        let states = States::open(dir.path().to_owned(), Some("a")).unwrap();
         let reading = states.database(3).unwrap();
         std::thread::scope(|scope| {
             let next = scope.spawn(|| states.database(3).map(drop));

@@ -2,12 +2,12 @@
 //! for all (design §2): what is published comes from the output topics, then the facts of the log that may not be contained there.
 
 use super::partition::{Partition, PartitionError, partition_time, unreadable};
-use crate::event::{AccountId, CallVerdict, Decoded, Event, Facts, SessionId, decode, decode_event, decode_facts, decode_gist};
+use crate::event::{AccountId, Decoded, Event, Facts, SessionId, decode, decode_event, decode_facts, decode_gist};
 use crate::judge::{At, recall};
-use crate::log::{Committed, LogError, OutputEnds, Position, Read, Reader, Record, Topic, misplaced};
+use crate::log::{Committed, LogError, Position, Read, Reader, Record, Topic, misplaced};
+use crate::state::Store;
 use crate::state::database::{Database, Family};
-use crate::state::{Store, tables};
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use foldhash::{HashSet, HashSetExt};
 use rocksdb::WriteBatch;
 use std::ops::Range;
 use std::sync::Arc;
@@ -166,31 +166,20 @@ pub fn bring_up(
 
 /// What is committed, asked for again while it can't be the last that was: a coordinator that was away may not know yet that another has taken its
 /// place, and what is published after its position would be published again. `None` if it was cut off. Where nothing was committed nothing can have
-/// been published, unless what was committed has expired: then a copy that contains all verdicts says how far it was.
+/// been published.
 fn last_committed(reader: &dyn Reader, partition: u32, copy: &Copy, watch: &Watch<'_>) -> Result<Option<Option<Committed>>, PartitionError> {
     let until = Instant::now() + OUTDATED;
     while !(watch.is_cancelled)() {
         let (committed, is_over) = (reader.committed(partition)?, Instant::now() >= until);
         let next = committed.as_ref().map_or(-1, |committed| committed.position.next);
-        let newer = match committed.as_ref().map(|committed| committed.ends.get(Topic::CallVerdicts)) {
-            None => Some(reader.start(Topic::CallVerdicts, partition)?),
+        let is_published = match committed.as_ref().map(|committed| committed.ends.get(Topic::CallVerdicts)) {
+            None => is_anything_published(reader, partition)?,
             // Where the verdicts end that were committed with it, a marker stands.
-            Some(end) => end.map(|end| end + 1),
+            Some(end) => end.map_or(Ok(false), |end| reader.has_record(Topic::CallVerdicts, partition, end + 1))?,
         };
-        let is_published = newer.map_or(Ok(false), |from| reader.has_record(Topic::CallVerdicts, partition, from))?;
         if is_over && is_published && committed.is_none() {
-            if let Some(position) = copy.position
-                && has_all_verdicts(reader, partition, copy)?
-            {
-                tracing::warn!(
-                    partition,
-                    next = position.next,
-                    "the group has no position (it expires where the group has no members): going on from the state on disk"
-                );
-                return Ok(Some(Some(Committed { position, ends: OutputEnds::default(), partitions: reader.partitions(), holder: None })));
-            }
             // Who published what is there would be contradicted.
-            return Err(PartitionError::NoPosition { partition, state: copy.store.database().path().to_owned() });
+            return Err(PartitionError::NoPosition { partition });
         }
         if let Some(copied) = copy.position.filter(|copied| copied.next > next) {
             if is_over {
@@ -223,31 +212,14 @@ fn last_committed(reader: &dyn Reader, partition: u32, copy: &Copy, watch: &Watc
     Ok(None)
 }
 
-/// Whether every verdict that is published is in the copy. Then its position is the last that was committed, or nothing was judged from it on.
-fn has_all_verdicts(reader: &dyn Reader, partition: u32, copy: &Copy) -> Result<bool, PartitionError> {
-    let topic = Topic::CallVerdicts;
-    let (mut next, end) = (first_output(&copy.store, topic)?.max(reader.start(topic, partition)?), reader.end(topic, partition)?);
-    let mut published: HashMap<Box<[u8]>, Option<i32>> = HashMap::new();
-    while next < end {
-        let read = reader.read(topic, partition, next, CHUNK)?;
-        if read.next <= next {
-            return Ok(false);
-        }
-        for record in &read.records {
-            let verdict = value::<CallVerdict>(record).map_err(|why| PartitionError::Restore { topic, offset: record.offset, why })?;
-            published.insert(record.key[..].into(), verdict.map(|verdict| verdict.revision));
-        }
-        next = read.next;
-    }
-    for (key, revision) in published {
-        let known = std::str::from_utf8(&key).ok().and_then(|key| key.split_once('/'));
-        let known = known.and_then(|(account, session)| Some((AccountId::parse(account).ok()?, SessionId::parse(session).ok()?)));
-        let Some((account, session)) = known else { return Ok(false) };
-        if tables::verdict(copy.store.database(), &account, &session)?.map(|verdict| verdict.revision) != revision {
-            return Ok(false);
+/// Whether there is anything on the topics that a copy is brought up from.
+fn is_anything_published(reader: &dyn Reader, partition: u32) -> Result<bool, LogError> {
+    for topic in OUTPUTS {
+        if reader.has_record(topic, partition, reader.start(topic, partition)?)? {
+            return Ok(true);
         }
     }
-    Ok(true)
+    Ok(false)
 }
 
 struct Reading<'a> {

@@ -28,16 +28,13 @@ pub enum PartitionError {
     Log(#[from] crate::log::LogError),
     /// Somebody else published, or what was committed is gone.
     #[error(
-        "partition {partition}: call-verdicts has verdicts, but the group has no position there, so each would be published again as a first one: start with the group \
-         (--group) that published them, or with topics of its own (--topic-prefix). A group's positions expire where it has no members for offsets.retention.minutes: then \
-         start with the data directory that has the partition's newest state ({} isn't that)",
-        state.display()
+        "partition {partition}: there are verdicts, numbers or accounts on its topics, but the group has no position there, so all would be published again: start with \
+         the group (--group) that published them, or with topics of its own (--topic-prefix). A group's positions expire where it has no members for \
+         offsets.retention.minutes"
     )]
     NoPosition {
         /// The partition.
         partition: u32,
-        /// The state on disk that was tried.
-        state: std::path::PathBuf,
     },
     /// What the output topics hold makes no sense.
     #[error(

@@ -89,7 +89,7 @@ impl DatabaseError {
     #[must_use]
     pub fn new(operation: &'static str, path: &Path, source: rocksdb::Error) -> Self {
         let path = path.to_path_buf();
-        match Fault::of(&source.kind(), source.as_ref()) {
+        match Fault::of(operation, &source.kind(), source.as_ref()) {
             Fault::Corrupt => Self::Corrupt { operation, path, source },
             Fault::Full => Self::DiskFull { operation, path, source },
             Fault::Locked => Self::Locked { path },
@@ -108,13 +108,13 @@ enum Fault {
 
 impl Fault {
     /// RocksDB has no kind of its own for a full disk, a lock and a bad block; the words are those of the operating system.
-    fn of(kind: &ErrorKind, words: &str) -> Self {
+    fn of(operation: &str, kind: &ErrorKind, words: &str) -> Self {
         match kind {
             ErrorKind::Corruption => Self::Corrupt,
             ErrorKind::IOError if words.contains("No space left") || words.contains("quota exceeded") => Self::Full,
             ErrorKind::IOError if words.contains("While lock file") || words.contains("lock hold by current process") => Self::Locked,
-            // EIO: the next to read it gets no more of it.
-            ErrorKind::IOError if words.contains("Input/output error") => Self::Corrupt,
+            // EIO of what should be there. One that can't be written says nothing of that.
+            ErrorKind::IOError if operation != "writing" && words.contains("Input/output error") => Self::Corrupt,
             _ => Self::Other,
         }
     }
@@ -670,19 +670,26 @@ mod tests {
 
     #[test]
     fn faults_are_told_apart_by_rocksdbs_words() {
-        for (kind, words, fault) in [
-            (ErrorKind::IOError, "IO error: No space left on device: While appending to file: /d/12.log: No space left on device", Fault::Full),
-            (ErrorKind::IOError, "IO error: While lock file: /d/LOCK: Resource temporarily unavailable", Fault::Locked),
+        for (operation, kind, words, fault) in [
             (
+                "reading",
+                ErrorKind::IOError,
+                "IO error: No space left on device: While appending to file: /d/12.log: No space left on device",
+                Fault::Full,
+            ),
+            ("reading", ErrorKind::IOError, "IO error: While lock file: /d/LOCK: Resource temporarily unavailable", Fault::Locked),
+            (
+                "opening",
                 ErrorKind::IOError,
                 "IO error: lock hold by current process, acquire time 1 acquiring thread 2: /d/LOCK: No locks available",
                 Fault::Locked,
             ),
-            (ErrorKind::IOError, "IO error: While open a file for appending: /d/LOCKS/1.log: Permission denied", Fault::Other),
-            (ErrorKind::Corruption, "Corruption: block checksum mismatch", Fault::Corrupt),
-            (ErrorKind::IOError, "IO error: While pread offset 0 len 53: /d/12.sst: Input/output error", Fault::Corrupt),
+            ("reading", ErrorKind::IOError, "IO error: While open a file for appending: /d/LOCKS/1.log: Permission denied", Fault::Other),
+            ("reading", ErrorKind::Corruption, "Corruption: block checksum mismatch", Fault::Corrupt),
+            ("reading", ErrorKind::IOError, "IO error: While pread offset 0 len 53: /d/12.sst: Input/output error", Fault::Corrupt),
+            ("writing", ErrorKind::IOError, "IO error: While appending to file: /d/12.sst: Input/output error", Fault::Other),
         ] {
-            assert_eq!(Fault::of(&kind, words), fault, "{words}");
+            assert_eq!(Fault::of(operation, &kind, words), fault, "{words}");
         }
     }
 

@@ -479,7 +479,7 @@ impl World {
         let without: Vec<usize> = [coordinator].into_iter().chain(others.iter().copied().filter(|broker| *broker != silent)).collect();
         self.reassign(notes, partition, &without).await;
         let mut came = Came::ToNothing;
-        for _ in 0..4 {
+        for _ in 0..8 {
             self.markers_pending_once(silent, rng).await;
             let service = self.services[0].lock().await;
             until("who takes the place works", async || service.is_ready().await).await;

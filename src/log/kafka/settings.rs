@@ -91,7 +91,7 @@ impl KafkaSettings {
     /// The group that goes with topics of a prefix, unless another is named: the prefix without the dot at its end.
     #[must_use]
     pub fn group_of(topic_prefix: &str) -> String {
-        let name = topic_prefix.trim_end_matches('.');
+        let name = topic_prefix.strip_suffix('.').unwrap_or(topic_prefix);
         if name.is_empty() { "callsieve".into() } else { name.into() }
     }
 

@@ -86,7 +86,7 @@ impl Replay {
         }
 
         let of = format!("replay {} of cluster {}, topics {}*", begun.id, work.cluster_id()?, self.live.topic_prefix);
-        let states = States::open(self.state_dir(&args.data_dir), &of)?;
+        let states = States::open(self.state_dir(&args.data_dir), Some(&of))?;
         let mut erased = BTreeMap::new();
         for partition in 0..live.partitions() {
             erased.extend(removed(&live.reader(), partition)?);
