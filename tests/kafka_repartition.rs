@@ -413,7 +413,7 @@ async fn kafka_a_number_that_was_changed_in_place_is_refused_and_the_accounts_ar
         assert!(refused.status.code() == Some(1) && parts.iter().all(|part| said.contains(part)), "{said}");
     }
 
-    // Webhooks are taken in all the same, and the spool of before is passed on.
+    // Webhooks are taken in all the same.
     let ingress = start(&dirs[0], &from, &["--workers", "0"]);
     ingress.ready().await;
     assert_eq!(ingress.terminate(), Some(0));

@@ -173,7 +173,7 @@ fn last_committed(reader: &dyn Reader, partition: u32, copy: &Copy, watch: &Watc
         let (committed, is_over) = (reader.committed(partition)?, Instant::now() >= until);
         let next = committed.as_ref().map_or(-1, |committed| committed.position.next);
         let is_published = match committed.as_ref().map(|committed| committed.ends.get(Topic::CallVerdicts)) {
-            None => is_anything_published(reader, partition)?,
+            None => published_on(reader, partition)?.is_some(),
             // Where the verdicts end that were committed with it, a marker stands.
             Some(end) => end.map_or(Ok(false), |end| reader.has_record(Topic::CallVerdicts, partition, end + 1))?,
         };
@@ -212,14 +212,14 @@ fn last_committed(reader: &dyn Reader, partition: u32, copy: &Copy, watch: &Watc
     Ok(None)
 }
 
-/// Whether there is anything on the topics that a copy is brought up from.
-fn is_anything_published(reader: &dyn Reader, partition: u32) -> Result<bool, LogError> {
+/// The first of the topics that a copy is brought up from on which something is published, if there is one.
+pub(super) fn published_on(reader: &dyn Reader, partition: u32) -> Result<Option<Topic>, LogError> {
     for topic in OUTPUTS {
         if reader.has_record(topic, partition, reader.start(topic, partition)?)? {
-            return Ok(true);
+            return Ok(Some(topic));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 struct Reading<'a> {

@@ -13,7 +13,7 @@
 //! there, and nothing is there twice. The new dead letters' topic is made after step 3, as the last: without it no service starts on the new topics,
 //! so none starts too early.
 
-use super::bring_up::OUTPUTS;
+use super::bring_up::{OUTPUTS, published_on};
 use super::partition::partition_time;
 use super::replay::until_interrupted;
 use crate::event::{AccountId, AccountState, CallVerdict, CompanyNumber, Decoded, Event, OpenCall, decode, decode_event, encode};
@@ -274,17 +274,15 @@ impl Repartition {
 
     /// The position of a partition that nobody has judged: where the old log begins. What was judged has one.
     fn unjudged(&self, old: &KafkaReader, partition: u32) -> anyhow::Result<Position> {
-        for topic in OUTPUTS {
-            if old.has_record(topic, partition, old.start(topic, partition)?)? {
-                bail!(
-                    "the group {} has no position in partition {partition} of {}, though something is published on {}: name the group that has judged it by --group. If it \
-                     is this one, its positions have expired (where it has no members, after offsets.retention.minutes), and nobody knows how far it was: begin with \
-                     topics of another --topic-prefix and another --group",
-                    self.from.group,
-                    self.from.topic(Topic::Events),
-                    self.from.topic(topic)
-                );
-            }
+        if let Some(topic) = published_on(old, partition)? {
+            bail!(
+                "the group {} has no position in partition {partition} of {}, though something is published on {}: name the group that has judged it by --group. If it \
+                 is this one, its positions have expired (where it has no members, after offsets.retention.minutes), and nobody knows how far it was: begin with \
+                 topics of another --topic-prefix and another --group",
+                self.from.group,
+                self.from.topic(Topic::Events),
+                self.from.topic(topic)
+            );
         }
         let start = old.start(Topic::Events, partition)?;
         Ok(Position { next: start, partition_time: i64::MIN, low_water: start, low_water_time: i64::MIN })
